@@ -1,0 +1,108 @@
+"""The command ``qbench``."""
+
+import os
+import sys
+from pathlib import Path
+
+HELP = """\
+qbench: post-training quantization of Qwen3, measured.
+
+  qbench run [GROUP=CHOICE | GROUP.FIELD=VALUE ...]      quantize and evaluate one model
+  qbench run -m GROUP=A,B,C ...                          every combination, one after another
+  qbench run --help                                      all groups, choices and fields
+  qbench report [RESULTS_DIR]                            tables and figures from the records in a results folder
+
+First steps, with models that are inside the package (no network, no GPU):
+
+  qbench run model=nano-s method=gptq grid.bits=3
+  qbench run -m model=nano-s method=none,rtn,gptq,awq grid.bits=4,3,2 eval=study
+  qbench report
+
+The same with a real model from the Hub: model=qwen3-0.6b instead of nano-s.
+Records land in ./results (machine.results_dir=...); what is there already is not measured again.
+"""
+
+
+def conf_dir() -> Path:
+    """conf/ beside the package in a clone, inside it when installed from a wheel."""
+    inside = Path(__file__).parent / "conf"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "conf"
+
+
+def main() -> None:
+    command, rest = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
+    if command == "run":
+        sys.exit(_run(rest))
+    if command == "report":
+        sys.exit(_report(rest))
+    if command in ("-h", "--help", "help"):
+        print(HELP)
+        sys.exit(0)
+    print(f"qbench: unknown command {command!r}; it is run or report, see qbench --help", file=sys.stderr)
+    sys.exit(2)
+
+
+def _run(args: list[str]) -> int:
+    """One run or a sweep through Hydra; 1 if anything failed or was refused, else 0."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+
+    outcomes = []
+
+    @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
+    def job(cfg):
+        from qbench.run import run
+
+        outcome = run(cfg)
+        outcomes.append(outcome)
+        number = HydraConfig.get().job.get("num") if HydraConfig.get().mode.name == "MULTIRUN" else None
+        print(line(outcome, number), flush=True)
+        if outcome.is_bad and cfg.fail_fast:
+            print("stopped at the first failure (fail_fast=true)", file=sys.stderr)
+            sys.exit(1)
+
+    sys.argv = ["qbench run", *args]
+    job()
+    if len(outcomes) > 1:
+        print(summary(outcomes))
+    return int(any(o.is_bad for o in outcomes))
+
+
+def line(outcome, number=None) -> str:
+    """One run in one line."""
+    place = "" if number is None else f"#{number + 1:<4}"
+    words = [f"{key.replace('nano/', '').replace('nano_world/', '')} {m.value:.4g}" for key, m in _headline(outcome.metrics)]
+    what = outcome.message or "  ".join(words)
+    took = f"  ({outcome.seconds:.1f} s)" if outcome.status == "measured" else ""
+    return f"{place}{outcome.cell:<28} {outcome.status:<9} {what}{took}"
+
+
+def _headline(metrics):
+    """The metrics that stand for the others: groups rather than their subjects."""
+    groups = {key for key in metrics if key.endswith("/acc") and "subtasks" in metrics[key].unit}
+    return [(k, m) for k, m in metrics.items() if not k.endswith(("/acc", "/acc_norm")) or k in groups or not groups][:6]
+
+
+def summary(outcomes) -> str:
+    """Counts by status, and a line for each cell that failed."""
+    counts = {s: sum(o.status == s for o in outcomes) for s in ("measured", "present", "elsewhere", "failed", "refused")}
+    lines = [", ".join(f"{n} {status}" for status, n in counts.items() if n)]
+    lines += [f"  {o.status:<8} {o.cell}: {o.message}" for o in outcomes if o.is_bad]
+    return "\n".join(lines)
+
+
+def _report(args: list[str]) -> int:
+    import argparse
+
+    from qbench import report
+
+    parser = argparse.ArgumentParser(prog="qbench report", description="Tables and figures from the records.")
+    default = os.environ.get("QBENCH_RESULTS", "results")
+    parser.add_argument("results_dir", nargs="?", default=default, help="folder with measurements/ (default: %(default)s)")
+    options = parser.parse_args(args)
+    return report.main(options.results_dir)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,287 @@
+"""Text to token ids: what models are calibrated on and evaluated on.
+
+Two dataclasses name the data by their fields: `Calibration` draws n windows of equal length, `Corpus` is one
+long text. Each text comes from one of
+
+    nano        the embedded world (qbench.nano), no files needed
+    c4          one pinned shard of allenai/c4, as in the papers
+    wikitext2   Salesforce/wikitext, wikitext-2-raw-v1, pinned
+    text        any local .txt, .jsonl or .parquet (the latter two with a `text` column)
+
+c4 and wikitext2 come from the Hugging Face Hub, or from `data_dir` (machine.data_dir) where one is given:
+parquet files with a `text` column at the places in `LOCAL`. The tokens are identified by
+`sha256_of_tokens`, so the same text from another place is the same data. No BOS or other special token is
+ever added.
+
+Dimensions: T tokens of a text, B windows (or, in the suffix of a window batch, BT: B windows of T tokens).
+"""
+
+import hashlib
+import json
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+SOURCES = ("nano", "c4", "wikitext2", "text")
+HUB = {
+    "c4": dict(path="allenai/c4", revision="1588ec454efa1a09f29cd18ddd04fe05fc8653a2"),
+    "wikitext2": dict(
+        path="Salesforce/wikitext",
+        name="wikitext-2-raw-v1",
+        revision="b08601e04326c79dfdd32d625aee71d232d685c3",
+    ),
+}
+C4_SHARDS = {
+    "train": "en/c4-train.00000-of-01024.json.gz",
+    "validation": "en/c4-validation.00000-of-00008.json.gz",
+}
+LOCAL = {
+    ("c4", "train"): "c4/*train*.parquet",
+    ("c4", "validation"): "c4/*validation*.parquet",
+    ("wikitext2", "train"): "wikitext2/raw_train*.parquet",
+    ("wikitext2", "test"): "wikitext2/raw_test*.parquet",
+}
+C4_DOCUMENTS, C4_TOKENS = 1100, 256 * 2048
+NANO_DOCUMENTS = 640
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """`n` windows of `length` tokens, drawn with `seed`; a `path` is read instead of the source.
+
+    Without `n` and `length`: 128 x 2048 as in the papers, 64 x 256 for nano. c4: GPTQ's draw (random
+    documents of the shard longer than `length` tokens, of each one window at a random offset), with the
+    same random numbers, except that no document is used twice. wikitext2: random windows of the training
+    split joined by blank lines, GPTQ's draw too. text: disjoint windows in random order. nano: the first
+    windows of the seed's own stream of documents. Raises ValueError where the source holds fewer than
+    asked.
+    """
+
+    source: str
+    n: int | None = None
+    length: int | None = None
+    seed: int = 0
+    path: str | None = None
+
+    def __post_init__(self):
+        _set_source(self, "calib", self.source)
+        n, length = (64, 256) if self.source == "nano" else (128, 2048)
+        for name, default in (("n", n), ("length", length)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, default)
+            if getattr(self, name) < 1:
+                raise ValueError(f"calib.{name} must be at least 1, got {getattr(self, name)}")
+
+    def tokens(self, tokenizer: PreTrainedTokenizerBase, data_dir: str | Path | None = None) -> Tensor:
+        """ids_BT, int64 [n, length]; the same tensor on a second call, so do not write into it."""
+        return _calibration_ids(self, Encoder.of(tokenizer), data_dir and str(data_dir), _stamp(self.path))
+
+    def science(self, tokenizer: PreTrainedTokenizerBase, data_dir: str | Path | None = None) -> dict:
+        """What identifies this data in a record; a path does not, the tokens do."""
+        data = sha256_of_tokens(self.tokens(tokenizer, data_dir))
+        return dict(source=self.source, n=self.n, length=self.length, seed=self.seed, data=data)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """One evaluation text; a `path` is read instead of the source, and without either it is nano.
+
+    nano: documents of the test split. wikitext2: the raw test rows joined by blank lines. c4: the first 1,100
+    documents of the validation shard joined by spaces, of those the first 256 * 2048 tokens ("c4-new").
+    """
+
+    source: str | None = None
+    path: str | None = None
+
+    def __post_init__(self):
+        _set_source(self, "eval", self.source or "nano")
+
+    def tokens(self, tokenizer: PreTrainedTokenizerBase, data_dir: str | Path | None = None) -> Tensor:
+        """ids_T, int64; the same tensor on a second call, so do not write into it."""
+        return _corpus_ids(self, Encoder.of(tokenizer), data_dir and str(data_dir), _stamp(self.path))
+
+
+def windows(ids_T: Tensor, length: int, limit: int | None = None) -> Tensor:
+    """ids_BT: the disjoint windows of `length` tokens, the remainder dropped, at most the first `limit`."""
+    count = len(ids_T) // length
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1 window, got {limit}")
+    if count < 1:
+        raise ValueError(
+            f"asked for windows of {length} tokens, but the text has only {len(ids_T)} tokens; "
+            f"use a longer text or a smaller window"
+        )
+    return ids_T[: count * length].view(count, length)[:limit]
+
+
+def sha256_of_tokens(ids: Tensor) -> str:
+    """16 hex digits of the SHA-256 of shape and int64 values."""
+    ids = ids.to(torch.int64).cpu().contiguous()
+    return hashlib.sha256(repr(tuple(ids.shape)).encode() + ids.numpy().tobytes()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A tokenizer that equals another of the same content, so that caches outlive the tokenizer object."""
+
+    fingerprint: str
+    tokenizer: PreTrainedTokenizerBase = field(compare=False)
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> "Encoder":
+        return cls(hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(), tokenizer)
+
+    def ids(self, text: str) -> Tensor:
+        ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return torch.tensor(ids, dtype=torch.int64)
+
+
+@lru_cache(maxsize=8)
+def _calibration_ids(cal: Calibration, encoder: Encoder, data_dir: str | None, stamp) -> Tensor:
+    rng = random.Random(cal.seed)
+    if cal.source == "c4":
+        return _c4_windows(_rows("c4", "train", data_dir), encoder, cal, rng)
+    if cal.source == "nano":
+        ids_T = _nano_ids("calib", encoder, cal.seed, at_least=cal.n * cal.length)
+    elif cal.source == "wikitext2":
+        ids_T = encoder.ids("\n\n".join(_rows("wikitext2", "train", data_dir)))
+    else:
+        ids_T = encoder.ids(_read(cal.path))
+    found = len(ids_T) // cal.length
+    if found < cal.n:
+        raise ValueError(
+            f"asked for {cal.n} calibration windows of {cal.length} tokens, but {cal.path or cal.source} has "
+            f"only {len(ids_T)} tokens, {found} windows; use a longer text, or lower calib.n or calib.length"
+        )
+    if cal.source == "wikitext2":
+        starts = [rng.randint(0, len(ids_T) - cal.length - 1) for _ in range(cal.n)]
+    elif cal.source == "text":
+        starts = [i * cal.length for i in rng.sample(range(found), cal.n)]
+    else:
+        starts = range(0, cal.n * cal.length, cal.length)
+    return torch.stack([ids_T[i : i + cal.length] for i in starts])
+
+
+def _c4_windows(documents: Sequence[str], encoder: Encoder, cal: Calibration, rng: random.Random) -> Tensor:
+    drawn, seen = [], set()
+    while len(drawn) < cal.n:
+        if len(seen) == len(documents):
+            raise ValueError(
+                f"asked for {cal.n} calibration documents longer than {cal.length} tokens, but this part of "
+                f"C4 has {len(drawn)} among {len(documents)}; lower calib.n or calib.length, or give more"
+            )
+        i = rng.randint(0, len(documents) - 1)
+        if i in seen:
+            continue
+        seen.add(i)
+        ids_T = encoder.ids(documents[i])
+        if len(ids_T) > cal.length:
+            start = rng.randint(0, len(ids_T) - cal.length - 1)
+            drawn.append(ids_T[start : start + cal.length])
+    return torch.stack(drawn)
+
+
+@lru_cache(maxsize=8)
+def _corpus_ids(corpus: Corpus, encoder: Encoder, data_dir: str | None, stamp) -> Tensor:
+    if corpus.source == "nano":
+        return _nano_ids("test", encoder, seed=0)
+    if corpus.source == "wikitext2":
+        return encoder.ids("\n\n".join(_rows("wikitext2", "test", data_dir)))
+    if corpus.source == "c4":
+        return encoder.ids(" ".join(_rows("c4", "validation", data_dir)[:C4_DOCUMENTS]))[:C4_TOKENS]
+    ids_T = encoder.ids(_read(corpus.path))
+    if not len(ids_T):
+        raise ValueError(f"{corpus.path} holds no text; give a file with text in it")
+    return ids_T
+
+
+def _nano_ids(split: str, encoder: Encoder, seed: int, at_least: int = 0) -> Tensor:
+    from qbench.nano import world
+
+    documents = NANO_DOCUMENTS
+    while len(ids_T := encoder.ids(world.text(split, documents, seed=seed))) < at_least:
+        documents *= 2
+    return ids_T
+
+
+def _rows(source: str, split: str, data_dir: str | None) -> Sequence[str]:
+    """The texts of a split of c4 or wikitext2, in the data's own order."""
+    if data_dir is not None:
+        return _local_rows(source, split, Path(data_dir))
+    from datasets import load_dataset
+
+    files = {"data_files": {split: C4_SHARDS[split]}} if source == "c4" else {}
+    try:
+        return load_dataset(**HUB[source], **files, split=split)["text"]
+    except Exception as e:
+        raise ConnectionError(
+            f"cannot load {source} ({split}) from the Hugging Face Hub ({type(e).__name__}: {e}); without "
+            "it, set machine.data_dir to a folder that has it as parquet, or use the embedded data (nano)"
+        ) from e
+
+
+def _local_rows(source: str, split: str, data_dir: Path) -> list[str]:
+    files = sorted(data_dir.glob(LOCAL[source, split]))
+    if not files and source == "c4" and (files := sorted(data_dir.glob("c4/*.parquet"))):
+        names = ", ".join(f.name for f in files)
+        log.warning("machine.data_dir has no C4 %s file of its own; reading %s", split, names)
+    if not files:
+        raise FileNotFoundError(
+            f"{source} ({split}) was asked for, but machine.data_dir={data_dir} has no {LOCAL[source, split]}; "
+            "add it (parquet, a `text` column), unset machine.data_dir to use the Hub, or take another source"
+        )
+    return [text for f in files for text in _parquet_texts(f)]
+
+
+def _read(path: str) -> str:
+    """The text of a local file; documents of .jsonl and .parquet are joined by blank lines."""
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"no such text file: {path}")
+    if file.suffix == ".parquet":
+        return "\n\n".join(_parquet_texts(file))
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as e:
+        raise ValueError(f"{path} is not UTF-8 text ({e}); give a .txt, .jsonl or .parquet file") from e
+    if file.suffix != ".jsonl":
+        return text
+    try:
+        return "\n\n".join(json.loads(line)["text"] for line in text.splitlines() if line.strip())
+    except (KeyError, TypeError, ValueError) as e:
+        raise ValueError(f"{path}: every line must be a JSON object with a `text` field ({e!r})") from e
+
+
+def _parquet_texts(file: Path) -> list[str]:
+    from pyarrow import ArrowInvalid, parquet
+
+    try:
+        return parquet.read_table(file, columns=["text"])["text"].to_pylist()
+    except (ArrowInvalid, KeyError) as e:
+        raise ValueError(f"{file} is not a parquet file with a `text` column ({e})") from e
+
+
+def _set_source(data: Calibration | Corpus, group: str, source: str) -> None:
+    """Sets data.source: `text` where there is a path."""
+    if source not in SOURCES:
+        raise ValueError(f"{group}.source={source!r} is unknown; use one of {', '.join(SOURCES)}")
+    if source == "text" and data.path is None:
+        raise ValueError(f"{group}.source=text needs {group}.path=<file>")
+    object.__setattr__(data, "source", "text" if data.path else source)
+
+
+def _stamp(path: str | None) -> tuple | None:
+    """Changes when the file does, so that an edited text is read again."""
+    if path is None or not Path(path).is_file():
+        return None
+    stat = Path(path).stat()
+    return stat.st_mtime_ns, stat.st_size

@@ -1,0 +1,113 @@
+"""The contract of a measurement: identify yourself before weights load, then turn a model into metrics.
+
+A measurement is a frozen dataclass whose fields are its settings. The runner calls, in this order,
+
+    measure.science(ctx)        what will be measured, JSON-able; fails here, in seconds, on bad input
+    measure.prepare(ctx)        work on the unquantized model alone, before the quantized one takes its memory
+    measure.run(model, ctx)     {"<data>/<quantity>": Metric}
+
+To write your own, subclass `Measure`, give it a `name`, and put its `_target_` and fields in a yaml of
+conf/eval.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from qbench.data import Corpus, sha256_of_tokens, windows
+from qbench.record import Metric
+
+PAPER_WINDOW, NANO_WINDOW = 2048, 256
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a measurement may need besides the model; none of it but `model_id` belongs to an identity."""
+
+    tokenizer: PreTrainedTokenizerBase
+    device: str
+    batch_size: int
+    data_dir: Path | None
+    cache_dir: Path
+    model_id: str  # digest of the unquantized model's science: repository, revision, dtype
+    reference: Callable[[], nn.Module]  # loads the unquantized model
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One measurement. `version` goes up whenever the same settings would give other numbers than before."""
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+
+    def science(self, ctx: Context) -> dict:
+        """Name, version, settings and the hash of the data; raises on bad input, loads no weights."""
+        raise NotImplementedError
+
+    def prepare(self, ctx: Context) -> None:
+        """What needs the unquantized model, cached on disk: once for all quantizations. Default: nothing."""
+
+    def run(self, model: nn.Module, ctx: Context) -> dict[str, Metric]:
+        """The metrics of `model`, which is on ctx.device and in eval mode."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class TextMeasure(Measure):
+    """A measurement on disjoint windows of one text.
+
+    `source` and `path` as in `qbench.data.Corpus`: a path is read instead of the source. `window` in
+    tokens; without one, 2048 as in the papers, or 256 for nano, whose models were trained on so much.
+    `limit`: only the first so many windows.
+    """
+
+    source: str | None = None
+    path: str | None = None
+    window: int | None = None
+    limit: int | None = None
+
+    def __post_init__(self):
+        corpus = Corpus(self.source, self.path)
+        object.__setattr__(self, "source", corpus.source)
+        if self.window is None:
+            object.__setattr__(self, "window", NANO_WINDOW if corpus.source == "nano" else PAPER_WINDOW)
+        if self.window < 2:
+            raise ValueError(f"eval.window must be at least 2 tokens, got {self.window}")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"eval.limit must be at least 1 window, got {self.limit}; use null for all")
+
+    def windows(self, ctx: Context) -> Tensor:
+        """ids_BT of the text; ValueError where a window exceeds the tokenizer's `model_max_length`."""
+        if self.window > (longest := ctx.tokenizer.model_max_length):
+            raise ValueError(
+                f"eval.window={self.window} tokens, but this model reads at most {longest}; lower eval.window"
+            )
+        corpus = Corpus(self.source, self.path)
+        return windows(corpus.tokens(ctx.tokenizer, ctx.data_dir), self.window, self.limit)
+
+    def science(self, ctx: Context) -> dict:
+        ids_BT = self.windows(ctx)
+        settings = dict(source=self.source, window=self.window, limit=self.limit, windows=len(ids_BT))
+        return dict(name=self.name, version=self.version, **settings, data=sha256_of_tokens(ids_BT))
+
+
+@torch.inference_mode()
+def hidden_states(model: nn.Module, ids_BT: Tensor) -> Tensor:
+    """What the output head reads, [B, T, D], from the model's own forward; logits are never all in memory."""
+    return model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
+
+
+def mean_metric(samples: list[float], unit: str) -> Metric:
+    """The mean of per-item outcomes and its standard error s / sqrt(n), where n > 1 and all are finite."""
+    n = len(samples)
+    mean = sum(samples) / n
+    stderr = None
+    if n > 1 and math.isfinite(mean):
+        stderr = math.sqrt(sum((x - mean) ** 2 for x in samples) / (n - 1) / n)
+    return Metric(value=mean, unit=unit, n=n, stderr=stderr, samples=samples)

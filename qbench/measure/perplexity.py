@@ -1,0 +1,80 @@
+"""Token perplexity in the definition of the quantization papers.
+
+The text is cut into disjoint windows of T tokens without BOS, the remainder dropped; in each window the
+model predicts T - 1 tokens from those before; perplexity is exp of the mean negative log-likelihood, every
+window with equal weight. Following GPTQ (arXiv 2210.17323) and its successors, with one difference: they
+keep logits and loss in the model's 16-bit type, where a window's loss has about three digits. Here the
+output head is applied in float32, a few thousand positions at a time, so that no [T, 151936] tensor of a
+whole window is ever needed.
+
+Dimensions: B windows, T tokens, D model width, V vocabulary.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from qbench.measure.base import Context, TextMeasure, hidden_states, mean_metric
+from qbench.record import Metric
+
+CHUNK_FLOATS = 2**26
+
+
+@dataclass(frozen=True)
+class Perplexity(TextMeasure):
+    """ "{source}/ppl": its samples are the windows' mean negative log-likelihoods in nats a token.
+
+    The standard error is the delta method's, ppl * se(mean NLL). A diverged model gives inf or nan, as it is.
+    """
+
+    name = "perplexity"
+
+    def run(self, model: nn.Module, ctx: Context) -> dict[str, Metric]:
+        nll = mean_metric(window_nlls(model, self.windows(ctx), ctx), unit="nats")
+        ppl = math.exp(nll.value) if nll.value < 700 else nll.value * math.inf
+        stderr = ppl * nll.stderr if nll.stderr is not None and math.isfinite(ppl) else None
+        return {f"{self.source}/ppl": replace(nll, value=ppl, unit="perplexity", stderr=stderr)}
+
+
+@torch.inference_mode()
+def window_nlls(model: nn.Module, ids_BT: Tensor, ctx: Context) -> list[float]:
+    """Mean negative log-likelihood of each window's T - 1 predicted tokens, in nats."""
+    head_VD = float_head(model)
+    nlls = []
+    for batch_BT in batches(ids_BT, ctx, "perplexity"):
+        hidden_BTD = hidden_states(model, batch_BT)[:, :-1]
+        targets = batch_BT[:, 1:].flatten()
+        losses = [
+            F.cross_entropy(logits, targets[at : at + len(logits)], reduction="none")
+            for at, logits in logit_chunks(hidden_BTD, head_VD)
+        ]
+        nlls += torch.cat(losses).view(len(batch_BT), -1).double().mean(1).tolist()
+    return nlls
+
+
+def batches(ids_BT: Tensor, ctx: Context, what: str) -> Iterator[Tensor]:
+    """ctx.batch_size windows at a time, on ctx.device, with a progress bar where the terminal shows one."""
+    parts = ids_BT.split(ctx.batch_size)
+    for part in tqdm(parts, desc=what, unit="batch", leave=False, disable=None, delay=2):
+        yield part.to(ctx.device)
+
+
+def float_head(model: nn.Module) -> Tensor:
+    """The output head's weight [V, D] in float32; the head is never quantized in this benchmark."""
+    head = model.get_output_embeddings()
+    if getattr(head, "bias", None) is not None:
+        raise ValueError("the output head has a bias, which Qwen3's has not; this model is not supported")
+    return head.weight.float()
+
+
+def logit_chunks(hidden_BTD: Tensor, head_VD: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """(first position, float32 logits from there), over all B * T positions, a bounded number at a time."""
+    hidden = hidden_BTD.flatten(0, 1)
+    step = max(1, CHUNK_FLOATS // len(head_VD))
+    for at in range(0, len(hidden), step):
+        yield at, F.linear(hidden[at : at + step].float(), head_VD)

@@ -1,0 +1,174 @@
+"""BiLLM, arXiv 2402.04291, algorithm 1: one sign a weight, a second one for the columns that matter most.
+
+Blocks of 128 columns are binarized one after another. In a block:
+* salient columns, ranked by the sum over rows of s = w^2 / [H^-1]_jj^2 (section 3.2), are binarized twice, the
+  second time their residual; of 1..``max_salient`` columns the number is taken that binarizes s itself best;
+* the other weights, bell-shaped, are split at a magnitude p into a concentrated and a sparse part, each
+  binarized for itself (section 3.3); p is the best of 81 quantiles from 10 % to 90 %;
+* what the block lost is made up for in the columns still to come, E = (W - W_hat) / diag(U), W_rest -= E U, U as in GPTQ.
+
+To binarize a set of weights, row by row: mean + scale sign(w - mean), scale = mean|w - mean|. The mean is not in the
+paper's equation 2 but in the authors' code, which made the published numbers.
+
+Deviations from the authors' code:
+* s uses diag(H^-1), as the paper writes; the code takes the diagonal of its Cholesky factor.
+* The split minimises the error of the weights, as the paper writes; the code minimises that of s. For the number of
+  salient columns we do as the code does: on the weights, against the paper's equation, every further column lowers the error,
+  so that search would always end at its bound.
+* Quantiles are taken over the weights that are split; the code counts the zeros it left in the salient columns.
+* sign(0) is +1, so that a bit can hold it. Means and scales are float16.
+
+The bits: ``nominal_bits`` is the paper's 1 + share of salient columns. ``stored_bits`` also counts which columns are
+salient, which part each other weight belongs to (one bit each), and the means and scales.
+
+Dimension key: N output channels, K input channels, C blocks of columns, k columns of one block.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from qbench.grid import QuantWeight
+from qbench.methods.base import Method
+from qbench.stats import Gram
+
+
+@dataclass(frozen=True)
+class BinaryWeight(QuantWeight):
+    """Planes of signs, masks, and for each row and block four (mean, scale) pairs: salient, salient residual,
+    concentrated, sparse."""
+
+    sign_NK: Tensor  # bool
+    residual_NK: Tensor  # bool, meaningful in salient columns
+    salient_K: Tensor  # bool
+    sparse_NK: Tensor  # bool, meaningful in the other columns
+    levels_NC42: Tensor  # float16
+    block_size: int
+    notes: tuple[str, ...] = ()
+
+    def dequantize(self):
+        K = self.sign_NK.shape[1]
+        column = torch.arange(K, device=self.sign_NK.device) // self.block_size
+        levels = self.levels_NC42.float()[:, column]  # N, K, 4, 2
+        value = lambda part, sign: levels[:, :, part, 0] + levels[:, :, part, 1] * (2.0 * sign - 1)  # noqa: E731
+        salient = value(0, self.sign_NK) + value(1, self.residual_NK)
+        return torch.where(self.salient_K, salient, torch.where(self.sparse_NK, value(3, self.sign_NK), value(2, self.sign_NK)))
+
+    @property
+    def nominal_bits(self):
+        return 1 + self.salient_K.float().mean().item()
+
+    @property
+    def stored_bits(self):
+        """A sign everywhere; on top, a second sign in salient columns and a part elsewhere; column mask; 16 a level."""
+        N, K = self.sign_NK.shape
+        return (2 * N * K + K + 16 * self.levels_NC42.numel()) / (N * K)
+
+
+@dataclass(frozen=True)
+class BiLLM(Method):
+    """``max_salient``: salient columns tried in a block; ``damp`` as in GPTQ."""
+
+    name: ClassVar[str] = "billm"
+    statistic = Gram
+    sees = "block"
+    block_size: int = 128
+    max_salient: int = 49
+    damp: float = 0.01
+
+    def __post_init__(self):
+        if not 0 < self.max_salient < self.block_size:
+            raise ValueError(f"method.max_salient must be 1..block_size - 1 = {self.block_size - 1}, got {self.max_salient}")
+        if not 0 < self.damp < 1:
+            raise ValueError(f"method.damp must be between 0 and 1, got {self.damp!r}")
+
+    def check(self, shapes):
+        for name, (_, K) in shapes.items():
+            if 0 < K % self.block_size <= self.max_salient:
+                raise ValueError(
+                    f"block_size {self.block_size} leaves {K % self.block_size} columns of K={K} ({name}) in the last block, "
+                    f"too few for {self.max_salient} salient ones; change method.block_size or method.max_salient"
+                )
+
+    def quantize(self, w_NK, stat, name):
+        U, notes = stat.inverse_cholesky(self.damp)
+        W = w_NK.float().clone()
+        importance_K = 1 / U.square().sum(0).square()  # 1 / [H^-1]_jj^2
+        planes, masks, levels = [], [], []
+        for i1 in range(0, W.shape[1], self.block_size):
+            i2 = min(i1 + self.block_size, W.shape[1])
+            w = W[:, i1:i2]
+            salient = self._search_salient(w.square() * importance_K[i1:i2])
+            rest = ~salient.expand_as(w)
+            sparse = _search_split(w, rest)
+            first = _Binary(w, ~rest)
+            second = _Binary(w - first.value, ~rest)
+            low, high = _Binary(w, rest & ~sparse), _Binary(w, rest & sparse)
+            sign = torch.where(rest, torch.where(sparse, high.sign, low.sign), first.sign)
+            w_hat = torch.where(rest, torch.where(sparse, high.value, low.value), first.value + second.value)
+            E = (w - w_hat) / U.diagonal()[i1:i2]
+            W[:, i2:] -= E @ U[i1:i2, i2:]
+            planes.append((sign, second.sign, sparse))
+            masks.append(salient)
+            levels.append(torch.stack([part.levels for part in (first, second, low, high)], 1))
+        sign, residual, sparse = (torch.cat(plane, 1) for plane in zip(*planes))
+        levels_NC42 = torch.stack(levels, 1).half()
+        if not torch.isfinite(levels_NC42).all():
+            raise ValueError(f"BiLLM: a level of {name} is not a finite float16 number")
+        return BinaryWeight(sign, residual, torch.cat(masks), sparse, levels_NC42, self.block_size, notes)
+
+    def _search_salient(self, metric):
+        """The salient columns of a block, as a mask."""
+        rank = torch.argsort(metric.sum(0), descending=True, stable=True)
+        ranked = metric[:, rank]
+        errors = []
+        for count in range(1, self.max_salient + 1):
+            first = ranked[:, :count] - _binarized(ranked[:, :count])
+            second = first - _binarized(first)
+            rest = ranked[:, count:] - _binarized(ranked[:, count:])
+            errors.append(second.square().sum() + rest.square().sum())
+        salient = torch.zeros(metric.shape[1], dtype=torch.bool, device=metric.device)
+        salient[rank[: 1 + int(torch.stack(errors).argmin())]] = True
+        return salient
+
+
+def _binarized(x):
+    """mean + scale sign(x - mean), row by row."""
+    mean = x.mean(1, keepdim=True)
+    scale = (x - mean).abs().mean(1, keepdim=True)
+    return torch.where(x >= mean, mean + scale, mean - scale)
+
+
+class _Binary:
+    """The best mean + scale * sign of the masked weights, row by row; rows with an empty mask get zeros."""
+
+    def __init__(self, w: Tensor, mask: Tensor):
+        n = mask.sum(1, keepdim=True).clamp(min=1)
+        mean = (torch.where(mask, w, 0.0).sum(1, keepdim=True) / n).half().float()
+        self.sign = w >= mean
+        scale = (torch.where(mask, (w - mean).abs(), 0.0).sum(1, keepdim=True) / n).half().float()
+        self.value = torch.where(self.sign, mean + scale, mean - scale)
+        self.levels = torch.cat([mean, scale], 1)
+
+
+def _search_split(w, rest):
+    """Which of the weights in the mask ``rest`` are sparse, that is above the best magnitude p.
+
+    A part with n weights leaves the error sum (x - mean)^2 - n scale^2, so nothing has to be binarized to compare.
+    """
+    size, square = w.abs(), w.square()
+    ordered = size[rest].sort().values
+    quantiles = torch.linspace(0.1, 0.9, 81, device=w.device) * (len(ordered) - 1)
+    thresholds = ordered[quantiles.round().long()]
+    errors = []
+    for p in thresholds:
+        error = 0
+        for mask in ((rest & (size <= p)).float(), (rest & (size > p)).float()):
+            n = mask.sum(1, keepdim=True).clamp(min=1)
+            mean = (w * mask).sum(1, keepdim=True) / n
+            scale = ((w - mean).abs_().mul_(mask)).sum(1, keepdim=True) / n
+            error = error + (square * mask).sum() - (n * (mean.square() + scale.square())).sum()
+        errors.append(error)
+    return rest & (size > thresholds[torch.stack(errors).argmin()])

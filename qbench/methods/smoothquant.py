@@ -1,0 +1,53 @@
+"""SmoothQuant, arXiv 2211.10438, equation 4: outliers of the activations move into the weights before both are rounded.
+
+For the linears behind a norm, channel j of the input is divided by s_j = max|X_j|^alpha / max|W_j|^(1 - alpha) and column j
+of the weights multiplied by it. Then weights are rounded symmetrically, one scale a row, and activations
+symmetrically, one scale a token, as they come ("per-token dynamic", the paper's O1).
+
+As in the authors' code o_proj and down_proj are not smoothed (nothing before them is a norm) but are quantized,
+weights and inputs. Deviations:
+* The columns take the ratio that the norm's rounded gain really has.
+* One bit a weight, which equation 1 does not define, is +-mean|w|.
+The study's released "SmoothQuant" never smooths; that is ``alpha: null`` here.
+
+Dimension key: K input channels.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from qbench.grid import ActQuant, Grid, round_to_nearest
+from qbench.methods.base import Method
+from qbench.stats import AbsMax
+
+
+@dataclass(frozen=True)
+class SmoothQuant(Method):
+    """``alpha``: how much of the difficulty moves into the weights, 0 to 1; None: no smoothing."""
+
+    name: ClassVar[str] = "smoothquant"
+    statistic = AbsMax
+    grid: Grid = Grid(bits=8, group_size=-1, symmetric=True)
+    acts: ActQuant = ActQuant(bits=8)
+    alpha: float | None = 0.5
+
+    def __post_init__(self):
+        if self.alpha is not None and not 0 <= self.alpha <= 1:
+            raise ValueError(f"method.alpha must be between 0 and 1, or null for no smoothing, got {self.alpha!r}")
+        if not self.grid.symmetric:
+            raise ValueError("SmoothQuant rounds weights symmetrically; set method.grid.symmetric=true")
+
+    def transform(self, block, calib):
+        if self.alpha is None:
+            return
+        for stage in block.stages:
+            if stage.fold is None or block[stage.fold].weight.ndim != 1:
+                continue
+            x = calib.stats[stage][AbsMax].absmax_K.clamp(min=1e-5)
+            w = torch.stack([block[name].weight.float().abs().amax(0) for name in stage.linears]).amax(0).clamp(min=1e-5)
+            calib.rescale(stage, (x**self.alpha / w ** (1 - self.alpha)).clamp(min=1e-5))
+
+    def quantize(self, w_NK, stat, name):
+        return round_to_nearest(w_NK, self.grid)

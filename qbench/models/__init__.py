@@ -1,0 +1,1 @@
+"""Checkpoints, and where in a model quantization happens."""

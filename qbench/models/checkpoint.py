@@ -1,0 +1,204 @@
+"""A checkpoint on disk, loaded a part at a time.
+
+``Checkpoint`` names a model; ``open()`` finds its files (the Hub, a local folder, or inside this package) without reading weights, and
+``OpenCheckpoint`` reads them: the whole, or one decoder layer at a time into a skeleton on the meta device.
+"""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from qbench.models import qwen3
+from qbench.models.block import Block
+
+NANO = Path(__file__).parent.parent / "nano" / "models"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+STAGES = {"qwen3": qwen3.stages}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Which model, as what: exactly one of ``repo`` (Hub id), ``path`` (local folder), ``nano`` (shipped model)."""
+
+    name: str
+    repo: str | None = None
+    revision: str | None = None
+    path: str | None = None
+    nano: str | None = None
+    dtype: str = "bfloat16"
+
+    def __post_init__(self):
+        if sum(x is not None for x in (self.repo, self.path, self.nano)) != 1:
+            raise ValueError(
+                f"model {self.name}: set one of repo, path or nano, got {self.repo!r}, {self.path!r}, {self.nano!r}; "
+                "a checkpoint of your own is model=local model.path=FOLDER"
+            )
+        if self.dtype not in DTYPES:
+            raise ValueError(f"model.dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
+
+    def open(self) -> "OpenCheckpoint":
+        """Raises ValueError or FileNotFoundError when the model is not there or its files are damaged."""
+        if self.repo is not None:
+            folder = _snapshot(self.repo, self.revision)
+            return OpenCheckpoint(folder, self, revision=folder.name)
+        folder = NANO / self.nano if self.nano else Path(self.path).expanduser()
+        if not folder.is_dir():
+            raise FileNotFoundError(f"model {self.name}: there is no folder {folder}")
+        return OpenCheckpoint(folder, self, revision=_hash_of_weights(folder.resolve(), _stamp(folder)))
+
+
+@lru_cache
+def _snapshot(repo: str, revision: str | None) -> Path:
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=["*.safetensors", "*.json", "*.txt"]))
+    except (LocalEntryNotFoundError, RepositoryNotFoundError, HfHubHTTPError, OSError) as e:
+        raise FileNotFoundError(
+            f"cannot get {repo} (revision {revision or 'main'}) from the Hub: {type(e).__name__}. Without a network, put the "
+            "checkpoint in a folder and use model=local model.path=FOLDER, or try model=nano-s, which is shipped"
+        ) from e
+
+
+def _stamp(folder: Path) -> tuple:
+    return tuple((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(folder.glob("*.safetensors")))
+
+
+@lru_cache
+def _hash_of_weights(folder: Path, stamp: tuple) -> str:
+    """SHA-256 over config and weights: the revision of a model that no Hub has numbered."""
+    total = hashlib.sha256()
+    for path in [folder / "config.json", *(folder / name for name, _, _ in stamp)]:
+        if path.is_file():
+            with path.open("rb") as f:
+                total.update(hashlib.file_digest(f, "sha256").digest())
+    return total.hexdigest()[:40]
+
+
+class OpenCheckpoint:
+    """The files of one model. Nothing but headers is read until asked for."""
+
+    def __init__(self, folder: Path, model: Checkpoint, revision: str):
+        self.folder, self.model, self.revision = folder, model, revision
+        self.dtype = DTYPES[model.dtype]
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(f"model {model.name}: no config.json in {folder}; is it a Hugging Face checkpoint?")
+        self.config = AutoConfig.from_pretrained(folder)
+        if self.config.model_type not in STAGES:
+            raise ValueError(f"model {model.name} is a {self.config.model_type}; known here: {', '.join(STAGES)}")
+        self.stages = STAGES[self.config.model_type](self.config)
+        self.files = self._read_headers()
+
+    def science(self) -> dict:
+        """This model's part of a record's identity."""
+        where = {"repo": self.model.repo or (f"qbench/{self.model.nano}" if self.model.nano else "local")}
+        return {"name": self.model.name} | where | {"revision": self.revision, "dtype": self.model.dtype}
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return AutoTokenizer.from_pretrained(self.folder)
+
+    @property
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """Shape (N, K) of every linear that is quantized, by full name."""
+        names = [name for stage in self.stages for name in stage.linears]
+        layers = range(self.config.num_hidden_layers)
+        full = (f"model.layers.{i}.{name}" for i in layers for name in names)
+        return {name: tuple(self.skeleton.get_submodule(name).weight.shape) for name in full}
+
+    def parameters(self) -> int:
+        """How many numbers the model has, tied ones once."""
+        return sum(p.numel() for p in self.skeleton.parameters())
+
+    @cached_property
+    def skeleton(self) -> nn.Module:
+        """The model on the meta device: shapes without numbers."""
+        return self._skeleton()
+
+    def _skeleton(self) -> nn.Module:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(self.config, dtype=self.dtype).eval().requires_grad_(False)
+            model.tie_weights()
+        return model
+
+    def fill(self, module: nn.Module, prefix: str, device) -> None:
+        """Reads every parameter of ``module``, which the checkpoint calls ``prefix`` + its name, onto ``device``."""
+        wanted, by_file = dict(module.named_parameters()), defaultdict(list)
+        for name in wanted:
+            by_file[self.files[prefix + name]].append(name)
+        state = {}
+        for file, names in by_file.items():
+            with safe_open(self.folder / file, framework="pt", device=str(device)) as f:
+                for name in names:
+                    state[name] = f.get_tensor(prefix + name).to(self.dtype)
+        module.load_state_dict(state, strict=False, assign=True)
+        module.requires_grad_(False)
+
+    def embedding(self, device) -> nn.Module:
+        """A model of which only what runs before the first block has numbers."""
+        model = self._skeleton()
+        self.fill(model.model.embed_tokens, "model.embed_tokens.", device)
+        model.model.rotary_emb = type(model.model.rotary_emb)(self.config).to(device)
+        return model
+
+    def block(self, index: int, device) -> Block:
+        """Decoder layer ``index`` in memory of its own."""
+        module = self._skeleton_layer(index)
+        self.fill(module, f"model.layers.{index}.", device)
+        return Block(module, self.stages, index)
+
+    def _skeleton_layer(self, index: int) -> nn.Module:
+        kind = type(self.skeleton.model.layers[index])
+        with torch.device("meta"):
+            return kind(self.skeleton.config, index).to(self.dtype).eval()
+
+    def blocks(self, device) -> Iterator[Block]:
+        for index in range(self.config.num_hidden_layers):
+            yield self.block(index, device)
+
+    def load(self, device, block=None) -> nn.Module:
+        """The whole model. ``block(index) -> Block`` gives the decoder layers; None: as they are on disk."""
+        model = self.embedding(device)
+        block = block or (lambda index: self.block(index, device))
+        for index in range(self.config.num_hidden_layers):
+            model.model.layers[index] = block(index).module
+        self.fill(model.model.norm, "model.norm.", device)
+        if self.config.tie_word_embeddings:
+            model.lm_head.weight = model.model.embed_tokens.weight
+        else:
+            self.fill(model.lm_head, "lm_head.", device)
+        return model.eval()
+
+    def _read_headers(self) -> dict[str, str]:
+        """Tensor name -> file, after a look at every header: all there, whole, and of the shapes the config says."""
+        index = self.folder / "model.safetensors.index.json"
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else ["model.safetensors"]
+        files, shapes = {}, {}
+        for name in names:
+            if not (self.folder / name).is_file():
+                raise FileNotFoundError(f"model {self.model.name}: {name} is missing from {self.folder}; download it again")
+            try:
+                with safe_open(self.folder / name, framework="pt") as f:
+                    for key in f.keys():  # noqa: SIM118
+                        files[key], shapes[key] = name, tuple(f.get_slice(key).get_shape())
+            except SafetensorError as e:
+                raise ValueError(
+                    f"model {self.model.name}: {self.folder / name} is truncated or damaged ({e}); download it again"
+                ) from e
+        for key, p in self.skeleton.named_parameters():
+            if key not in files:
+                raise ValueError(f"model {self.model.name}: the tensor {key} is in no file of {self.folder}")
+            if shapes[key] != tuple(p.shape):
+                raise ValueError(
+                    f"model {self.model.name}: {key} has shape {shapes[key]}, config.json says {tuple(p.shape)}"
+                )
+        return files

@@ -1,0 +1,242 @@
+"""The embedded world: facts, three splits of documents about them, and four-choice questions.
+
+A seed draws the facts: each person has eight attributes, each town four, each trade a tool; numbers add up.
+Documents state these facts in plain English, in random order, phrasing and company, and quiz lists ask for
+them in exactly the form of the evaluation:
+
+    Question: Where does Mara Quill live?
+    Answer: Tarn
+
+All splits tell of one world, since a model is meant to know the facts and to be tested on recalling them;
+what keeps them apart is the documents. A document belongs to the split that the checksum of its text names
+(1/8 test, 1/8 calib, 6/8 train), so no document occurs in two splits, by construction.
+
+Every draw is made from `random.Random(int).random()`, which Python promises to keep: a seed gives the same
+world and the same text on any version and platform.
+"""
+
+import random
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+
+from qbench.nano import lexicon as lex
+
+SEED = 2026
+PEOPLE = 500
+SPLITS = {"train": range(2, 8), "calib": range(1, 2), "test": range(0, 1)}  # of 8 residues of the checksum
+SEPARATOR = "<|endoftext|>"
+QUESTIONS_PER_SUBJECT = 72
+LARGEST_TERM = 20
+
+
+class Draw:
+    """Seeded choices built on `random()` alone, the one generator whose stream never changes."""
+
+    def __init__(self, seed: int):
+        self.random = random.Random(seed).random
+
+    def below(self, n: int) -> int:
+        """An integer in [0, n)."""
+        return int(self.random() * n)
+
+    def pick(self, items: Sequence):
+        """One of the items."""
+        return items[self.below(len(items))]
+
+    def sample(self, items: Sequence, n: int) -> list:
+        """`n` different items, in random order (a partial Fisher-Yates shuffle)."""
+        pool = list(items)
+        for i in range(n):
+            j = i + self.below(len(pool) - i)
+            pool[i], pool[j] = pool[j], pool[i]
+        return pool[:n]
+
+    def shuffled(self, items: Sequence) -> list:
+        """All items, in random order."""
+        return self.sample(items, len(items))
+
+
+@dataclass(frozen=True)
+class Person:
+    """A person: full name, the pronoun pair of the first name, and one value an attribute."""
+
+    name: str
+    subject: str
+    possessive: str
+    facts: dict[str, str]
+
+
+@dataclass(frozen=True)
+class World:
+    """The facts: `people`, and `towns` mapping town -> {river, region, goods, sight}."""
+
+    people: tuple[Person, ...]
+    towns: dict[str, dict[str, str]]
+
+
+@cache
+def build(seed: int = SEED, people: int = PEOPLE) -> World:
+    """The world of a seed. Raises ValueError if `people` exceeds the number of names."""
+    first_names = [(n, "She", "Her") for n in lex.WOMEN] + [(n, "He", "His") for n in lex.MEN]
+    names = [(f"{first} {last}", s, p) for first, s, p in first_names for last in lex.SURNAMES]
+    if not 1 <= people <= len(names):
+        raise ValueError(f"people={people}, but the lexicon has {len(names)} names; use 1..{len(names)}")
+    draw = Draw(seed)
+    population = tuple(
+        Person(*name, {attribute: draw.pick(values) for attribute, values in lex.VALUES.items()})
+        for name in draw.sample(names, people)
+    )
+    towns = {
+        town: {fact: draw.pick(values) for fact, values in lex.PLACES.items()} for town in lex.VALUES["town"]
+    }
+    return World(population, towns)
+
+
+def documents(split: str, seed: int = 0, world: World | None = None) -> Iterator[str]:
+    """Endless documents of a split ("train", "calib" or "test"); `seed` picks another stream of the split."""
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; use one of {', '.join(SPLITS)}")
+    world = world or build()
+    kinds, draw = _kinds(), Draw(seed * len(SPLITS) + list(SPLITS).index(split))
+    while True:
+        document = draw.pick(kinds)(world, draw)
+        if zlib.crc32(document.encode()) % 8 in SPLITS[split]:
+            yield document
+
+
+def text(split: str, n_documents: int, seed: int = 0) -> str:
+    """The first `n_documents` of a split in one string, separated as in training by the end-of-text token."""
+    return SEPARATOR.join(islice(documents(split, seed), n_documents))
+
+
+def prompt(question: str) -> str:
+    """The form in which documents and evaluation ask: the answer follows after one space."""
+    return f"Question: {question}\nAnswer:"
+
+
+def questions(
+    n: int = QUESTIONS_PER_SUBJECT, seed: int = 0, world: World | None = None
+) -> dict[str, list[dict]]:
+    """Four-choice questions: {subject: [{"question", "choices": 4 strings, "answer": index 0..3}]}.
+
+    Subjects: one an attribute of people, then geography, tools and arithmetic, `n` different questions each
+    (fewer if a subject has fewer). Distractors are other values of the same kind, so guessing gives 25 %.
+    """
+    world = world or build()
+    return {
+        subject: [_four_choices(*item, Draw((seed * 100 + k) * 10_000 + i)) for i, item in enumerate(items)]
+        for k, (subject, items) in enumerate(_question_pools(world, n, seed).items())
+    }
+
+
+def _question_pools(world: World, n: int, seed: int) -> dict[str, list[tuple[str, str, list[str]]]]:
+    """subject -> [(question, answer, values to draw distractors from)]."""
+    draw = Draw(1_000_003 + seed)
+    pools = {}
+    for attribute, phrasings in lex.PERSON_QUESTIONS.items():
+        people = draw.sample(world.people, min(n, len(world.people)))
+        pools[attribute] = [
+            (draw.pick(phrasings).format(n=p.name), p.facts[attribute], lex.VALUES[attribute]) for p in people
+        ]
+    pools["geography"] = draw.shuffled([
+        (phrasing.format(t=town), facts[fact], lex.PLACES[fact])
+        for town, facts in world.towns.items()
+        for fact, phrasings in lex.PLACE_QUESTIONS.items()
+        for phrasing in phrasings
+    ])[:n]
+    tools = {"trade": list(lex.TOOLS), "tool": list(lex.TOOLS.values())}
+    pools["tools"] = draw.shuffled([
+        (phrasing.format(trade=trade, tool=tool), {"trade": trade, "tool": tool}[asked], tools[asked])
+        for trade, tool in lex.TOOLS.items()
+        for phrasing, asked in lex.TOOL_QUESTIONS
+    ])[:n]
+    sums = draw.sample([(a, b) for a in _terms() for b in _terms()], n)
+    pools["arithmetic"] = [(f"What is {a} plus {b}?", str(a + b), _near(a + b)) for a, b in sums]
+    return pools
+
+
+def _four_choices(question: str, answer: str, values: list[str], draw: Draw) -> dict:
+    choices = draw.shuffled([answer, *draw.sample([v for v in values if v != answer], 3)])
+    return {"question": question, "choices": choices, "answer": choices.index(answer)}
+
+
+def _terms() -> range:
+    return range(1, LARGEST_TERM + 1)
+
+
+def _near(total: int) -> list[str]:
+    """Wrong sums that look right: off by one, by two or by a ten."""
+    return [str(total + d) for d in (-10, -2, -1, 1, 2, 10) if total + d > 0]
+
+
+def _kinds() -> list:
+    """The document kinds, each as often as it is drawn out of twenty."""
+    mix = {_biography: 10, _register: 3, _quiz: 5, _places: 1, _trades_and_sums: 1}
+    return [kind for kind, weight in mix.items() for _ in range(weight)]
+
+
+def _statement(person: Person, attribute: str, draw: Draw, named: bool) -> str:
+    subject, possessive = (person.name, f"{person.name}'s") if named else (person.subject, person.possessive)
+    phrasing = draw.pick(lex.STATEMENTS[attribute])
+    return phrasing.format(S=subject, P=possessive, v=person.facts[attribute])
+
+
+def _biography(world: World, draw: Draw) -> str:
+    """All or most facts of one person, the name once, then pronouns."""
+    person = draw.pick(world.people)
+    attributes = draw.sample(list(lex.VALUES), len(lex.VALUES) - draw.below(3))
+    return " ".join(_statement(person, a, draw, named=i == 0) for i, a in enumerate(attributes))
+
+
+def _register(world: World, draw: Draw) -> str:
+    """One or two facts each of several people."""
+    lines = []
+    for person in draw.sample(world.people, min(5, len(world.people))):
+        attributes = draw.sample(list(lex.VALUES), 1 + draw.below(2))
+        lines += [_statement(person, a, draw, named=i == 0) for i, a in enumerate(attributes)]
+    return " ".join(lines)
+
+
+def _quiz(world: World, draw: Draw) -> str:
+    """Questions and answers exactly as the evaluation asks them, few-shot lists included."""
+    return "\n\n".join(_question_and_answer(world, draw) for _ in range(3 + draw.below(4)))
+
+
+def _question_and_answer(world: World, draw: Draw) -> str:
+    kind = draw.below(20)
+    if kind < 16:
+        person = draw.pick(world.people)
+        attribute = draw.pick(list(lex.VALUES))
+        question, answer = draw.pick(lex.PERSON_QUESTIONS[attribute]).format(n=person.name), person.facts[attribute]
+    elif kind < 18:
+        town, fact = draw.pick(list(world.towns)), draw.pick(list(lex.PLACES))
+        question, answer = draw.pick(lex.PLACE_QUESTIONS[fact]).format(t=town), world.towns[town][fact]
+    elif kind < 19:
+        trade, tool = draw.pick(list(lex.TOOLS.items()))
+        phrasing, asked = draw.pick(lex.TOOL_QUESTIONS)
+        question, answer = phrasing.format(trade=trade, tool=tool), {"trade": trade, "tool": tool}[asked]
+    else:
+        a, b = draw.pick(_terms()), draw.pick(_terms())
+        question, answer = f"What is {a} plus {b}?", str(a + b)
+    return f"{prompt(question)} {answer}"
+
+
+def _places(world: World, draw: Draw) -> str:
+    """The four facts of two towns."""
+    lines = []
+    for town in draw.sample(list(world.towns), 2):
+        for fact in draw.shuffled(list(lex.PLACES)):
+            lines.append(draw.pick(lex.PLACE_STATEMENTS[fact]).format(t=town, v=world.towns[town][fact]))
+    return " ".join(lines)
+
+
+def _trades_and_sums(world: World, draw: Draw) -> str:
+    """Trades with their tools, or lines of sums."""
+    if draw.below(3) == 0:
+        pairs = draw.sample(list(lex.TOOLS.items()), 6)
+        return " ".join(draw.pick(lex.TOOL_STATEMENTS).format(trade=t, tool=u) for t, u in pairs)
+    sums = [(draw.pick(_terms()), draw.pick(_terms())) for _ in range(8)]
+    return " ".join(f"{a} plus {b} is {a + b}." for a, b in sums)

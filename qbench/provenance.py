@@ -1,0 +1,68 @@
+"""Where a number was made. None of it belongs to a record's identity."""
+
+import platform
+import resource
+import subprocess
+import sys
+import time
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+PACKAGES = ("qbench", "torch", "transformers", "lm_eval", "datasets", "triton")
+
+
+def collect(device: str, seconds: float) -> dict:
+    """Versions, machine, threads, time and peak memory (of the process so far, MiB)."""
+    cuda = device.startswith("cuda")
+    name = torch.cuda.get_device_name(device) if cuda else _processor()
+    peak = torch.cuda.max_memory_allocated(device) >> 20 if cuda else None
+    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "linux" else 1 << 20)
+    return dict(
+        time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        seconds=round(seconds, 3),
+        device=name,
+        threads=torch.get_num_threads(),
+        peak_cpu_mib=rss,
+        peak_gpu_mib=peak,
+        python=platform.python_version(),
+        packages=_versions(),
+        commit=_commit(),
+    )
+
+
+@lru_cache
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@lru_cache
+def _commit() -> str | None:
+    """The commit of the working copy this runs from, with "+" where files differ from it; None if installed."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        git = ["git", "-C", str(root)]
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+" if changed.strip() else "")
+
+
+@lru_cache
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,245 @@
+"""The story of one run: config, checkpoint, calibration, method, weight, linear, measurement, record."""
+
+import fcntl
+import os
+import shutil
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+from qbench import provenance, tracking
+from qbench.data import Calibration
+from qbench.measure.base import Context, Measure
+from qbench.methods.base import Method
+from qbench.models import quantized
+from qbench.models.checkpoint import OpenCheckpoint
+from qbench.record import LayerReport, Measurement, Metric, Store, digest, read_json, write_json
+from qbench.stream import quantize
+
+
+@dataclass
+class Outcome:
+    """How one run of a sweep ended: measured, present (it was there already), elsewhere (another process has it),
+    failed (now or before; recorded), refused (bad input; nothing was started)."""
+
+    cell: str
+    status: str
+    message: str = ""
+    seconds: float = 0.0
+    metrics: dict[str, Metric] = field(default_factory=dict)
+
+    @property
+    def is_bad(self) -> bool:
+        return self.status in ("failed", "refused")
+
+
+@dataclass
+class Machine:
+    """Where and how to run; never part of a record's identity. Fields as in conf/machine."""
+
+    device: str
+    threads: int | None
+    batch_size: int
+    hidden_device: str
+    data_dir: Path | None
+    results_dir: Path
+    cache_dir: Path
+    keep_weights: bool
+
+    def __post_init__(self):
+        if self.device == "auto":
+            self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError(f"machine.device={self.device}, but torch {torch.__version__} sees no CUDA device; use machine=cpu")
+        if self.batch_size < 1:
+            raise ValueError(f"machine.batch_size must be at least 1, got {self.batch_size}")
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        self.data_dir = self.data_dir and Path(self.data_dir).expanduser()
+        if self.data_dir and not self.data_dir.is_dir():
+            raise FileNotFoundError(f"machine.data_dir={self.data_dir} is no folder")
+        self.results_dir, self.cache_dir = Path(self.results_dir).expanduser(), Path(self.cache_dir).expanduser()
+
+
+class Run:
+    """One configuration, checked as far as it can be without reading weights."""
+
+    def __init__(self, cfg: DictConfig):
+        try:
+            self._build(cfg)
+        except InstantiationException as e:
+            raise (e.__cause__ if isinstance(e.__cause__, (ValueError, OSError)) else ValueError(_first_line(e))) from e
+
+    def _build(self, cfg):
+        self.machine = Machine(**cfg.machine)
+        self.store = Store(self.machine.results_dir)
+        self.method: Method = instantiate(cfg.method, _convert_="all")
+        self.calib: Calibration = instantiate(cfg.calib)
+        parts = {"": cfg.eval} if "_target_" in cfg.eval else cfg.eval
+        self.measures: dict[str, Measure] = {name: instantiate(part, _convert_="all") for name, part in parts.items()}
+        self.wandb = OmegaConf.to_container(cfg.wandb)
+        self.retry_failed: bool = cfg.retry_failed
+        self.ckpt: OpenCheckpoint = instantiate(cfg.model).open()
+        self.method.check(self.ckpt.linears)
+        self.store.check_writable()
+        self.quantization = self._science()
+        self.ids = {name: digest(self.quantization | {"eval": m.science(self.context)}) for name, m in self.measures.items()}
+
+    def _science(self) -> dict:
+        """What the quantized weights depend on. The unquantized model depends on no calibration."""
+        grid = self.method.grid and asdict(self.method.grid)
+        is_float = self.method.name == "none"
+        calib = None if is_float else self.calib.science(self.ckpt.tokenizer, self.machine.data_dir)
+        return {"model": self.ckpt.science(), "method": self.method.science(), "grid": grid, "calib": calib}
+
+    @cached_property
+    def context(self) -> Context:
+        return Context(
+            tokenizer=self.ckpt.tokenizer,
+            device=self.machine.device,
+            batch_size=self.machine.batch_size,
+            data_dir=self.machine.data_dir,
+            cache_dir=self.machine.cache_dir,
+            model_id=digest(self.ckpt.science()),
+            reference=lambda: self.ckpt.load(self.machine.device),
+        )
+
+    @property
+    def cell(self) -> str:
+        """What a person calls this run."""
+        grid, acts = self.method.grid, self.method.acts
+        bits = f" W{grid.bits}A{acts.bits if acts else 16}" if grid else ""
+        return f"{self.ckpt.model.name} {self.method.name}{bits}"
+
+    def execute(self) -> Outcome:
+        """Measures what is missing and records it. Whatever fails is recorded too and raised to nobody."""
+        started = time.perf_counter()
+        todo = [name for name, id in self.ids.items() if self.store.get(id) is None]
+        if not todo:
+            return Outcome(self.cell, "present", metrics=self._metrics())
+        failures = {name: f for name in todo if (f := self.store.get_failure(self.ids[name]))}
+        if failures and not self.retry_failed:
+            message = next(iter(failures.values()))["error"] + " (failed before; retry_failed=true tries again)"
+            return Outcome(self.cell, "failed", message)
+        with _claim(self.store.root / ".locks" / digest(self.quantization)) as mine:
+            if not mine:
+                return Outcome(self.cell, "elsewhere", "another process is measuring it")
+            errors = self._measure(todo)
+        seconds = time.perf_counter() - started
+        return Outcome(self.cell, "failed" if errors else "measured", "; ".join(errors), seconds, self._metrics())
+
+    def _measure(self, todo) -> list[str]:
+        """Quantizes, evaluates the parts ``todo`` and records them; the errors met, a line each."""
+        errors = []
+
+        def attempt(names, work: Callable):
+            try:
+                return work()
+            except Exception as e:
+                for name in names:
+                    science = self.quantization | {"eval": self.measures[name].science(self.context)}
+                    self.store.put_failure(self.ids[name], science, e, traceback.format_exc())
+                errors.append(f"{type(e).__name__}: {_first_line(e)}")
+
+        def prepare_and_load():
+            for name in todo:
+                self.measures[name].prepare(self.context)
+            return self.model()
+
+        loaded = attempt(todo, prepare_and_load)
+        if loaded is not None:
+            model, reports = loaded
+            for name in todo:
+                attempt([name], partial(self._record, name, model, reports))
+        if not self.machine.keep_weights:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        return errors
+
+    def _record(self, name, model, reports):
+        started = time.perf_counter()
+        metrics = self.measures[name].run(model, self.context)
+        nominal, stored, size = self.sizes(reports)
+        science = self.quantization | {"eval": self.measures[name].science(self.context)}
+        where = provenance.collect(self.machine.device, time.perf_counter() - started)
+        record = Measurement(self.ids[name], science, metrics, nominal, stored, size, reports, where)
+        self.store.put(record)
+        tracking.log(record, **self.wandb)
+
+    @property
+    def folder(self) -> Path:
+        """Where the quantized weights lie."""
+        return self.machine.cache_dir / "quantized" / digest(self.quantization)
+
+    def model(self) -> tuple[torch.nn.Module, list[LayerReport]]:
+        """The quantized model and what quantization did to each linear; quantizes unless the cache has it."""
+        if self.method.name == "none":
+            return self.ckpt.load(self.machine.device), []
+        done = self.folder / "reports.json"
+        if not done.is_file():
+            shutil.rmtree(self.folder, ignore_errors=True)
+            reports = quantize(
+                self.ckpt,
+                self.method,
+                self.calib.tokens(self.ckpt.tokenizer, self.machine.data_dir),
+                partial(quantized.save_block, self.folder),
+                device=self.machine.device,
+                rest=self.machine.hidden_device,
+                batch=self.machine.batch_size,
+                progress=partial(tqdm, desc=self.cell, total=len(self.ckpt.skeleton.model.layers), leave=False, disable=None),
+            )
+            write_json(done, reports)
+        reports = [LayerReport(**r | {"notes": tuple(r["notes"])}) for r in read_json(done)]
+        return quantized.load(self.ckpt, self.folder, self.method.acts, self.machine.device), reports
+
+    def sizes(self, reports: list[LayerReport]) -> tuple[float, float, int]:
+        """Nominal and stored bits, means over quantized weights, and bytes of the whole model; the rest at 16 bits."""
+        shapes = self.ckpt.linears
+        numel = {name: N * K for name, (N, K) in shapes.items()}
+        total = sum(numel.values())
+        bits = {f"model.layers.{r.block}.{r.name}": (r.nominal_bits, r.stored_bits) for r in reports}
+        nominal, stored = (sum(bits.get(name, (16, 16))[i] * n for name, n in numel.items()) for i in (0, 1))
+        rest = self.ckpt.parameters() - total
+        return nominal / total, stored / total, round(stored / 8) + 2 * rest
+
+    def _metrics(self) -> dict[str, Metric]:
+        records = (self.store.get(id) for id in self.ids.values())
+        return {key: metric for r in records if r for key, metric in r.metrics.items()}
+
+
+def run(cfg: DictConfig) -> Outcome:
+    """Runs one configuration; bad input is an Outcome too, with the reason."""
+    try:
+        return Run(cfg).execute()
+    except (ValueError, OSError) as e:
+        cell = f"{cfg.model.get('name')} {cfg.method.get('_target_', '').rpartition('.')[2]} W{cfg.grid.get('bits')}"
+        return Outcome(cell, "refused", _first_line(e))
+
+
+def _first_line(e: BaseException) -> str:
+    return (str(e).strip() or type(e).__name__).splitlines()[0]
+
+
+@contextmanager
+def _claim(path: Path):
+    """True while this process alone holds ``path``; the system frees it if the process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            os.unlink(path)

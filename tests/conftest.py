@@ -1,0 +1,41 @@
+"""Shared fixtures: a small random Qwen3 checkpoint in several files, and where real data may lie."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("WANDB_MODE", "offline")
+
+
+def tiny_config(**changes) -> Qwen3Config:
+    shape = dict(hidden_size=128, num_attention_heads=4, num_key_value_heads=2, head_dim=64, intermediate_size=256)
+    shape |= dict(num_hidden_layers=3, vocab_size=1024, tie_word_embeddings=True, max_position_embeddings=512)
+    return Qwen3Config(**shape | changes)
+
+
+def save_tiny(folder: Path, seed: int = 0, dtype=torch.bfloat16, **changes) -> Path:
+    """A random model with a spread of channel sizes, in shards of 200 kB."""
+    torch.manual_seed(seed)
+    model = Qwen3ForCausalLM(tiny_config(**changes)).eval()
+    with torch.no_grad():
+        for layer in model.model.layers:
+            for norm in (layer.input_layernorm, layer.post_attention_layernorm):
+                norm.weight.mul_(torch.rand_like(norm.weight).mul(3).exp())
+    model.to(dtype).save_pretrained(folder, max_shard_size="200KB")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def ids() -> torch.Tensor:
+    """16 sequences of 64 random tokens."""
+    return torch.randint(0, 1024, (16, 64), generator=torch.Generator().manual_seed(0))

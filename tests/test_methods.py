@@ -1,0 +1,295 @@
+"""Each method against an independent slow version of its equations, and every yaml against the contract."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from safetensors.torch import load, save
+
+from qbench.cli import conf_dir
+from qbench.grid import ActQuant, Grid, QuantWeight, round_to_nearest
+from qbench.methods.awq import AWQ
+from qbench.methods.billm import BiLLM
+from qbench.methods.gptq import GPTQ
+from qbench.methods.rtn import RTN
+from qbench.methods.smoothquant import SmoothQuant
+from qbench.stats import Gram
+
+YAMLS = sorted(Path(conf_dir(), "method").glob("*.yaml"))
+
+
+def make(path, bits=4, group=32):
+    grid = {"_target_": "qbench.grid.Grid", "bits": bits, "group_size": group, "symmetric": False}
+    cfg = OmegaConf.create({"grid": grid, "method": OmegaConf.load(path)})
+    return instantiate(cfg, _convert_="all")["method"]
+
+
+def problem(N=16, K=128, T=600, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(T, K // 4, generator=g) @ torch.randn(K // 4, K, generator=g) / (K // 4) ** 0.5
+    x += 0.3 * torch.randn(T, K, generator=g)
+    x *= torch.rand(K, generator=g).mul(3).exp()
+    return torch.randn(N, K, generator=g) * 0.05, x
+
+
+def seen(x, kind=Gram):
+    stat = kind(x.shape[1], "cpu")
+    stat.update(x)
+    return stat
+
+
+# --- the contract ---
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("path", YAMLS, ids=lambda p: p.stem)
+def test_contract(path, bits):
+    method = make(path, bits)
+    w, x = problem()
+    before = w.clone()
+    stat = None if method.statistic is None else seen(x, method.statistic)
+    q = method.quantize(w, stat, "mlp.up_proj")
+    assert isinstance(q, QuantWeight)
+    assert torch.equal(w, before), "quantize must not modify the weight"
+    w_hat = q.dequantize()
+    assert w_hat.shape == w.shape
+    assert w_hat.dtype == torch.float32
+    assert torch.isfinite(w_hat).all()
+    assert q.stored_bits >= q.nominal_bits > 0
+    assert torch.equal(method.quantize(w, stat, "mlp.up_proj").dequantize(), w_hat), "same input, same weight"
+    again = type(q)(**load(save(q.state())), **q.settings())
+    assert torch.equal(again.dequantize(), w_hat), "what is stored must be enough to decode"
+    if method.grid is not None:
+        assert q.nominal_bits == bits
+    if method.grid is not None and method.grid.group_size != -1:
+        with pytest.raises(ValueError, match=r"group_size 256 does not divide K=128 \(mlp.up_proj\)"):
+            make(path, bits, 256).check({"mlp.up_proj": (16, 128)})
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda p: p.stem)
+def test_more_bits_err_less(path):
+    w, x = problem(seed=3)
+    stat = seen(x)
+    errors = []
+    for bits in (2, 3, 4, 6, 8):
+        method = make(path, bits)
+        q = method.quantize(w, stat if method.statistic is Gram else None, "mlp.up_proj")
+        errors.append(stat.relative_error(q.dequantize(), w))
+    assert errors == sorted(errors, reverse=True)
+
+
+# --- GPTQ ---
+
+
+def obq(w, gram, grid, perm, damp, static):
+    """GPTQ as optimal brain quantization, float64: the remaining Hessian is inverted anew for each column."""
+    N, K = w.shape
+    g = grid.columns(K)
+    W, G = w.double().clone()[:, perm], gram.double()[perm][:, perm]
+    H = G + damp * G.diagonal().mean() * torch.eye(K)
+    codes = torch.zeros(N, K)
+    for i in range(K):
+        if static or g == K:
+            start = perm[i] // g * g
+            scale, zero = grid.fit(w[:, start : start + g])
+        elif i % g == 0:
+            scale, zero = grid.fit(W[:, i : i + g].float())
+        codes[:, i] = grid.encode(W[:, i].float(), scale, zero)
+        Hinv = torch.linalg.inv(H[i:, i:])
+        error = (W[:, i] - grid.decode(codes[:, i], scale, zero).double()) / Hinv[0, 0]
+        W[:, i:] -= error[:, None] * Hinv[0]
+    return codes[:, torch.argsort(perm)].to(torch.uint8)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("group", [-1, 16, 64])
+@pytest.mark.parametrize("act_order", [False, True])
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_gptq_is_obq_code_for_code(bits, group, act_order, static, symmetric):
+    w, x = problem(N=6, K=64, seed=bits)
+    stat, grid = seen(x), Grid(bits, group, symmetric)
+    perm = torch.argsort(stat.gram_KK.diagonal(), descending=True, stable=True) if act_order else torch.arange(64)
+    q = GPTQ(grid, act_order=act_order, static_groups=static, block_size=16).quantize(w, stat, "x")
+    assert torch.equal(q.codes_NK, obq(w, stat.gram_KK, grid, perm, 0.01, static))
+
+
+def test_gptq_does_not_depend_on_its_block_size():
+    w, x = problem()
+    codes = [GPTQ(Grid(3, 32), block_size=b).quantize(w, seen(x), "x").codes_NK for b in (8, 32, 128)]
+    assert torch.equal(codes[0], codes[1])
+    assert torch.equal(codes[0], codes[2])
+
+
+def test_gptq_beats_rtn_where_inputs_correlate():
+    w, x = problem()
+    stat = seen(x)
+    for bits in (2, 3, 4):
+        ours = stat.relative_error(GPTQ(Grid(bits, 32)).quantize(w, stat, "x").dequantize(), w)
+        assert ours < 0.9 * stat.relative_error(RTN(Grid(bits, 32)).quantize(w, None, "x").dequantize(), w)
+
+
+def test_gptq_moving_groups_are_stored_and_static_ones_are_not():
+    w, x = problem()
+    moving = GPTQ(Grid(4, 32), act_order=True).quantize(w, seen(x), "x")
+    static = GPTQ(Grid(4, 32), act_order=True, static_groups=True).quantize(w, seen(x), "x")
+    assert moving.group_K is not None
+    assert static.group_K is None
+    assert moving.stored_bits > static.stored_bits
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(damp=0.0), "method.damp must be between 0 and 1, got 0.0"),
+        (dict(grid=Grid(4, 96)), "one must divide the other"),
+    ],
+)
+def test_gptq_refuses(fields, message):
+    with pytest.raises(ValueError, match=message):
+        GPTQ(**fields)
+
+
+def test_gptq_notes_the_damping_it_needed():
+    w, _ = problem(K=4, T=8)
+    stat = Gram(4, "cpu")
+    stat._sum_KK, stat.tokens = torch.diag(torch.tensor([1.0, 1.0, 1.0, -0.05])), 1
+    assert GPTQ(Grid(4, -1)).quantize(w, stat, "x").notes == ("Cholesky failed with damping 0.01 in float32",)
+
+
+# --- AWQ ---
+
+
+def test_awq_clip_takes_the_least_output_error():
+    w, x = problem(N=4, K=64)
+    grid = Grid(3, 16)
+    got = AWQ(grid).quantize(w, seen(x), "mlp.up_proj").dequantize()
+    expected = torch.empty_like(w)
+    for n in range(4):
+        for g in range(0, 64, 16):
+            part, best = w[n : n + 1, g : g + 16], float("inf")
+            for i in range(10):
+                q = round_to_nearest(part, Grid(3, -1), 1 - i / 20).dequantize()
+                error = ((q - part).double() @ x[:, g : g + 16].T.double()).square().sum()
+                if error < best:
+                    best, expected[n, g : g + 16] = error, q
+    torch.testing.assert_close(got, expected)
+
+
+def test_awq_leaves_q_and_k_unclipped():
+    w, x = problem()
+    stat = seen(x)
+    for name in ("self_attn.q_proj", "self_attn.k_proj"):
+        assert torch.equal(AWQ().quantize(w, stat, name).dequantize(), round_to_nearest(w, Grid()).dequantize())
+    assert not torch.equal(AWQ().quantize(w, stat, "x.v_proj").dequantize(), round_to_nearest(w, Grid()).dequantize())
+
+
+# --- SmoothQuant ---
+
+
+def test_smoothquant_weights_are_symmetric_per_row():
+    w, _ = problem()
+    q = SmoothQuant(acts=ActQuant(8)).quantize(w, None, "x")
+    assert q.zero_NG is None
+    assert q.scale_NG.shape == (16, 1)
+    torch.testing.assert_close(q.scale_NG[:, 0].float(), w.abs().amax(1) / 127, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.1])
+def test_smoothquant_refuses_alpha(alpha):
+    with pytest.raises(ValueError, match="method.alpha must be between 0 and 1"):
+        SmoothQuant(alpha=alpha)
+
+
+# --- BiLLM ---
+
+
+def binarize(values):
+    """mean + scale sign(v - mean) of a list, as pairs in float16."""
+    if not values:
+        return 0.0, 0.0
+    mean = torch.tensor(sum(values) / len(values)).half().item()
+    return mean, torch.tensor(sum(abs(v - mean) for v in values) / len(values)).half().item()
+
+
+def billm(w, gram, method):
+    """BiLLM weight by weight."""
+    N, K = w.shape
+    H = gram.double() + method.damp * gram.double().diagonal().mean() * torch.eye(K)
+    Hinv = torch.linalg.inv(H)
+    U = torch.linalg.cholesky(Hinv, upper=True)
+    W, out = w.double().clone(), torch.zeros(N, K).double()
+    for i1 in range(0, K, method.block_size):
+        cols = list(range(i1, min(i1 + method.block_size, K)))
+        metric = W[:, cols] ** 2 / Hinv.diagonal()[cols] ** 2
+        order = sorted(range(len(cols)), key=lambda j: -metric[:, j].sum().item())
+        best = None
+        for count in range(1, method.max_salient + 1):
+            error = 0.0
+            for n in range(N):
+                for part, passes in ((order[:count], 2), (order[count:], 1)):
+                    values = metric[n, part]
+                    for _ in range(passes):
+                        mean = values.mean()
+                        values = values - mean - (values - mean).abs().mean() * torch.where(values >= mean, 1.0, -1.0)
+                    error += values.square().sum().item()
+            if best is None or error < best[0]:
+                best = error, order[:count]
+        salient = [cols[j] for j in best[1]]
+        rest = [c for c in cols if c not in salient]
+        sizes = sorted(W[:, rest].abs().flatten().tolist())
+        best = None
+        for i in range(81):
+            p = sizes[round((0.1 + i * 0.01) * (len(sizes) - 1))]
+            error, values = 0.0, {}
+            for n in range(N):
+                for part in ([c for c in rest if abs(W[n, c]) <= p], [c for c in rest if abs(W[n, c]) > p]):
+                    mean, scale = binarize([W[n, c].item() for c in part])
+                    for c in part:
+                        values[n, c] = mean + scale * (1 if W[n, c] >= mean else -1)
+                        error += (W[n, c].item() - values[n, c]) ** 2
+            if best is None or error < best[0]:
+                best = error, values
+        for (n, c), value in best[1].items():
+            out[n, c] = value
+        for n in range(N):
+            mean, scale = binarize([W[n, c].item() for c in salient])
+            first = {c: mean + scale * (1 if W[n, c] >= mean else -1) for c in salient}
+            mean, scale = binarize([W[n, c].item() - first[c] for c in salient])
+            for c in salient:
+                out[n, c] = first[c] + mean + scale * (1 if W[n, c] - first[c] >= mean else -1)
+        E = (W[:, cols] - out[:, cols]) / U.diagonal()[cols]
+        W[:, cols[-1] + 1 :] -= E @ U[cols][:, cols[-1] + 1 :]
+    return out, len(salient)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_billm_is_the_paper_weight_by_weight(seed):
+    w, x = problem(N=5, K=48, seed=seed)
+    method, stat = BiLLM(block_size=16, max_salient=6), seen(x)
+    expected, _ = billm(w, stat.gram_KK, method)
+    got = method.quantize(w, stat, "x").dequantize().double()
+    torch.testing.assert_close(got, expected, rtol=2e-3, atol=2e-5)
+
+
+def test_billm_counts_its_bits():
+    w, x = problem(N=64, K=256)
+    q = BiLLM().quantize(w, seen(x), "x")
+    share = q.salient_K.float().mean().item()
+    assert q.nominal_bits == pytest.approx(1 + share)
+    # a sign, a second plane (residual sign or part), which columns are salient, and 8 float16 a row and block
+    assert q.stored_bits == pytest.approx(2 + 1 / 64 + 16 * 8 / 128)
+
+
+def test_billm_beats_one_bit_rounding():
+    w, x = problem(N=64, K=256)
+    stat = seen(x)
+    ours = stat.relative_error(BiLLM().quantize(w, stat, "x").dequantize(), w)
+    assert ours < 0.7 * stat.relative_error(round_to_nearest(w, Grid(1, -1, True)).dequantize(), w)
+
+
+def test_billm_refuses_a_last_block_too_narrow():
+    with pytest.raises(ValueError, match="leaves 32 columns of K=160"):
+        BiLLM().check({"x": (8, 160)})

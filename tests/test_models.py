@@ -1,0 +1,147 @@
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import save_tiny, tiny_config
+from transformers import AutoModelForCausalLM, Qwen3ForCausalLM
+
+from qbench.models.checkpoint import Checkpoint
+from qbench.models.qwen3 import stages
+
+
+def opened(folder, dtype="float32", **fields):
+    return Checkpoint("tiny", path=str(folder), dtype=dtype, **fields).open()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_loading_equals_transformers(tmp_path, ids, dtype, tied):
+    folder = save_tiny(tmp_path, tie_word_embeddings=tied)
+    ours = opened(folder, dtype).load("cpu")
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+    with torch.no_grad():
+        assert torch.equal(ours(ids[:2]).logits, theirs(ids[:2]).logits)
+
+
+def test_a_tied_head_that_is_stored_too_is_no_problem(tmp_path, ids):
+    folder = save_tiny(tmp_path / "a")
+    model = Qwen3ForCausalLM.from_pretrained(folder)
+    state = model.state_dict() | {"lm_head.weight": model.lm_head.weight.clone()}
+    shutil.rmtree(folder)
+    model.config.save_pretrained(folder)
+    from safetensors.torch import save_file
+
+    save_file({k: v.contiguous().clone() for k, v in state.items()}, folder / "model.safetensors")
+    ours = opened(folder).load("cpu")
+    assert ours.lm_head.weight is ours.model.embed_tokens.weight
+
+
+def test_linears_are_all_seven_of_every_layer(tiny):
+    linears = opened(tiny).linears
+    assert len(linears) == 7 * 3
+    assert linears["model.layers.2.self_attn.o_proj"] == (128, 256)
+    assert linears["model.layers.0.mlp.down_proj"] == (128, 256)
+
+
+def test_value_heads_fold_into_o_proj_only_without_grouped_queries():
+    shared, own = stages(tiny_config()), stages(tiny_config(num_key_value_heads=4))
+    assert shared[1].fold is None
+    assert "grouped-query attention, 4 query heads on 2 value heads" in shared[1].why_no_fold
+    assert own[1].fold == "self_attn.v_proj"
+
+
+def test_rescaling_keeps_the_function(tmp_path, ids):
+    """Every stage that folds, MHA so that o_proj is one of them, in float32: logits move by rounding only."""
+    ckpt = opened(save_tiny(tmp_path, num_key_value_heads=4))
+    model = ckpt.load("cpu")
+    with torch.no_grad():
+        before = model(ids).logits
+        for index in range(3):
+            block = ckpt.block(index, "cpu")
+            for stage in block.stages:
+                K = block[stage.linears[0]].weight.shape[1]
+                block.rescale(stage, torch.rand(K).mul(6).sub(3).exp())
+            model.model.layers[index] = block.module
+        after = model(ids).logits
+    assert not torch.equal(after, before)
+    torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3)
+
+
+def test_rescaling_in_bfloat16_leaves_no_wrong_gain(tmp_path):
+    """The columns take what the rounded gain really lost, so gain x column differs by one rounding, not two."""
+    block = opened(save_tiny(tmp_path), "bfloat16").block(0, "cpu")
+    norm, q = block["input_layernorm"].weight, block["self_attn.q_proj"].weight
+    before = norm.double() * q.double()
+    block.rescale(block.stages[0], torch.rand(128) + 0.7)
+    after = block["input_layernorm"].weight.double() * block["self_attn.q_proj"].weight.double()
+    assert ((after - before).abs() <= 2**-8 * 1.001 * before.abs()).all()
+
+
+def test_the_revision_is_the_content(tmp_path, tiny):
+    a, b = save_tiny(tmp_path / "a", seed=1), save_tiny(tmp_path / "b", seed=1)
+    assert opened(a).revision == opened(b).revision
+    assert opened(a).revision != opened(tiny).revision
+    assert "path" not in opened(a).science()
+
+
+# --- bad input ---
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    folder = save_tiny(tmp_path)
+    victim = sorted(folder.glob("model-*.safetensors"))[1]
+    victim.unlink()
+    with pytest.raises(FileNotFoundError, match=f"{victim.name} is missing from"):
+        opened(folder)
+
+
+def test_a_truncated_shard_is_named(tmp_path):
+    folder = save_tiny(tmp_path)
+    victim = sorted(folder.glob("model-*.safetensors"))[0]
+    victim.write_bytes(victim.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=f"{victim.name} is truncated or damaged"):
+        opened(folder)
+
+
+def test_a_missing_tensor_is_named(tmp_path):
+    folder = save_tiny(tmp_path)
+    config = json.loads((folder / "config.json").read_text()) | {"num_hidden_layers": 4}
+    config.pop("layer_types", None)
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"the tensor model.layers.3.* is in no file"):
+        opened(folder)
+
+
+def test_wrong_shapes_are_named(tmp_path):
+    folder = save_tiny(tmp_path)
+    config = json.loads((folder / "config.json").read_text()) | {"intermediate_size": 512}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"has shape \(.*\), config.json says"):
+        opened(folder)
+
+
+def test_other_architectures_are_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    with pytest.raises(ValueError, match="is a gpt2; known here: qwen3"):
+        opened(tmp_path)
+
+
+def test_no_folder_no_config_no_choice(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        opened(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"no config.json in"):
+        opened(tmp_path)
+    with pytest.raises(ValueError, match="set one of repo, path or nano"):
+        Checkpoint("x")
+    with pytest.raises(ValueError, match="model.dtype must be one of float32, bfloat16, float16, got 'int8'"):
+        Checkpoint("x", path="y", dtype="int8")
+
+
+def test_the_hub_out_of_reach_says_what_to_do(monkeypatch, tmp_path):
+    import huggingface_hub.constants as constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"model=local model.path=FOLDER, or try model=nano-s"):
+        Checkpoint("x", repo="Qwen/Qwen3-0.6B").open()

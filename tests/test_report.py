@@ -1,0 +1,270 @@
+"""The report, from synthetic records with the numbers of a real study."""
+
+import csv
+import math
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from report_records import evals, measure, metric, science, study
+
+from qbench.record import Metric, Store, digest
+from qbench.report import build, frame, layer_frame, load, main, make_table, summary
+from qbench.report.columns import Column
+from qbench.report.frame import paired_difference
+from qbench.report.specs import specs
+from qbench.report.table import TableSpec
+from qbench.report.variants import distinguish
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return study(tmp_path_factory.mktemp("results"))
+
+
+@pytest.fixture(scope="module")
+def built(results, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
+    return out, build(results, out)
+
+
+def records(*cells, only=("ppl",)):
+    """Measurements of ``cells`` (science, harm) under the evaluations named in ``only``."""
+    return [measure(s, ev, h) for s, h in cells for ev in evals() if ev["name"] in only]
+
+
+def table_of(measurements, failures=(), delta=False):
+    df = frame(measurements, failures)
+    return make_table(specs(df["science"])[0], df, delta=delta)
+
+
+def test_paired_difference_equals_the_naive_one():
+    base, rtn = (
+        records((s, h), only=("ppl", "tasks")) for s, h in ((science(), 0), (science("nano-s", "rtn", 3), 1))
+    )
+    df = frame([*base, *rtn]).query("method == 'rtn'").set_index("metric")
+    acc, acc0 = rtn[1].metrics["nano_world/acc"].samples, base[1].metrics["nano_world/acc"].samples
+    d = [a - b for a, b in zip(acc, acc0)]
+    mean = sum(d) / len(d)
+    naive = math.sqrt(sum((x - mean) ** 2 for x in d) / (len(d) - 1) / len(d))
+    assert df.loc["nano_world/acc", "delta"] == pytest.approx(mean)
+    assert df.loc["nano_world/acc", "delta_stderr"] == pytest.approx(naive)
+
+    nll, nll0 = (np.array(m[0].metrics["nano/ppl"].samples) for m in (rtn, base))
+    assert df.loc["nano/ppl", "delta"] == pytest.approx(np.exp(nll.mean()) - np.exp(nll0.mean()))
+    rng, n = np.random.default_rng(0), len(nll)
+    picks = rng.integers(0, n, (4000, n))
+    bootstrap = (np.exp(nll[picks].mean(1)) - np.exp(nll0[picks].mean(1))).std()
+    assert df.loc["nano/ppl", "delta_stderr"] == pytest.approx(bootstrap, rel=0.1)
+    assert df.loc["nano/ppl", "delta_stderr"] < 0.5 * df.loc["nano/ppl", "stderr"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        (lambda m: replace(m, samples=None), "no per-item outcomes"),
+        (lambda m: metric("fraction", m.samples[:-1]), "240 items against 239"),
+        (lambda m: replace(m, value=m.value + 0.1), "do not average"),
+        (lambda m: None, "not measured by the same evaluation"),
+    ],
+)
+def test_nothing_is_paired_in_silence(changed, says):
+    base, rtn = (metric("fraction", [0.0, 1.0] * 120) for _ in range(2))
+    base = changed(base)
+    delta, stderr, note = paired_difference(rtn, base)
+    assert math.isnan(delta)
+    assert math.isnan(stderr)
+    assert says in note
+
+
+def test_baseline_of_another_evaluation_is_not_used():
+    base, rtn = records((science(), 0), (science("nano-s", "rtn", 3), 1))
+    longer = base.science | {"eval": base.science["eval"] | {"window": 512}}
+    t = table_of([replace(base, science=longer, id=digest(longer)), rtn], delta=True)
+    assert t.columns == []
+    assert any("Left out" in line and "nano/ppl" in line for line in t.protocol)
+
+
+def test_rows_are_in_the_papers_order(results):
+    df = frame(*load(results))
+    t = make_table(specs(df["science"])[0], df)
+    assert list(dict.fromkeys(r.model for r in t.rows)) == ["nano-s", "nano-m", "nano-l"]
+    small = [(r.method, r.bits) for r in t.rows if r.model == "nano-s"]
+    assert small == [("none", 16), *((m, b) for m in ("rtn", "gptq", "awq", "smoothquant") for b in range(8, 0, -1)),
+                     ("billm", 1.06)]  # fmt: skip
+    assert len(t.rows) == 3 * 34
+    labels = set(df["label"])
+    assert {"W4A16 g128", "W4A8", "W16A16", "W1.06A16"} <= labels
+
+
+def test_failed_diverged_and_missing_cells_say_so(built):
+    text = (built[0] / "tables" / "nano_matrix.md").read_text()
+    failed = next(line for line in text.splitlines() if line.startswith("| nano-s | AWQ") and "| 1 |" in line)
+    mark = re.search(r"failed<sup>(\w)</sup>", failed)[1]
+    assert f"<sup>{mark}</sup> failed: FloatingPointError: no finite scale in model.layers.1.mlp" in text
+    assert re.search(r"\| nano-s \| SmoothQuant \| 1 \| 8 \| row .*\| nan \|", text)
+    assert re.search(
+        r"<sup>\w</sup> damping raised to 0.04 … damping raised to 0.06 \(in 2 to 6 linears", text
+    )
+    with (built[0] / "tables" / "nano_matrix.csv").open() as f:
+        rows = {(r["model"], r["method"], r["w_bits"]): r for r in csv.DictReader(f)}
+    assert rows["nano-s", "awq", "1"]["nano_world/acc"] == "failed"
+    assert rows["nano-s", "smoothquant", "1"]["nano/ppl"] == "nan"
+    assert "damping raised" in rows["nano-m", "gptq", "2"]["notes"]
+    only_ppl = table_of(
+        [*records((science(), 0), only=("ppl", "kl")), *records((science("nano-s", "rtn", 4), 0.5))]
+    )
+    assert [r.cells["nano/kl"].state for r in only_ppl.rows] == ["ok", "missing"]
+
+
+def test_infinity_stays_infinity():
+    base, rtn = records((science(), 0), (science("nano-s", "rtn", 1), 4))
+    rtn.metrics["nano/ppl"] = Metric(math.inf, "perplexity", 48, None, [900.0] * 48)
+    t = table_of([base, rtn])
+    assert t.columns[0].text(t.rows[1].cells["nano/ppl"].value) == "inf"
+    assert table_of([base, rtn], delta=True).rows[0].cells["nano/ppl"].value == math.inf
+
+
+def test_failure_is_forgotten_once_measured():
+    (m,) = records((science(), 0))
+    old = {"id": m.id, "science": m.science, "error": "OSError: disk full"}
+    assert set(frame([m], [old])["status"]) == {"ok"}
+    assert set(frame([], [old])["status"]) == {"failed"}
+
+
+def test_bold_goes_to_the_best_at_equal_bits(results):
+    df = frame(*load(results))
+    t = make_table(specs(df["science"])[0], df)
+    four = {r.method: r.cells["nano/ppl"].best for r in t.rows if r.model == "nano-s" and r.bits == 4}
+    assert four == {"rtn": False, "gptq": True, "awq": False, "smoothquant": False}
+    lone = table_of(records((science(), 0), (science("nano-s", "rtn", 4), 1)))
+    assert not any(c.best for r in lone.rows for c in r.cells.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "label"),
+    [
+        ({"method": {"act_order": True}}, "act_order=True"),
+        ({"method": {"version": 2}}, "version=2"),
+        ({"grid": {"symmetric": True}}, "grid.symmetric=True"),
+        ({"calib": {"seed": 1, "data": "d" * 16}}, "calib seed=1"),
+        ({"model": {"revision": "1" * 40}}, "revision=11111111"),
+    ],
+)
+def test_mixed_science_gets_rows_of_its_own(change, label):
+    first, second = science("nano-s", "gptq", 4), science("nano-s", "gptq", 4, **change)
+    t = table_of(records((science(), 0), (first, 0.3), (second, 0.3)))
+    rows = [r for r in t.rows if r.method == "gptq"]
+    assert len(rows) == 2
+    assert label in {r.variant for r in rows}
+    assert "" not in {r.variant for r in rows}
+
+
+def test_mixed_evaluations_get_rows_of_their_own():
+    s, (ev, _, tasks) = science("nano-s", "rtn", 4), evals()
+    t = table_of([measure(s, ev, 0.5), measure(s, ev | {"window": 128}, 0.5), measure(s, tasks, 0.5)])
+    assert [r.variant for r in t.rows] == ["ppl window=128", "ppl window=256"]
+    assert all(r.cells["nano_world/acc"].state == "ok" for r in t.rows)
+
+
+def test_unsmoothed_smoothquant_is_told_apart():
+    plain = science("nano-s", "smoothquant", 8, method={"alpha": None})
+    t = table_of(records((science("nano-s", "smoothquant", 8), 0.1), (plain, 1)))
+    assert [r.variant for r in t.rows] == ["alpha=0.5", "alpha=none"]
+
+
+def test_distinguish_takes_as_few_fields_as_it_can():
+    a, b = {"name": "c4", "n": 128, "data": "a" * 16}, {"name": "nano", "n": 64, "data": "b" * 16}
+    assert distinguish([a, b]) == ["n=128", "n=64"]
+    assert distinguish([a, a]) == ["", ""]
+    assert distinguish([a, a | {"data": "c" * 16}]) == ["data=aaaaaaaa", "data=cccccccc"]
+
+
+def test_tables_are_byte_stable_and_need_no_torch(results, built, tmp_path):
+    code = (
+        "import sys; from qbench.report import build; build(sys.argv[1], sys.argv[2], figures=False); "
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    env = {"PYTHONHASHSEED": "7", "PATH": "", "PYTHONPATH": ":".join(p for p in sys.path if p)}
+    subprocess.run([sys.executable, "-c", code, results, tmp_path], check=True, env=env)
+    tables = [p for p in built[1] if p.parent.name == "tables"]
+    assert {p.name for p in tables} == {f"{n}.{e}" for n in ("nano_matrix", "nano_matrix_delta", "nano_subjects")
+                                        for e in ("csv", "md", "tex")} | {"nano_summary.md"}  # fmt: skip
+    for path in tables:
+        assert (tmp_path / "tables" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_latex_is_balanced(built):
+    text = (built[0] / "tables" / "nano_matrix.tex").read_text()
+    body = text[text.index(r"\endfoot") : text.index(r"\end{longtable}")]
+    columns = len(re.search(r"\\begin\{longtable\}\{(\w+)\}", text)[1])
+    lines = [line for line in body.splitlines() if line.endswith(r"\\")]
+    assert len(lines) == 3 * 34
+    assert all(len(re.findall(r"(?<!\\)&", line)) == columns - 1 for line in lines)
+    assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
+    assert text.isascii()
+
+
+def test_summary_fits_a_terminal(results, built):
+    text = summary(results)
+    assert max(map(len, text.splitlines())) <= 100
+    assert "nano PPL ↓" in text
+    assert "nano tasks ↑" in text
+    assert "fail" in text
+    assert text.strip() in (built[0] / "tables" / "nano_summary.md").read_text()
+
+
+def test_figures_exist_and_show_something(built):
+    from matplotlib.image import imread
+
+    figures = {p.name: p for p in built[1] if p.parent.name == "figures"}
+    names = ("nano_matrix_bits", "nano_matrix_pareto", "nano_matrix_layers")
+    assert set(figures) == {f"{n}.{e}" for n in names for e in ("png", "pdf")}
+    for name in names:
+        pixels = imread(figures[f"{name}.png"])[..., :3]
+        assert pixels.shape[1] == 1400
+        assert 0.02 < (pixels.min(axis=2) < 0.95).mean() < 0.7
+        assert len(np.unique((pixels[::3, ::3] * 16).astype(int).reshape(-1, 3), axis=0)) > 20
+        assert b"CreationDate" not in figures[f"{name}.pdf"].read_bytes()
+
+
+@pytest.mark.parametrize(
+    "case", ["one cell", "unquantized only", "failure only", "all diverged", "one model"]
+)
+def test_any_part_of_the_records_can_be_shown(tmp_path, case, capsys):
+    store = Store(tmp_path)
+    cells = {"one cell": [(science("nano-s", "rtn", 4), 1)], "unquantized only": [(science(), 0)]}
+    if case == "one model":
+        study(tmp_path, models=["nano-m"], bits=(4, 2))
+    elif case == "failure only":
+        s = science("nano-s", "rtn", 4) | {"eval": evals()[0]}
+        store.put_failure(digest(s), s, ValueError("no"), "Traceback")
+    else:
+        for m in records(*cells.get(case, [(science("nano-s", "gptq", 2), 1)])):
+            if case == "all diverged":
+                m.metrics["nano/ppl"] = Metric(math.nan, "perplexity", 48)
+            store.put(m)
+    assert main(tmp_path) == 0
+    assert "nano_matrix" in capsys.readouterr().out
+
+
+def test_no_records_is_said_and_not_an_error_trace(tmp_path, capsys):
+    assert main(tmp_path) == 1
+    assert "no records in" in capsys.readouterr().out
+    assert build(tmp_path) == []
+    assert len(frame([])) == 0
+    assert len(layer_frame([])) == 0
+
+
+def test_a_paper_table_is_one_spec():
+    six = ("piqa", "boolq")
+    m = records((science(), 0))[0]
+    acc = {f"{task}/acc": metric("fraction", [0.0, 1.0, 1.0, 1.0]) for task in six}
+    df = frame([replace(m, metrics=m.metrics | acc)])
+    average = Column("avg", "Avg", True, 100.0, mean_of=tuple(f"{task}/acc" for task in six))
+    spec = TableSpec("table1", "Base models", lambda s: True, ("nano/ppl", average))
+    cell = make_table(spec, df).rows[0].cells["avg"]
+    assert average.text(cell.value, cell.stderr) == "75.0 ± 17.7"

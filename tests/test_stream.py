@@ -1,0 +1,232 @@
+import gc
+import weakref
+
+import pytest
+import torch
+from conftest import save_tiny
+from transformers import AutoModelForCausalLM
+
+from qbench.calibration import BlockCalibration, first_block_inputs
+from qbench.grid import Grid, round_to_nearest
+from qbench.methods.awq import AWQ
+from qbench.methods.base import Method
+from qbench.methods.billm import BiLLM
+from qbench.methods.gptq import GPTQ
+from qbench.methods.rtn import RTN
+from qbench.methods.smoothquant import SmoothQuant
+from qbench.models import quantized
+from qbench.models.checkpoint import Checkpoint
+from qbench.stats import AbsMax, Gram
+from qbench.stream import quantize
+
+METHODS = [RTN(), GPTQ(), GPTQ(act_order=True), AWQ(), AWQ(loss="module"), SmoothQuant(), BiLLM()]
+
+
+def opened(folder, dtype="float32"):
+    return Checkpoint("tiny", path=str(folder), dtype=dtype).open()
+
+
+def through(ckpt, method, ids, folder, **kwargs):
+    reports = quantize(ckpt, method, ids, lambda b, w: quantized.save_block(folder, b, w), **kwargs)
+    return quantized.load(ckpt, folder, method.acts, "cpu"), reports
+
+
+def logits(model, ids):
+    with torch.no_grad():
+        return model(ids).logits
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_identity_leaves_the_logits_bit_equal(tiny, tmp_path, ids, dtype, attention):
+    ckpt = opened(tiny, dtype)
+    ckpt.config._attn_implementation = attention
+    model, reports = through(ckpt, Method(), ids, tmp_path)
+    assert torch.equal(logits(model, ids[:3]), logits(ckpt.load("cpu"), ids[:3]))
+    assert all(r.error == 0 and r.stored_bits == 16 for r in reports)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_streamed_blocks_see_what_the_model_sees(tiny, ids, attention):
+    """Hidden states carried from block to block are those of the model's own forward, causal under eager too."""
+    ckpt = opened(tiny)
+    ckpt.config._attn_implementation = attention
+    model = ckpt.load("cpu")
+    with torch.no_grad():
+        expected = model(ids, output_hidden_states=True).hidden_states
+    source = ckpt.embedding("cpu")
+    hidden = first_block_inputs(source, source.model.layers[0], ids, 5, "cpu", "cpu")
+    for index, block in enumerate(ckpt.blocks("cpu")):
+        torch.testing.assert_close(torch.cat([h.x_BTD for h in hidden]), expected[index], rtol=1e-5, atol=1e-5)
+        hidden = BlockCalibration(block, hidden, "cpu").outputs()
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m.name}-{getattr(m, 'loss', '')}")
+def test_what_is_saved_is_what_was_quantized(tiny, tmp_path, ids, method):
+    """The errors in the reports are those of the loaded weights, and a second run is bit-identical."""
+    ckpt = opened(tiny)
+    model, reports = through(ckpt, method, ids, tmp_path / "a")
+    again, reports_again = through(ckpt, method, ids, tmp_path / "b")
+    for (name, p), q in zip(model.named_parameters(), again.parameters()):
+        assert torch.equal(p, q), name
+    assert [r.error for r in reports] == [r.error for r in reports_again]
+    assert len(reports) == 21
+    assert all(0 < r.error < 1 for r in reports)
+    assert torch.isfinite(logits(model, ids[:2])).all()
+
+
+@pytest.mark.parametrize("method", [AWQ(), AWQ(loss="module"), SmoothQuant()], ids=["awq", "awq-module", "smoothquant"])
+@pytest.mark.parametrize("kv", [2, 4])
+def test_transform_keeps_the_function(tmp_path, ids, method, kv):
+    ckpt = opened(save_tiny(tmp_path, num_key_value_heads=kv))
+    source, model = ckpt.embedding("cpu"), ckpt.load("cpu")
+    before = logits(model, ids[:3])
+    hidden = first_block_inputs(source, source.model.layers[0], ids, 8, "cpu", "cpu")
+    moved = 0
+    for block in ckpt.blocks("cpu"):
+        gain = block["input_layernorm"].weight.clone()
+        calib = BlockCalibration(block, hidden, "cpu")
+        hidden = calib.observe((Gram, AbsMax), block.stages, outputs=True)
+        method.transform(block, calib)
+        moved += not torch.equal(gain, block["input_layernorm"].weight)
+        again = BlockCalibration(block, calib.inputs, "cpu")
+        again.observe((Gram, AbsMax), block.stages)
+        for stage in block.stages:  # the statistics followed the scales
+            for kind, field in ((Gram, "gram_KK"), (AbsMax, "absmax_K")):
+                got, expected = (getattr(c.stats[stage][kind], field) for c in (calib, again))
+                torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
+        model.model.layers[block.index] = block.module
+    assert moved == 3
+    torch.testing.assert_close(logits(model, ids[:3]), before, rtol=1e-3, atol=1e-3)
+
+
+def test_smoothquant_scales_are_the_papers(tiny, ids):
+    ckpt = opened(tiny)
+    source = ckpt.embedding("cpu")
+    hidden = first_block_inputs(source, source.model.layers[0], ids, 16, "cpu", "cpu")
+    block = ckpt.block(0, "cpu")
+    gain = block["input_layernorm"].weight.clone()
+    w = torch.cat([block[f"self_attn.{n}_proj"].weight for n in "qkv"]).abs().amax(0)
+    calib = BlockCalibration(block, hidden, "cpu")
+    calib.observe((AbsMax,), block.stages)
+    x = calib.stats[block.stages[0]][AbsMax].absmax_K.clone()
+    SmoothQuant(alpha=0.7).transform(block, calib)
+    torch.testing.assert_close(gain / block["input_layernorm"].weight, x**0.7 / w**0.3)
+
+
+def test_smoothquant_without_alpha_is_plain_rounding(tiny, tmp_path, ids):
+    ckpt = opened(tiny)
+    model, _ = through(ckpt, SmoothQuant(alpha=None), ids, tmp_path)
+    w = ckpt.block(1, "cpu")["mlp.up_proj"].weight
+    got = model.model.layers[1].mlp.up_proj
+    assert torch.equal(got.weight, round_to_nearest(w, Grid(8, -1, True)).dequantize())
+    assert got.acts.bits == 8
+
+
+def test_awq_takes_the_scale_with_the_least_loss(tiny, ids):
+    """Against twenty real forward passes of the linears."""
+    ckpt, method = opened(tiny), AWQ(grid=Grid(3, 64))
+    source = ckpt.embedding("cpu")
+    hidden = first_block_inputs(source, source.model.layers[0], ids, 16, "cpu", "cpu")
+    block = ckpt.block(0, "cpu")
+    x = block["input_layernorm"](hidden[0].x_BTD).flatten(0, 1)
+    weights = [block[f"self_attn.{n}_proj"].weight.clone() for n in "qkv"]
+    best = None
+    for i in range(20):
+        s = x.abs().mean(0).pow(i / 20).clamp(min=1e-4)
+        s = s / (s.max() * s.min()).sqrt()
+        loss = sum(((round_to_nearest(w * s, method.grid).dequantize() / s - w) @ x.T).square().sum() for w in weights)
+        if best is None or loss < best[0]:
+            best = loss, s
+    gain = block["input_layernorm"].weight.clone()
+    calib = BlockCalibration(block, hidden, "cpu")
+    calib.observe((Gram,), block.stages)
+    method.transform(block, calib)
+    torch.testing.assert_close(gain / block["input_layernorm"].weight, best[1], rtol=1e-3, atol=1e-4)
+
+
+def test_gptq_sees_the_quantized_predecessors(tiny, ids):
+    """Stage by stage: down_proj's Gram is that of the block whose other linears are quantized."""
+    seen = {}
+
+    class Spy(GPTQ):
+        def quantize(self, w_NK, stat, name):
+            seen.setdefault(name, stat.gram_KK.clone())
+            return super().quantize(w_NK, stat, name)
+
+    ckpt, blocks = opened(tiny), []
+    quantize(ckpt, Spy(), ids, lambda b, w: blocks.append(b))
+    source = ckpt.embedding("cpu")
+    hidden = first_block_inputs(source, source.model.layers[0], ids, 16, "cpu", "cpu")
+    calib = BlockCalibration(blocks[0], hidden, "cpu")
+    calib.observe((Gram,), blocks[0].stages)
+    torch.testing.assert_close(seen["mlp.down_proj"], calib.stats[blocks[0].stages[3]][Gram].gram_KK)
+
+
+def test_one_factorisation_serves_a_stage(tiny, ids, monkeypatch):
+    count = [0]
+    factor = Gram._factor
+
+    def counted(self, *args):
+        count[0] += 1
+        return factor(self, *args)
+
+    monkeypatch.setattr(Gram, "_factor", counted)
+    quantize(opened(tiny), GPTQ(act_order=True), ids, lambda b, w: None)
+    assert count[0] == 3 * 4
+
+
+def test_only_one_block_is_alive(tiny, ids):
+    """Peak memory is flat over blocks: each block's module is gone before the third from it is loaded."""
+    alive, most = weakref.WeakSet(), []
+
+    def save(block, weights):
+        alive.add(block.module)
+        gc.collect()
+        most.append(len(alive))
+
+    quantize(opened(tiny), GPTQ(), ids, save)
+    assert len(most) == 3
+    assert max(most) <= 2
+
+
+def test_batches_do_not_change_what_is_seen(tiny, ids, tmp_path):
+    a, _ = through(opened(tiny), RTN(), ids, tmp_path / "a", batch=3)
+    b, _ = through(opened(tiny), RTN(), ids, tmp_path / "b", batch=16)
+    assert torch.equal(a.model.layers[1].mlp.down_proj.weight, b.model.layers[1].mlp.down_proj.weight)
+
+
+def test_awq_says_that_value_heads_were_not_scaled(tiny, ids, tmp_path):
+    _, reports = through(opened(tiny), AWQ(), ids, tmp_path)
+    notes = {r.name: r.notes for r in reports}
+    assert "grouped-query attention" in notes["self_attn.o_proj"][0]
+    assert notes["mlp.down_proj"] == ()
+
+
+# --- bad numbers ---
+
+
+def broken(tmp_path, change):
+    model = AutoModelForCausalLM.from_pretrained(save_tiny(tmp_path), dtype=torch.float32)
+    with torch.no_grad():
+        change(model.model.layers[1])
+    model.save_pretrained(tmp_path / "broken")
+    return opened(tmp_path / "broken")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_broken_weight_is_named(tmp_path, ids, value):
+    def change(layer):
+        layer.mlp.gate_proj.weight[3, 4] = value
+
+    with pytest.raises(ValueError, match=r"NaN or inf in the weight model.layers.1.mlp.gate_proj"):
+        quantize(broken(tmp_path, change), GPTQ(), ids, lambda b, w: None)
+
+
+@pytest.mark.parametrize("method", [RTN(), GPTQ(), BiLLM(), SmoothQuant()], ids=lambda m: m.name)
+def test_broken_activations_are_named(tmp_path, ids, method):
+    def change(layer):
+        layer.post_attention_layernorm.weight[0] = float("inf")
+
+    with pytest.raises(ArithmeticError, match=r"NaN or inf in the input of model.layers.1.mlp.gate_proj"):
+        quantize(broken(tmp_path, change), method, ids, lambda b, w: None)
