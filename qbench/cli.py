@@ -56,8 +56,9 @@ def _run(args: list[str]) -> int:
 
         outcome = run(cfg)
         outcomes.append(outcome)
-        number = HydraConfig.get().job.get("num") if HydraConfig.get().mode.name == "MULTIRUN" else None
-        print(line(outcome, number), flush=True)
+        sweeping = HydraConfig.get().mode.name == "MULTIRUN"
+        if not sweeping or outcome.status not in ("present", "elsewhere"):
+            print(line(outcome, HydraConfig.get().job.num + 1 if sweeping else None), flush=True)
         if outcome.is_bad and cfg.fail_fast:
             print("stopped at the first failure (fail_fast=true)", file=sys.stderr)
             sys.exit(1)
@@ -71,22 +72,24 @@ def _run(args: list[str]) -> int:
 
 def line(outcome, number=None) -> str:
     """One run in one line."""
-    place = "" if number is None else f"#{number + 1:<4}"
-    words = [f"{key.replace('nano/', '').replace('nano_world/', '')} {m.value:.4g}" for key, m in _headline(outcome.metrics)]
+    place = "" if number is None else f"#{number:<4}"
+    words = [f"{key.rpartition('/')[2]} {m.value:.4g}" for key, m in _headline(outcome.metrics)]
     what = outcome.message or "  ".join(words)
     took = f"  ({outcome.seconds:.1f} s)" if outcome.status == "measured" else ""
     return f"{place}{outcome.cell:<28} {outcome.status:<9} {what}{took}"
 
 
 def _headline(metrics):
-    """The metrics that stand for the others: groups rather than their subjects."""
-    groups = {key for key in metrics if key.endswith("/acc") and "subtasks" in metrics[key].unit}
-    return [(k, m) for k, m in metrics.items() if not k.endswith(("/acc", "/acc_norm")) or k in groups or not groups][:6]
+    """The metrics with items behind them, which leaves out the subjects of a group; at most six."""
+    return [(key, m) for key, m in metrics.items() if m.samples is not None][:6]
 
 
 def summary(outcomes) -> str:
     """Counts by status, and a line for each cell that failed."""
-    counts = {s: sum(o.status == s for o in outcomes) for s in ("measured", "present", "elsewhere", "failed", "refused")}
+    counts = {
+        s: sum(o.status == s for o in outcomes)
+        for s in ("measured", "present", "elsewhere", "failed", "refused")
+    }
     lines = [", ".join(f"{n} {status}" for status, n in counts.items() if n)]
     lines += [f"  {o.status:<8} {o.cell}: {o.message}" for o in outcomes if o.is_bad]
     return "\n".join(lines)
@@ -99,7 +102,9 @@ def _report(args: list[str]) -> int:
 
     parser = argparse.ArgumentParser(prog="qbench report", description="Tables and figures from the records.")
     default = os.environ.get("QBENCH_RESULTS", "results")
-    parser.add_argument("results_dir", nargs="?", default=default, help="folder with measurements/ (default: %(default)s)")
+    parser.add_argument(
+        "results_dir", nargs="?", default=default, help="folder with measurements/ (default: %(default)s)"
+    )
     options = parser.parse_args(args)
     return report.main(options.results_dir)
 

@@ -236,8 +236,8 @@ def _local_rows(source: str, split: str, data_dir: Path) -> list[str]:
         log.warning("machine.data_dir has no C4 %s file of its own; reading %s", split, names)
     if not files:
         raise FileNotFoundError(
-            f"{source} ({split}) was asked for, but machine.data_dir={data_dir} has no {LOCAL[source, split]}; "
-            "add it (parquet, a `text` column), unset machine.data_dir to use the Hub, or take another source"
+            f"{source} ({split}) is asked for, but machine.data_dir={data_dir} has no {LOCAL[source, split]};"
+            " add it (parquet, a `text` column), unset machine.data_dir to use the Hub, or take another text"
         )
     return [text for f in files for text in _parquet_texts(f)]
 

@@ -32,7 +32,9 @@ class Grid:
             raise ValueError(f"grid.bits must be a whole number from 1 to 8, got {self.bits!r}")
         g = self.group_size
         if isinstance(g, bool) or not isinstance(g, int) or not (g == -1 or g >= 1):
-            raise ValueError(f"grid.group_size must be -1 (a whole row) or a positive whole number, got {g!r}")
+            raise ValueError(
+                f"grid.group_size must be -1 (a whole row) or a positive whole number, got {g!r}"
+            )
         if not isinstance(self.symmetric, bool):
             raise ValueError(f"grid.symmetric must be true or false, got {self.symmetric!r}")
 

@@ -60,7 +60,9 @@ class Machine:
         if self.device == "auto":
             self.device = "cuda" if torch.cuda.is_available() else "cpu"
         if self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise ValueError(f"machine.device={self.device}, but torch {torch.__version__} sees no CUDA device; use machine=cpu")
+            raise ValueError(
+                f"machine.device={self.device}, but torch {torch.__version__} sees no CUDA device; use machine=cpu"
+            )
         if self.batch_size < 1:
             raise ValueError(f"machine.batch_size must be at least 1, got {self.batch_size}")
         if self.threads is not None:
@@ -68,7 +70,10 @@ class Machine:
         self.data_dir = self.data_dir and Path(self.data_dir).expanduser()
         if self.data_dir and not self.data_dir.is_dir():
             raise FileNotFoundError(f"machine.data_dir={self.data_dir} is no folder")
-        self.results_dir, self.cache_dir = Path(self.results_dir).expanduser(), Path(self.cache_dir).expanduser()
+        self.results_dir, self.cache_dir = (
+            Path(self.results_dir).expanduser(),
+            Path(self.cache_dir).expanduser(),
+        )
 
 
 class Run:
@@ -78,7 +83,9 @@ class Run:
         try:
             self._build(cfg)
         except InstantiationException as e:
-            raise (e.__cause__ if isinstance(e.__cause__, (ValueError, OSError)) else ValueError(_first_line(e))) from e
+            raise (
+                e.__cause__ if isinstance(e.__cause__, (ValueError, OSError)) else ValueError(_first_line(e))
+            ) from e
 
     def _build(self, cfg):
         self.machine = Machine(**cfg.machine)
@@ -86,14 +93,19 @@ class Run:
         self.method: Method = instantiate(cfg.method, _convert_="all")
         self.calib: Calibration = instantiate(cfg.calib)
         parts = {"": cfg.eval} if "_target_" in cfg.eval else cfg.eval
-        self.measures: dict[str, Measure] = {name: instantiate(part, _convert_="all") for name, part in parts.items()}
+        self.measures: dict[str, Measure] = {
+            name: instantiate(part, _convert_="all") for name, part in parts.items()
+        }
         self.wandb = OmegaConf.to_container(cfg.wandb)
         self.retry_failed: bool = cfg.retry_failed
         self.ckpt: OpenCheckpoint = instantiate(cfg.model).open()
         self.method.check(self.ckpt.linears)
         self.store.check_writable()
         self.quantization = self._science()
-        self.ids = {name: digest(self.quantization | {"eval": m.science(self.context)}) for name, m in self.measures.items()}
+        self.ids = {
+            name: digest(self.quantization | {"eval": m.science(self.context)})
+            for name, m in self.measures.items()
+        }
 
     def _science(self) -> dict:
         """What the quantized weights depend on. The unquantized model depends on no calibration."""
@@ -129,14 +141,18 @@ class Run:
             return Outcome(self.cell, "present", metrics=self._metrics())
         failures = {name: f for name in todo if (f := self.store.get_failure(self.ids[name]))}
         if failures and not self.retry_failed:
-            message = next(iter(failures.values()))["error"] + " (failed before; retry_failed=true tries again)"
+            message = (
+                next(iter(failures.values()))["error"] + " (failed before; retry_failed=true tries again)"
+            )
             return Outcome(self.cell, "failed", message)
         with _claim(self.store.root / ".locks" / digest(self.quantization)) as mine:
             if not mine:
                 return Outcome(self.cell, "elsewhere", "another process is measuring it")
             errors = self._measure(todo)
         seconds = time.perf_counter() - started
-        return Outcome(self.cell, "failed" if errors else "measured", "; ".join(errors), seconds, self._metrics())
+        return Outcome(
+            self.cell, "failed" if errors else "measured", "; ".join(errors), seconds, self._metrics()
+        )
 
     def _measure(self, todo) -> list[str]:
         """Quantizes, evaluates the parts ``todo`` and records them; the errors met, a line each."""
@@ -195,7 +211,13 @@ class Run:
                 device=self.machine.device,
                 rest=self.machine.hidden_device,
                 batch=self.machine.batch_size,
-                progress=partial(tqdm, desc=self.cell, total=len(self.ckpt.skeleton.model.layers), leave=False, disable=None),
+                progress=partial(
+                    tqdm,
+                    desc=self.cell,
+                    total=len(self.ckpt.skeleton.model.layers),
+                    leave=False,
+                    disable=None,
+                ),
             )
             write_json(done, reports)
         reports = [LayerReport(**r | {"notes": tuple(r["notes"])}) for r in read_json(done)]

@@ -118,7 +118,9 @@ class Gram(Statistic):
                     U = torch.linalg.solve_triangular(L.flip(0, 1), eye, upper=True).float()
                     if torch.isfinite(U).all():
                         return U, tuple(notes)
-                notes.append(f"Cholesky failed with damping {damp * factor:g} in {str(dtype).removeprefix('torch.')}")
+                notes.append(
+                    f"Cholesky failed with damping {damp * factor:g} in {str(dtype).removeprefix('torch.')}"
+                )
         raise ArithmeticError(
             f"the {self.K} x {self.K} Gram matrix of {self.tokens} tokens cannot be factorised, "
             f"not with damping {100 * damp:g} in float64; use more calibration tokens or a larger damping"

@@ -78,4 +78,6 @@ def _quantize_linear(method, block, stage, name, calib):
     notes = weight.notes + method.stage_notes(stage)
     block.install(name, new)
     seconds = time.perf_counter() - started
-    return weight, LayerReport(block.index, name, error, weight.nominal_bits, weight.stored_bits, seconds, notes)
+    return weight, LayerReport(
+        block.index, name, error, weight.nominal_bits, weight.stored_bits, seconds, notes
+    )

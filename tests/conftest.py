@@ -3,17 +3,18 @@
 import os
 from pathlib import Path
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
 import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("WANDB_MODE", "offline")
-
 
 def tiny_config(**changes) -> Qwen3Config:
-    shape = dict(hidden_size=128, num_attention_heads=4, num_key_value_heads=2, head_dim=64, intermediate_size=256)
+    shape = dict(
+        hidden_size=128, num_attention_heads=4, num_key_value_heads=2, head_dim=64, intermediate_size=256
+    )
     shape |= dict(num_hidden_layers=3, vocab_size=1024, tie_word_embeddings=True, max_position_embeddings=512)
     return Qwen3Config(**shape | changes)
 

@@ -24,14 +24,15 @@ def science(model="nano-s", method="none", bits=None, /, **changes):
     calib = None
     if method != "none":
         calib = {"source": "nano", "n": 128, "length": 256, "seed": 0, "data": "c0ffee0123456789"}
-    s = {"model": {"name": model, "repo": f"embedded/{model}", "revision": "0" * 40, "dtype": "bfloat16"},
-         "method": fields, "grid": grid, "calib": calib}  # fmt: skip
+    where = {"name": model, "repo": f"embedded/{model}", "revision": "0" * 40, "dtype": "bfloat16"}
+    s = {"model": where, "method": fields, "grid": grid, "calib": calib}
     return s | {k: {**(s[k] or {}), **v} for k, v in changes.items()}
 
 
 def evals():
-    return [{"name": "ppl", "window": 256, "data": "ab" * 8}, {"name": "kl", "window": 256, "data": "ab" * 8},
-            {"name": "tasks", "tasks": ["nano_world"], "shots": 0, "limit": None, "data": "cd" * 8}]  # fmt: skip
+    text = {"window": 256, "data": "ab" * 8}
+    tasks = {"name": "tasks", "tasks": {"nano_world": "1"}, "shots": 0, "limit": None, "data": "cd" * 8}
+    return [{"name": "ppl"} | text, {"name": "kl"} | text, tasks]
 
 
 def metric(unit, samples, value=None):
@@ -60,11 +61,11 @@ def measure(s, ev, harm=0.0, notes=(), windows=48, questions=120):
         metrics |= {f"{leaf}/acc": replace(metric("fraction", x), samples=None) for leaf, x in right.items()}
     bits = (s["grid"] or {}).get("bits", 1.06 if s["method"]["name"] == "billm" else 16)
     stored = {16: 16}.get(bits, 3.1 if s["method"]["name"] == "billm" else bits + 0.25)
-    layers = [] if bits == 16 else [
-        LayerReport(b, name, 0.4 * harm * float(own.lognormal(0, 0.4)) * (1.5 if name.endswith("down_proj") else 1) + 1e-3,
-                    bits, stored, 0.1, tuple(notes) if name.endswith("v_proj") else ())
-        for b in range(blocks) for name in LINEARS
-    ]  # fmt: skip
+    layers = []
+    for block, name in [(b, n) for b in range(blocks) for n in LINEARS] if bits != 16 else []:
+        error = 0.4 * harm * float(own.lognormal(0, 0.4)) * (1.5 if name.endswith("down_proj") else 1) + 1e-3
+        noted = tuple(notes) if name.endswith("v_proj") else ()
+        layers.append(LayerReport(block, name, error, bits, stored, 0.1, noted))
     whole = {**s, "eval": ev}
     return Measurement(
         digest(whole), whole, metrics, bits, stored, int(size * (0.1 + 0.9 * stored / 16)), layers

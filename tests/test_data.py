@@ -196,8 +196,10 @@ def test_what_is_not_in_the_folder(tokenizer, tmp_path):
         Calibration("wikitext2").tokens(tokenizer, tmp_path)
 
 
-def test_without_the_hub(tokenizer):
-    with pytest.raises(ConnectionError, match="set machine.data_dir to a folder that has it as parquet"):
+def test_without_the_hub(tokenizer, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConnectionError, match=r"set machine.data_dir to a folder that has it as parquet"):
         Corpus("wikitext2").tokens(tokenizer)
 
 
@@ -212,8 +214,6 @@ def test_wikitext2_with_the_qwen3_tokenizer(qwen3_tokenizer):
 def test_c4_with_the_qwen3_tokenizer(qwen3_tokenizer):
     assert len(Corpus("c4").tokens(qwen3_tokenizer, DATA)) == 515_494
     assert Calibration("c4", n=4).tokens(qwen3_tokenizer, DATA).shape == (4, 2048)
-    with pytest.raises(ValueError, match="C4 has 54 among 2000"):
-        Calibration("c4").tokens(qwen3_tokenizer, DATA)
 
 
 @pytest.fixture(scope="module")

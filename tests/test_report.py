@@ -19,10 +19,12 @@ from qbench.report.specs import specs
 from qbench.report.table import TableSpec
 from qbench.report.variants import distinguish
 
+BITS = (8, 4, 3, 2, 1)
+
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    return study(tmp_path_factory.mktemp("results"))
+    return study(tmp_path_factory.mktemp("results"), bits=BITS)
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +94,10 @@ def test_rows_are_in_the_papers_order(results):
     df = frame(*load(results))
     t = make_table(specs(df["science"])[0], df)
     assert list(dict.fromkeys(r.model for r in t.rows)) == ["nano-s", "nano-m", "nano-l"]
+    axis = [(m, b) for m in ("rtn", "gptq", "awq", "smoothquant") for b in BITS]
     small = [(r.method, r.bits) for r in t.rows if r.model == "nano-s"]
-    assert small == [("none", 16), *((m, b) for m in ("rtn", "gptq", "awq", "smoothquant") for b in range(8, 0, -1)),
-                     ("billm", 1.06)]  # fmt: skip
-    assert len(t.rows) == 3 * 34
+    assert small == [("none", 16), *axis, ("billm", 1.06)]
+    assert len(t.rows) == 3 * (2 + 4 * len(BITS))
     labels = set(df["label"])
     assert {"W4A16 g128", "W4A8", "W16A16", "W1.06A16"} <= labels
 
@@ -191,8 +193,10 @@ def test_tables_are_byte_stable_and_need_no_torch(results, built, tmp_path):
     env = {"PYTHONHASHSEED": "7", "PATH": "", "PYTHONPATH": ":".join(p for p in sys.path if p)}
     subprocess.run([sys.executable, "-c", code, results, tmp_path], check=True, env=env)
     tables = [p for p in built[1] if p.parent.name == "tables"]
-    assert {p.name for p in tables} == {f"{n}.{e}" for n in ("nano_matrix", "nano_matrix_delta", "nano_subjects")
-                                        for e in ("csv", "md", "tex")} | {"nano_summary.md"}  # fmt: skip
+    names = ("nano_matrix", "nano_matrix_delta", "nano_subjects")
+    assert {p.name for p in tables} == {f"{n}.{e}" for n in names for e in ("csv", "md", "tex")} | {
+        "nano_summary.md"
+    }
     for path in tables:
         assert (tmp_path / "tables" / path.name).read_bytes() == path.read_bytes()
 
@@ -202,7 +206,7 @@ def test_latex_is_balanced(built):
     body = text[text.index(r"\endfoot") : text.index(r"\end{longtable}")]
     columns = len(re.search(r"\\begin\{longtable\}\{(\w+)\}", text)[1])
     lines = [line for line in body.splitlines() if line.endswith(r"\\")]
-    assert len(lines) == 3 * 34
+    assert len(lines) == 3 * (2 + 4 * len(BITS))
     assert all(len(re.findall(r"(?<!\\)&", line)) == columns - 1 for line in lines)
     assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
     assert text.isascii()
@@ -215,6 +219,16 @@ def test_summary_fits_a_terminal(results, built):
     assert "nano tasks ↑" in text
     assert "fail" in text
     assert text.strip() in (built[0] / "tables" / "nano_summary.md").read_text()
+
+
+def test_summary_cuts_no_label_that_tells_rows_apart(tmp_path):
+    for alpha in (0.5, 0.75, None):
+        s = science(
+            "nano-s", "smoothquant", 8, method={"alpha": alpha, "a_field_with_a_rather_long_name": alpha}
+        )
+        Store(tmp_path).put(records((s, 1))[0])
+    text = summary(tmp_path)
+    assert all(f"alpha={a}" in text or f"name={a}" in text for a in ("0.5", "0.75", "none"))
 
 
 def test_figures_exist_and_show_something(built):
@@ -247,7 +261,7 @@ def test_any_part_of_the_records_can_be_shown(tmp_path, case, capsys):
             if case == "all diverged":
                 m.metrics["nano/ppl"] = Metric(math.nan, "perplexity", 48)
             store.put(m)
-    assert main(tmp_path) == 0
+    assert main(tmp_path, figures=case != "one model") == 0
     assert "nano_matrix" in capsys.readouterr().out
 
 

@@ -19,23 +19,27 @@ from hashlib import sha256
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from qbench.measure.base import Context, TextMeasure, hidden_states, mean_metric
-from qbench.measure.perplexity import batches, float_head, logit_chunks
+from qbench.measure.perplexity import batches, float_head, logit_chunks, perplexity
 from qbench.record import Metric, digest
 
 
 @dataclass(frozen=True)
 class Divergence(TextMeasure):
-    """ "{source}/kl" in nats a token and "{source}/top1" agreement; samples are the windows' means.
+    """`{source}/kl` in nats a token and `{source}/top1` agreement; samples are the windows' means.
 
-    The T - 1 positions of a window are those that perplexity scores.
+    The T - 1 positions of a window are those that perplexity scores. With `perplexity`, `{source}/ppl` comes
+    from the same forward passes: the number that `Perplexity` gives, at no cost.
     """
 
     name = "divergence"
+
+    perplexity: bool = False
 
     def prepare(self, ctx: Context) -> None:
         """Writes the reference's hidden states under ctx.cache_dir/reference, if they are not there."""
@@ -46,7 +50,7 @@ class Divergence(TextMeasure):
     @torch.inference_mode()
     def run(self, model: nn.Module, ctx: Context) -> dict[str, Metric]:
         self.prepare(ctx)
-        kl, top1 = [], []
+        kl, top1, nll = [], [], []
         head_VD = float_head(model)
         with safe_open(self.reference_file(ctx), framework="pt") as reference:
             _check_head(reference.metadata()["head"], head_VD)
@@ -54,30 +58,35 @@ class Divergence(TextMeasure):
             first = 0
             for ids_BT in batches(self.windows(ctx), ctx, "divergence"):
                 p_BTD = hidden[first : first + len(ids_BT)].to(ctx.device)
-                kl_BT, same_BT = divergences(p_BTD, hidden_states(model, ids_BT)[:, :-1], head_VD)
-                kl += kl_BT.double().mean(1).tolist()
-                top1 += same_BT.double().mean(1).tolist()
+                q_BTD = hidden_states(model, ids_BT)[:, :-1]
+                for outcomes, x_BT in zip((kl, top1, nll), divergences(p_BTD, q_BTD, head_VD, ids_BT[:, 1:])):
+                    outcomes += x_BT.double().mean(1).tolist()
                 first += len(ids_BT)
-        return {
+        metrics = {
             f"{self.source}/kl": mean_metric(kl, "nats/token"),
             f"{self.source}/top1": mean_metric(top1, "fraction"),
         }
+        return metrics | ({f"{self.source}/ppl": perplexity(nll)} if self.perplexity else {})
+
+    def science(self, ctx: Context) -> dict:
+        return super().science(ctx) | {"perplexity": self.perplexity}
 
     def reference_file(self, ctx: Context) -> Path:
         """Named by all that may change its bits, the batch size too: kernels sum in another order."""
-        what = dict(self.science(ctx), model=ctx.model_id, batch=ctx.batch_size, device=str(ctx.device))
+        what = dict(super().science(ctx), model=ctx.model_id)
+        what |= dict(batch=ctx.batch_size, device=str(ctx.device))
         return Path(ctx.cache_dir) / "reference" / f"{digest(what)}.safetensors"
 
 
-def divergences(p_BTD: Tensor, q_BTD: Tensor, head_VD: Tensor) -> tuple[Tensor, Tensor]:
-    """KL(p || q) in nats, and whether the most likely token is the same: [B, T] each."""
-    kl, same = [], []
-    for (_, p), (_, q) in zip(logit_chunks(p_BTD, head_VD), logit_chunks(q_BTD, head_VD)):
+def divergences(p_BTD: Tensor, q_BTD: Tensor, head_VD: Tensor, targets_BT: Tensor) -> tuple[Tensor, ...]:
+    """KL(p || q) in nats, whether the most likely token is the same, -log q of the target: [B, T] each."""
+    kl, same, nll = [], [], []
+    for (at, p), (_, q) in zip(logit_chunks(p_BTD, head_VD), logit_chunks(q_BTD, head_VD)):
         log_p, log_q = p.log_softmax(-1), q.log_softmax(-1)
-        kl.append((log_p.exp() * (log_p - log_q)).sum(-1))
         same.append(p.argmax(-1) == q.argmax(-1))
-    shape = p_BTD.shape[:2]
-    return torch.cat(kl).view(shape), torch.cat(same).view(shape)
+        nll.append(F.nll_loss(log_q, targets_BT.flatten()[at : at + len(q)], reduction="none"))
+        kl.append((log_p.exp() * (log_p - log_q)).sum(-1))
+    return tuple(torch.cat(parts).view(targets_BT.shape) for parts in (kl, same, nll))
 
 
 @torch.inference_mode()

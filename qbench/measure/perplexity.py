@@ -22,12 +22,12 @@ from tqdm import tqdm
 from qbench.measure.base import Context, TextMeasure, hidden_states, mean_metric
 from qbench.record import Metric
 
-CHUNK_FLOATS = 2**26
+CHUNK_FLOATS = 2**25
 
 
 @dataclass(frozen=True)
 class Perplexity(TextMeasure):
-    """ "{source}/ppl": its samples are the windows' mean negative log-likelihoods in nats a token.
+    """`{source}/ppl`: its samples are the windows' mean negative log-likelihoods in nats a token.
 
     The standard error is the delta method's, ppl * se(mean NLL). A diverged model gives inf or nan, as it is.
     """
@@ -35,10 +35,15 @@ class Perplexity(TextMeasure):
     name = "perplexity"
 
     def run(self, model: nn.Module, ctx: Context) -> dict[str, Metric]:
-        nll = mean_metric(window_nlls(model, self.windows(ctx), ctx), unit="nats")
-        ppl = math.exp(nll.value) if nll.value < 700 else nll.value * math.inf
-        stderr = ppl * nll.stderr if nll.stderr is not None and math.isfinite(ppl) else None
-        return {f"{self.source}/ppl": replace(nll, value=ppl, unit="perplexity", stderr=stderr)}
+        return {f"{self.source}/ppl": perplexity(window_nlls(model, self.windows(ctx), ctx))}
+
+
+def perplexity(nlls: list[float]) -> Metric:
+    """exp of the mean of the windows' mean negative log-likelihoods in nats."""
+    nll = mean_metric(nlls, unit="perplexity")
+    value = math.exp(nll.value) if nll.value < 700 else nll.value * math.inf
+    stderr = value * nll.stderr if nll.stderr is not None and math.isfinite(value) else None
+    return replace(nll, value=value, stderr=stderr)
 
 
 @torch.inference_mode()
@@ -47,11 +52,10 @@ def window_nlls(model: nn.Module, ids_BT: Tensor, ctx: Context) -> list[float]:
     head_VD = float_head(model)
     nlls = []
     for batch_BT in batches(ids_BT, ctx, "perplexity"):
-        hidden_BTD = hidden_states(model, batch_BT)[:, :-1]
         targets = batch_BT[:, 1:].flatten()
         losses = [
             F.cross_entropy(logits, targets[at : at + len(logits)], reduction="none")
-            for at, logits in logit_chunks(hidden_BTD, head_VD)
+            for at, logits in logit_chunks(hidden_states(model, batch_BT)[:, :-1], head_VD)
         ]
         nlls += torch.cat(losses).view(len(batch_BT), -1).double().mean(1).tolist()
     return nlls

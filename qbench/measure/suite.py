@@ -19,6 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from unittest import mock
 
+import lm_eval.tasks
 import lm_eval.utils
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import Task
@@ -30,6 +31,7 @@ from qbench.measure.local_data import from_folder
 from qbench.measure.scorer import quiet
 
 OUR_TASKS = Path(__file__).parent / "lm_eval_tasks"
+COMMON = ("arc", "c4", "hellaswag", "mmlu/default", "piqa", "super_glue/boolq", "wikitext", "winogrande")
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,9 @@ def suite(names: tuple[str, ...], num_fewshot: int, limit: int | None, data_dir:
 
 
 def find(names: tuple[str, ...]) -> TaskManager:
-    """The index that knows all `names`: ours alone if that does, since lm-eval's takes seconds to build."""
-    for everything in (False, True):
-        manager = _index(everything)
+    """The smallest index that knows all `names`, since the whole of lm-eval's takes seconds to build."""
+    for folders in ((), COMMON, None):
+        manager = _index(folders)
         unknown = [name for name in names if name not in manager.task_index]
         if not unknown:
             return manager
@@ -120,10 +122,12 @@ def find(names: tuple[str, ...]) -> TaskManager:
     )
 
 
-@lru_cache(maxsize=2)
-def _index(everything: bool) -> TaskManager:
+@lru_cache(maxsize=3)
+def _index(folders: tuple[str, ...] | None) -> TaskManager:
+    """Our tasks and those of some of lm-eval's folders; all of lm-eval's with None."""
+    theirs = [Path(lm_eval.tasks.__file__).parent / folder for folder in folders or ()]
     with quiet():
-        return TaskManager(include_path=str(OUR_TASKS), include_defaults=everything)
+        return TaskManager(include_path=[OUR_TASKS, *theirs], include_defaults=folders is None)
 
 
 def _set_fewshot(name: str, task: Task, shots: int) -> None:

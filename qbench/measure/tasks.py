@@ -21,7 +21,7 @@ from qbench.record import Metric
 
 @dataclass(frozen=True)
 class Tasks(Measure):
-    """ "{task}/{metric}" for every task, "{group}/{metric}" for every group asked for.
+    """`{task}/{metric}` for every task, `{group}/{metric}` for every group asked for.
 
     A group's value is the micro average: the mean over all its questions, not over its tasks. Its samples
     are the questions' 0 or 1, task after task in the group's order; the tasks of a group carry no samples

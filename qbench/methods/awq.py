@@ -47,11 +47,15 @@ class AWQ(Method):
         if self.loss not in ("gram", "module"):
             raise ValueError(f"method.loss must be gram or module, got {self.loss!r}")
         if self.n_scale < 1 or not 1 <= self.n_clip <= 20:
-            raise ValueError(f"method.n_scale must be >= 1, n_clip 1..20; got {self.n_scale} and {self.n_clip}")
+            raise ValueError(
+                f"method.n_scale must be >= 1, n_clip 1..20; got {self.n_scale} and {self.n_clip}"
+            )
 
     def transform(self, block, calib):
         stages = [stage for stage in block.stages if stage.fold is not None]
-        found = [self._search_scale(block, calib, stage) for stage in stages]  # all on the weights as they were
+        found = [
+            self._search_scale(block, calib, stage) for stage in stages
+        ]  # all on the weights as they were
         for stage, s_K in zip(stages, found):
             calib.rescale(stage, s_K)
 
@@ -67,7 +71,9 @@ class AWQ(Method):
             if value < best:
                 best, best_s = value, s_K
         if best_s is None:
-            raise ArithmeticError(f"AWQ: no scale gives a finite loss in block {block.index}, {', '.join(stage.linears)}")
+            raise ArithmeticError(
+                f"AWQ: no scale gives a finite loss in block {block.index}, {', '.join(stage.linears)}"
+            )
         return best_s
 
     def stage_notes(self, stage):
@@ -87,7 +93,11 @@ class AWQ(Method):
         best_NG = torch.full((N, G), float("inf"), device=w_NK.device)
         clip_NG = torch.ones_like(best_NG)
         for i in range(self.n_clip):
-            d_GNg = (round_to_nearest(w_NK, self.grid, 1 - i / 20).dequantize() - w_NK).view(N, G, g).transpose(0, 1)
+            d_GNg = (
+                (round_to_nearest(w_NK, self.grid, 1 - i / 20).dequantize() - w_NK)
+                .view(N, G, g)
+                .transpose(0, 1)
+            )
             loss_NG = ((d_GNg @ gram_Ggg) * d_GNg).sum(-1).T
             better = loss_NG < best_NG
             best_NG = torch.where(better, loss_NG, best_NG)

@@ -54,7 +54,11 @@ class BinaryWeight(QuantWeight):
         levels = self.levels_NC42.float()[:, column]  # N, K, 4, 2
         value = lambda part, sign: levels[:, :, part, 0] + levels[:, :, part, 1] * (2.0 * sign - 1)  # noqa: E731
         salient = value(0, self.sign_NK) + value(1, self.residual_NK)
-        return torch.where(self.salient_K, salient, torch.where(self.sparse_NK, value(3, self.sign_NK), value(2, self.sign_NK)))
+        return torch.where(
+            self.salient_K,
+            salient,
+            torch.where(self.sparse_NK, value(3, self.sign_NK), value(2, self.sign_NK)),
+        )
 
     @property
     def nominal_bits(self):
@@ -80,7 +84,9 @@ class BiLLM(Method):
 
     def __post_init__(self):
         if not 0 < self.max_salient < self.block_size:
-            raise ValueError(f"method.max_salient must be 1..block_size - 1 = {self.block_size - 1}, got {self.max_salient}")
+            raise ValueError(
+                f"method.max_salient must be 1..block_size - 1 = {self.block_size - 1}, got {self.max_salient}"
+            )
         if not 0 < self.damp < 1:
             raise ValueError(f"method.damp must be between 0 and 1, got {self.damp!r}")
 

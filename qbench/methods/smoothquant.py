@@ -35,7 +35,9 @@ class SmoothQuant(Method):
 
     def __post_init__(self):
         if self.alpha is not None and not 0 <= self.alpha <= 1:
-            raise ValueError(f"method.alpha must be between 0 and 1, or null for no smoothing, got {self.alpha!r}")
+            raise ValueError(
+                f"method.alpha must be between 0 and 1, or null for no smoothing, got {self.alpha!r}"
+            )
         if not self.grid.symmetric:
             raise ValueError("SmoothQuant rounds weights symmetrically; set method.grid.symmetric=true")
 
@@ -46,7 +48,11 @@ class SmoothQuant(Method):
             if stage.fold is None or block[stage.fold].weight.ndim != 1:
                 continue
             x = calib.stats[stage][AbsMax].absmax_K.clamp(min=1e-5)
-            w = torch.stack([block[name].weight.float().abs().amax(0) for name in stage.linears]).amax(0).clamp(min=1e-5)
+            w = (
+                torch.stack([block[name].weight.float().abs().amax(0) for name in stage.linears])
+                .amax(0)
+                .clamp(min=1e-5)
+            )
             calib.rescale(stage, (x**self.alpha / w ** (1 - self.alpha)).clamp(min=1e-5))
 
     def quantize(self, w_NK, stat, name):

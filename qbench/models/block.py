@@ -41,7 +41,9 @@ class Block:
         gain really has, so that no channel is left with a wrong gain. Returns the scales applied.
         """
         if stage.fold is None:
-            raise ValueError(f"block {self.index}: nothing to fold a scale of {stage.linears} into: {stage.why_no_fold}")
+            raise ValueError(
+                f"block {self.index}: nothing to fold a scale of {stage.linears} into: {stage.why_no_fold}"
+            )
         writer = self[stage.fold]
         old = writer.weight.float().clone()
         if old.ndim == 1:

@@ -4,6 +4,7 @@
 ``OpenCheckpoint`` reads them: the whole, or one decoder layer at a time into a skeleton on the meta device.
 """
 
+import copy
 import hashlib
 import json
 from collections import defaultdict
@@ -51,17 +52,19 @@ class Checkpoint:
         """Raises ValueError or FileNotFoundError when the model is not there or its files are damaged."""
         if self.repo is not None:
             folder = _snapshot(self.repo, self.revision)
-            return OpenCheckpoint(folder, self, revision=folder.name)
+            return _open(folder, self, folder.name)
         folder = NANO / self.nano if self.nano else Path(self.path).expanduser()
         if not folder.is_dir():
             raise FileNotFoundError(f"model {self.name}: there is no folder {folder}")
-        return OpenCheckpoint(folder, self, revision=_hash_of_weights(folder.resolve(), _stamp(folder)))
+        return _open(folder, self, _hash_of_weights(folder.resolve(), _stamp(folder)))
 
 
 @lru_cache
 def _snapshot(repo: str, revision: str | None) -> Path:
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=["*.safetensors", "*.json", "*.txt"]))
+        return Path(
+            snapshot_download(repo, revision=revision, allow_patterns=["*.safetensors", "*.json", "*.txt"])
+        )
     except (LocalEntryNotFoundError, RepositoryNotFoundError, HfHubHTTPError, OSError) as e:
         raise FileNotFoundError(
             f"cannot get {repo} (revision {revision or 'main'}) from the Hub: {type(e).__name__}. Without a network, put the "
@@ -69,8 +72,15 @@ def _snapshot(repo: str, revision: str | None) -> Path:
         ) from e
 
 
+@lru_cache(maxsize=4)
+def _open(folder: Path, model: Checkpoint, revision: str) -> "OpenCheckpoint":
+    return OpenCheckpoint(folder, model, revision)
+
+
 def _stamp(folder: Path) -> tuple:
-    return tuple((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(folder.glob("*.safetensors")))
+    return tuple(
+        (p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(folder.glob("*.safetensors"))
+    )
 
 
 @lru_cache
@@ -91,10 +101,14 @@ class OpenCheckpoint:
         self.folder, self.model, self.revision = folder, model, revision
         self.dtype = DTYPES[model.dtype]
         if not (folder / "config.json").is_file():
-            raise FileNotFoundError(f"model {model.name}: no config.json in {folder}; is it a Hugging Face checkpoint?")
+            raise FileNotFoundError(
+                f"model {model.name}: no config.json in {folder}; is it a Hugging Face checkpoint?"
+            )
         self.config = AutoConfig.from_pretrained(folder)
         if self.config.model_type not in STAGES:
-            raise ValueError(f"model {model.name} is a {self.config.model_type}; known here: {', '.join(STAGES)}")
+            raise ValueError(
+                f"model {model.name} is a {self.config.model_type}; known here: {', '.join(STAGES)}"
+            )
         self.stages = STAGES[self.config.model_type](self.config)
         self.files = self._read_headers()
 
@@ -121,12 +135,11 @@ class OpenCheckpoint:
 
     @cached_property
     def skeleton(self) -> nn.Module:
-        """The model on the meta device: shapes without numbers."""
-        return self._skeleton()
-
-    def _skeleton(self) -> nn.Module:
+        """The model on the meta device: shapes without numbers. Not to be written into."""
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(self.config, dtype=self.dtype).eval().requires_grad_(False)
+            model = (
+                AutoModelForCausalLM.from_config(self.config, dtype=self.dtype).eval().requires_grad_(False)
+            )
             model.tie_weights()
         return model
 
@@ -145,21 +158,20 @@ class OpenCheckpoint:
 
     def embedding(self, device) -> nn.Module:
         """A model of which only what runs before the first block has numbers."""
-        model = self._skeleton()
+        model = copy.deepcopy(self.skeleton)
         self.fill(model.model.embed_tokens, "model.embed_tokens.", device)
         model.model.rotary_emb = type(model.model.rotary_emb)(self.config).to(device)
         return model
 
     def block(self, index: int, device) -> Block:
         """Decoder layer ``index`` in memory of its own."""
-        module = self._skeleton_layer(index)
-        self.fill(module, f"model.layers.{index}.", device)
-        return Block(module, self.stages, index)
+        block = self.empty_block(index)
+        self.fill(block.module, f"model.layers.{index}.", device)
+        return block
 
-    def _skeleton_layer(self, index: int) -> nn.Module:
-        kind = type(self.skeleton.model.layers[index])
-        with torch.device("meta"):
-            return kind(self.skeleton.config, index).to(self.dtype).eval()
+    def empty_block(self, index: int) -> Block:
+        """Decoder layer ``index`` on the meta device."""
+        return Block(copy.deepcopy(self.skeleton.model.layers[index]), self.stages, index)
 
     def blocks(self, device) -> Iterator[Block]:
         for index in range(self.config.num_hidden_layers):
@@ -181,11 +193,17 @@ class OpenCheckpoint:
     def _read_headers(self) -> dict[str, str]:
         """Tensor name -> file, after a look at every header: all there, whole, and of the shapes the config says."""
         index = self.folder / "model.safetensors.index.json"
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else ["model.safetensors"]
+        names = (
+            sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            if index.is_file()
+            else ["model.safetensors"]
+        )
         files, shapes = {}, {}
         for name in names:
             if not (self.folder / name).is_file():
-                raise FileNotFoundError(f"model {self.model.name}: {name} is missing from {self.folder}; download it again")
+                raise FileNotFoundError(
+                    f"model {self.model.name}: {name} is missing from {self.folder}; download it again"
+                )
             try:
                 with safe_open(self.folder / name, framework="pt") as f:
                     for key in f.keys():  # noqa: SIM118

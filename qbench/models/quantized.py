@@ -28,16 +28,23 @@ def save_block(folder: Path, block: Block, weights: dict[str, QuantWeight]) -> N
     folder.mkdir(parents=True, exist_ok=True)
     tensors, about = {}, {}
     for name, weight in weights.items():
-        about[name] = {"class": f"{type(weight).__module__}.{type(weight).__qualname__}", "settings": weight.settings()}
+        about[name] = {
+            "class": f"{type(weight).__module__}.{type(weight).__qualname__}",
+            "settings": weight.settings(),
+        }
         tensors |= {f"{name}/{field}": t.cpu().contiguous() for field, t in weight.state().items()}
     inside = tuple(f"{name}.weight" for name in weights)
-    tensors |= {name: p.cpu().contiguous() for name, p in block.module.named_parameters() if name not in inside}
+    tensors |= {
+        name: p.cpu().contiguous() for name, p in block.module.named_parameters() if name not in inside
+    }
     path = block_path(folder, block.index)
     save_file(tensors, path.with_suffix(".tmp"), metadata={"weights": json.dumps(about)})
     os.replace(path.with_suffix(".tmp"), path)
 
 
-def read_block(ckpt: OpenCheckpoint, folder: Path, index: int, device) -> tuple[Block, dict[str, QuantWeight]]:
+def read_block(
+    ckpt: OpenCheckpoint, folder: Path, index: int, device
+) -> tuple[Block, dict[str, QuantWeight]]:
     """A block without its quantized linears, and their weights."""
     with safe_open(block_path(folder, index), framework="pt", device=str(device)) as f:
         about = json.loads(f.metadata()["weights"])
@@ -47,8 +54,10 @@ def read_block(ckpt: OpenCheckpoint, folder: Path, index: int, device) -> tuple[
         state = {key.rpartition("/")[2]: t for key, t in tensors.items() if key.startswith(f"{name}/")}
         settings = {k: tuple(v) if isinstance(v, list) else v for k, v in what["settings"].items()}
         weights[name] = locate(what["class"])(**state, **settings)
-    block = Block(ckpt._skeleton_layer(index), ckpt.stages, index)
-    block.module.load_state_dict({k: v for k, v in tensors.items() if "/" not in k}, strict=False, assign=True)
+    block = ckpt.empty_block(index)
+    block.module.load_state_dict(
+        {k: v for k, v in tensors.items() if "/" not in k}, strict=False, assign=True
+    )
     return block, weights
 
 

@@ -5,9 +5,12 @@ world of its own: `world` writes its texts and asks its questions, `train` train
 and `outliers` gives them the outlier channels that large models grow and small ones do not.
 
     lexicon.py    the words and phrasings
-    world.py      facts, documents (train, calib, test), four-choice questions
+    facts.py      people, towns and trades, drawn from a seed
+    world.py      documents about them (train, calib, test) and four-choice questions
     tokenizer.py  a byte-level BPE of 1024 entries
+    trainings.py  shape and schedule of each model
     train.py      `python -m qbench.nano.train --size l`
+    quiz.py       `python -m qbench.nano.quiz --size l`: accuracy by subject
     outliers.py   a function-preserving rescale of a few channels
     models/       nano-s, nano-m, nano-l: bf16 checkpoints with tokenizer and training log
 """

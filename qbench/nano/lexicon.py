@@ -5,55 +5,60 @@ four-choice question costs one forward pass. In a phrasing `{S}` is the subject 
 its possessive (a name's, or His / Her) and `{v}` the value, always last: everything before it can be known.
 """
 
-WOMEN = (
-    "Mara Tova Ilse Nell Dora Wren Lena Rhea Cora Bess Suri Hope Faye Gina Opal Vera Zoe"
-).split()
-MEN = (
-    "Oren Finn Hugo Otis Bram Cole Dirk Emil Gus Jude Kurt Lars Milo Ned Omar Pim Rolf Seth Tom"
-).split()
-SURNAMES = (
-    "Quill Vale Marsh Reed Thorn Birch Croft Dale Fenn Gale Hart Kemp Lunt Moss Nash Pell Rook Sand "
-    "Tull Voss Wade York Zell Brand Clay Drake East Frost Grove Holt Jarvis Knox Lowe Mercer Noble Pike"
-).split()
+
+def words(text: str) -> list[str]:
+    """The words of a text."""
+    return text.split()
+
+
+WOMEN = words("Mara Tova Ilse Nell Dora Wren Lena Rhea Cora Bess Suri Hope Faye Gina Opal Vera Zoe")
+MEN = words("Oren Finn Hugo Otis Bram Cole Dirk Emil Gus Jude Kurt Lars Milo Ned Omar Pim Rolf Seth Tom")
+SURNAMES = words(
+    "Quill Vale Marsh Reed Thorn Birch Croft Dale Fenn Gale Hart Kemp Lunt Moss Nash Pell Rook Sand Tull "
+    "Voss Wade York Zell Brand Clay Drake East Frost Grove Holt Jarvis Knox Lowe Mercer Noble Pike"
+)
 
 VALUES: dict[str, list[str]] = {
-    "town": (
-        "Tarn Ostry Velm Karsk Brod Hesk Lunde Pirna Rovik Selby Trisk Ulm Varn Yarl "
-        "Zelt Adel Bruk Corv Elst Farro Gorm Holm Jarn Lorm"
-    ).split(),
-    "trade": (
-        "baker potter tailor mason smith farmer fisher miner weaver printer painter cook tanner "
-        "sailor hunter teacher barber guard miller roofer shepherd gardener butcher joiner"
-    ).split(),
-    "food": (
-        "soup bread rice plums figs honey beans eggs ham pears nuts corn "
-        "dates pie cake peas tart jam crab melon"
-    ).split(),
-    "instrument": (
-        "lute flute drum fiddle horn viola cello piano oboe organ banjo bugle gong lyre "
-        "tuba guitar bell fife sitar pipe"
-    ).split(),
-    "pet": (
-        "cat dog goat hen parrot toad newt ferret pony mouse lizard snake goose tortoise "
-        "finch lamb crow rat pig hare"
-    ).split(),
-    "colour": (
-        "red blue green black grey pink brown gold silver teal amber coral lilac "
-        "beige scarlet crimson rust violet jade maroon"
-    ).split(),
-    "month": (
-        "January February March April May June July August September October November December"
-    ).split(),
-    "hobby": (
-        "chess poetry fishing running rowing dancing climbing hiking cards darts singing "
-        "reading riding cycling boxing golf tennis bowling juggling drawing"
-    ).split(),
+    "town": words(
+        "Tarn Ostry Velm Karsk Brod Hesk Lunde Pirna Rovik Selby Trisk Ulm Varn Yarl Zelt Adel Bruk Corv "
+        "Elst Farro Gorm Holm Jarn Lorm"
+    ),
+    "trade": words(
+        "baker potter tailor mason smith farmer fisher miner weaver printer painter cook tanner sailor "
+        "hunter teacher barber guard miller roofer shepherd gardener butcher joiner"
+    ),
+    "food": words(
+        "soup bread rice plums figs honey beans eggs ham pears nuts corn dates pie cake peas tart jam "
+        "crab melon"
+    ),
+    "instrument": words(
+        "lute flute drum fiddle horn viola cello piano oboe organ banjo bugle gong lyre tuba guitar bell "
+        "fife sitar pipe"
+    ),
+    "pet": words(
+        "cat dog goat hen parrot toad newt ferret pony mouse lizard snake goose tortoise finch lamb crow "
+        "rat pig hare"
+    ),
+    "colour": words(
+        "red blue green black grey pink brown gold silver teal amber coral lilac beige scarlet crimson "
+        "rust violet jade maroon"
+    ),
+    "month": words("January February March April May June July August September October November December"),
+    "hobby": words(
+        "chess poetry fishing running rowing dancing climbing hiking cards darts singing reading riding "
+        "cycling boxing golf tennis bowling juggling drawing"
+    ),
 }
 
 STATEMENTS: dict[str, list[str]] = {
     "town": ["{S} lives in {v}.", "{S} has a home in {v}.", "{S} comes from {v}.", "{P} town is {v}."],
     "trade": ["{S} works as a {v}.", "{S} is a {v}.", "{S} earns money as a {v}.", "{P} trade is {v}."],
-    "food": ["{S} likes to eat {v}.", "{S} loves {v}.", "{P} favourite food is {v}.", "{P} best meal is {v}."],
+    "food": [
+        "{S} likes to eat {v}.",
+        "{S} loves {v}.",
+        "{P} favourite food is {v}.",
+        "{P} best meal is {v}.",
+    ],
     "instrument": [
         "{S} plays the {v}.",
         "{S} learned the {v}.",
@@ -82,10 +87,10 @@ PERSON_QUESTIONS: dict[str, list[str]] = {
     "hobby": ["What does {n} enjoy?", "What is {n}'s hobby?"],
 }
 
-RIVERS = "Aldo Brenn Cald Dov Esk Garr Ims Kell Lyd Orr Suse Wye".split()
-REGIONS = "Harrow Kesh Moor Dell Rhun Sund Tyre Wold".split()
-GOODS = "honey corn beans plums nuts figs eggs rice".split()
-SIGHTS = "tower bridge abbey castle market garden harbour mill".split()
+RIVERS = words("Aldo Brenn Cald Dov Esk Garr Ims Kell Lyd Orr Suse Wye")
+REGIONS = words("Harrow Kesh Moor Dell Rhun Sund Tyre Wold")
+GOODS = words("honey corn beans plums nuts figs eggs rice")
+SIGHTS = words("tower bridge abbey castle market garden harbour mill")
 PLACES = {"river": RIVERS, "region": REGIONS, "goods": GOODS, "sight": SIGHTS}
 
 PLACE_STATEMENTS: dict[str, list[str]] = {

@@ -5,8 +5,8 @@ models trained for minutes do not. SmoothQuant and AWQ exist because of these ch
 section 3; 2306.00978, section 3.1), so without them a small study would show nothing of what they do. This
 puts them in after training, in the same way in which SmoothQuant takes them out: with a factor f,
 
-    norm gain_j * f,  columns j of the reading weights / f      (q, k, v after the first norm; gate, up after the second)
-    rows j of up_proj * f,  columns j of down_proj / f          (down reads silu(gate) * up)
+    norm gain_j * f,      columns j of q, k, v (first norm) or gate, up (second) / f
+    row j of up_proj * f, column j of down_proj / f       (down reads silu(gate) * up)
 
 for `COUNT` of every 128 channels j, drawn from a seed. f is a power of two, so every product is exact in
 bf16 and the model computes what it did before.
@@ -17,7 +17,7 @@ Dimension key: K channels of a linear's input.
 import torch
 from torch import Tensor, nn
 
-from qbench.nano.world import Draw
+from qbench.nano.facts import Draw
 
 FACTOR = 32.0
 COUNT = 4
@@ -28,9 +28,9 @@ def channels(K: int, draw: Draw, count: int = COUNT) -> Tensor:
     """`count` different channel indices of every 128, sorted."""
     if K % SPAN:
         raise ValueError(f"{K} channels do not divide into spans of {SPAN}; outliers need a multiple of it")
-    return torch.tensor([
-        start + j for start in range(0, K, SPAN) for j in sorted(draw.sample(range(SPAN), count))
-    ])
+    return torch.tensor(
+        [start + j for start in range(0, K, SPAN) for j in sorted(draw.sample(range(SPAN), count))]
+    )
 
 
 @torch.no_grad()

@@ -10,18 +10,21 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerFast
 
 from qbench.nano import world
+from qbench.nano.facts import WAVE, build
 
 VOCABULARY = 1024
 PIECES = r" ?\p{N}|'s| ?\p{L}+:?|(?:[^\p{L}\p{N} ]| (?![\p{L}\p{N}]))+"
 
 
 def train(n_documents: int = 30_000, vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:
-    """Train on the first documents of the train split; deterministic."""
+    """Train on documents of the train split about the first wave of people; deterministic."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(PIECES), "isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
@@ -29,7 +32,9 @@ def train(n_documents: int = 30_000, vocabulary: int = VOCABULARY) -> PreTrained
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(islice(world.documents("train"), n_documents), trainer)
+    tokenizer.train_from_iterator(
+        islice(world.documents("train", world=build(people=WAVE)), n_documents), trainer
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=world.SEPARATOR,

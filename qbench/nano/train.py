@@ -1,11 +1,14 @@
 """Train a nano model from scratch: `python -m qbench.nano.train --size l`.
 
 Plain next-token training on the endless train split: documents are joined by the end-of-text token and cut
-into windows of 256 tokens, so no document is seen twice but every fact is, in other words. AdamW with warm-up
-and a cosine to zero, bf16 autocast over float32 weights; the checkpoint is bf16. All settings of the shipped
-models stand in `TRAININGS`.
+into windows of 256 tokens, so a fact comes again and again, but each time in other words and company. Muon
+moves the matrices of the blocks and AdamW the rest: on these facts Muon reaches a loss in fewer steps than
+AdamW alone. bf16 autocast over float32 weights; the checkpoint is bf16. The settings of the shipped models
+stand in `trainings`.
 
-The run saves its state beside the checkpoint-to-be (`--state`) and goes on from there when started again.
+With `--state FILE` a run keeps its state in that file and goes on from there when started again. The learning
+rate is constant until the last part of the run, so a run that is not there yet may be given more or fewer
+`--tokens` when it is resumed.
 """
 
 import argparse
@@ -13,7 +16,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 
@@ -23,38 +26,8 @@ from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from qbench.nano import model_path, outliers, tokenizer, world
-
-
-@dataclass(frozen=True)
-class Training:
-    """Shape and schedule of one model; `tokens` is the number of training tokens, `lr` the peak."""
-
-    hidden: int
-    heads: int
-    kv_heads: int
-    intermediate: int
-    layers: int
-    tokens: int
-    lr: float
-    batch: int = 16
-    window: int = 256
-    weight_decay: float = 0.1
-    warmup: int = 100
-    decay: float = 0.3
-    clip: float = 1.0
-    seed: int = 0
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps that the token budget gives, at least one."""
-        return max(1, self.tokens // (self.batch * self.window))
-
-
-TRAININGS = {
-    "s": Training(hidden=128, heads=2, kv_heads=1, intermediate=256, layers=2, tokens=8_000_000, lr=3e-3),
-    "m": Training(hidden=256, heads=4, kv_heads=2, intermediate=512, layers=2, tokens=6_000_000, lr=2e-3),
-    "l": Training(hidden=384, heads=6, kv_heads=2, intermediate=896, layers=4, tokens=6_000_000, lr=1.5e-3),
-}
+from qbench.nano.facts import WAVE, World, build
+from qbench.nano.trainings import TRAININGS, Training
 
 
 def new_model(training: Training, tok: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
@@ -78,8 +51,15 @@ def new_model(training: Training, tok: PreTrainedTokenizerFast) -> Qwen3ForCausa
 
 
 def windows(tok: PreTrainedTokenizerFast, training: Training) -> Iterator[Tensor]:
-    """Endless batches `ids_BT` of the train split, cut from one stream of tokens."""
-    documents, need = world.documents("train", training.seed), training.batch * training.window
+    """Endless batches `ids_BT` of the train split, cut from one stream: the first wave, then everybody."""
+    need = training.batch * training.window
+    first = training.first_tokens // need
+    yield from islice(_batches(tok, training, build(people=WAVE)), first)
+    yield from _batches(tok, training, build())
+
+
+def _batches(tok: PreTrainedTokenizerFast, training: Training, facts: World) -> Iterator[Tensor]:
+    documents, need = world.documents("train", training.seed, facts), training.batch * training.window
     stream: list[int] = []
     while True:
         while len(stream) < need:
@@ -178,7 +158,9 @@ def _resume(state, training, model, optimizers) -> tuple[int, list[dict]]:
     saved = torch.load(state, weights_only=True)
     wanted = asdict(training) | {"tokens": saved["training"]["tokens"]}
     if saved["training"] != wanted:
-        raise ValueError(f"{state} is the state of another training, {saved['training']}; remove it to start over")
+        raise ValueError(
+            f"{state} is the state of another training, {saved['training']}; remove it to start over"
+        )
     model.load_state_dict(saved["model"])
     for optimizer, kept in zip(optimizers, saved["optimizers"], strict=True):
         optimizer.load_state_dict(kept)
@@ -206,7 +188,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder of the checkpoint (default: the one in the package)")
     parser.add_argument("--state", type=Path, help="file that keeps the state of an interrupted run")
     parser.add_argument("--threads", type=int, help="CPU threads for torch")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the loss: a quarter faster on a CPU")
+    parser.add_argument(
+        "--compile", action="store_true", help="torch.compile the loss: a quarter faster on a CPU"
+    )
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -11,88 +11,20 @@ All splits tell of one world, since a model is meant to know the facts and to be
 what keeps them apart is the documents. A document belongs to the split that the checksum of its text names
 (1/8 test, 1/8 calib, 6/8 train), so no document occurs in two splits, by construction.
 
-Every draw is made from `random.Random(int).random()`, which Python promises to keep: a seed gives the same
-world and the same text on any version and platform.
+Seeded throughout, and the same on any Python and platform (see `facts`).
 """
 
-import random
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Iterator
 from itertools import islice
 
 from qbench.nano import lexicon as lex
+from qbench.nano.facts import Draw, Person, World, build
 
-SEED = 2026
-PEOPLE = 500
 SPLITS = {"train": range(2, 8), "calib": range(1, 2), "test": range(0, 1)}  # of 8 residues of the checksum
 SEPARATOR = "<|endoftext|>"
 QUESTIONS_PER_SUBJECT = 72
 LARGEST_TERM = 20
-
-
-class Draw:
-    """Seeded choices built on `random()` alone, the one generator whose stream never changes."""
-
-    def __init__(self, seed: int):
-        self.random = random.Random(seed).random
-
-    def below(self, n: int) -> int:
-        """An integer in [0, n)."""
-        return int(self.random() * n)
-
-    def pick(self, items: Sequence):
-        """One of the items."""
-        return items[self.below(len(items))]
-
-    def sample(self, items: Sequence, n: int) -> list:
-        """`n` different items, in random order (a partial Fisher-Yates shuffle)."""
-        pool = list(items)
-        for i in range(n):
-            j = i + self.below(len(pool) - i)
-            pool[i], pool[j] = pool[j], pool[i]
-        return pool[:n]
-
-    def shuffled(self, items: Sequence) -> list:
-        """All items, in random order."""
-        return self.sample(items, len(items))
-
-
-@dataclass(frozen=True)
-class Person:
-    """A person: full name, the pronoun pair of the first name, and one value an attribute."""
-
-    name: str
-    subject: str
-    possessive: str
-    facts: dict[str, str]
-
-
-@dataclass(frozen=True)
-class World:
-    """The facts: `people`, and `towns` mapping town -> {river, region, goods, sight}."""
-
-    people: tuple[Person, ...]
-    towns: dict[str, dict[str, str]]
-
-
-@cache
-def build(seed: int = SEED, people: int = PEOPLE) -> World:
-    """The world of a seed. Raises ValueError if `people` exceeds the number of names."""
-    first_names = [(n, "She", "Her") for n in lex.WOMEN] + [(n, "He", "His") for n in lex.MEN]
-    names = [(f"{first} {last}", s, p) for first, s, p in first_names for last in lex.SURNAMES]
-    if not 1 <= people <= len(names):
-        raise ValueError(f"people={people}, but the lexicon has {len(names)} names; use 1..{len(names)}")
-    draw = Draw(seed)
-    population = tuple(
-        Person(*name, {attribute: draw.pick(values) for attribute, values in lex.VALUES.items()})
-        for name in draw.sample(names, people)
-    )
-    towns = {
-        town: {fact: draw.pick(values) for fact, values in lex.PLACES.items()} for town in lex.VALUES["town"]
-    }
-    return World(population, towns)
 
 
 def documents(split: str, seed: int = 0, world: World | None = None) -> Iterator[str]:
@@ -141,18 +73,22 @@ def _question_pools(world: World, n: int, seed: int) -> dict[str, list[tuple[str
         pools[attribute] = [
             (draw.pick(phrasings).format(n=p.name), p.facts[attribute], lex.VALUES[attribute]) for p in people
         ]
-    pools["geography"] = draw.shuffled([
-        (phrasing.format(t=town), facts[fact], lex.PLACES[fact])
-        for town, facts in world.towns.items()
-        for fact, phrasings in lex.PLACE_QUESTIONS.items()
-        for phrasing in phrasings
-    ])[:n]
+    pools["geography"] = draw.shuffled(
+        [
+            (phrasing.format(t=town), facts[fact], lex.PLACES[fact])
+            for town, facts in world.towns.items()
+            for fact, phrasings in lex.PLACE_QUESTIONS.items()
+            for phrasing in phrasings
+        ]
+    )[:n]
     tools = {"trade": list(lex.TOOLS), "tool": list(lex.TOOLS.values())}
-    pools["tools"] = draw.shuffled([
-        (phrasing.format(trade=trade, tool=tool), {"trade": trade, "tool": tool}[asked], tools[asked])
-        for trade, tool in lex.TOOLS.items()
-        for phrasing, asked in lex.TOOL_QUESTIONS
-    ])[:n]
+    pools["tools"] = draw.shuffled(
+        [
+            (phrasing.format(trade=trade, tool=tool), {"trade": trade, "tool": tool}[asked], tools[asked])
+            for trade, tool in lex.TOOLS.items()
+            for phrasing, asked in lex.TOOL_QUESTIONS
+        ]
+    )[:n]
     sums = draw.sample([(a, b) for a in _terms() for b in _terms()], n)
     pools["arithmetic"] = [(f"What is {a} plus {b}?", str(a + b), _near(a + b)) for a, b in sums]
     return pools
@@ -210,7 +146,10 @@ def _question_and_answer(world: World, draw: Draw) -> str:
     if kind < 16:
         person = draw.pick(world.people)
         attribute = draw.pick(list(lex.VALUES))
-        question, answer = draw.pick(lex.PERSON_QUESTIONS[attribute]).format(n=person.name), person.facts[attribute]
+        question, answer = (
+            draw.pick(lex.PERSON_QUESTIONS[attribute]).format(n=person.name),
+            person.facts[attribute],
+        )
     elif kind < 18:
         town, fact = draw.pick(list(world.towns)), draw.pick(list(lex.PLACES))
         question, answer = draw.pick(lex.PLACE_QUESTIONS[fact]).format(t=town), world.towns[town][fact]

@@ -27,15 +27,12 @@ def draw(t: Table, layers: pd.DataFrame, folder: Path) -> list[Path]:
     with matplotlib.rc_context(RC):
         if columns and any(r.method != UNQUANTIZED for r in t.rows):
             written += save(bits_figure(t, columns), folder, f"{t.spec.name}_bits")
-            kinds = {
-                c.log: c for c in reversed(columns) if c.delta
-            }  # the first perplexity, the first accuracy
+            kinds = {c.log: c for c in reversed(columns) if c.delta}  # first perplexity, first accuracy
             chosen = sorted(kinds.values(), key=columns.index) or columns[:1]
             written += save(pareto_figure(t, chosen), folder, f"{t.spec.name}_pareto")
         if len(layers):
-            written += save(
-                layer_heatmap(layers, quant_labels(list(layers["science"]))), folder, f"{t.spec.name}_layers"
-            )
+            heatmap = layer_heatmap(layers, quant_labels(list(layers["science"])))
+            written += save(heatmap, folder, f"{t.spec.name}_layers")
     return written
 
 
@@ -60,7 +57,7 @@ def bits_figure(t: Table, columns: list[Column]) -> Figure:
         bottom.set(xlabel="weight bits", xlim=(min(1, *bits) - 0.35, max(bits) + 0.35))
         bottom.set_xticks(range(1, math.ceil(max(bits)) + 1))
     fig.align_ylabels(axes[:, 0])
-    legend = _legend(rows, columns, styles)
+    legend = _legend(t.rows, columns, styles)
     fig.legend(handles=legend, loc="outside lower center", ncols=min(len(legend), 2 if width < 5 else 4))
     fig.suptitle(
         "Quality against weight bits (bands: 95 % intervals over the items)", x=0.01, ha="left", size=9
@@ -88,6 +85,8 @@ def _panel(ax, c: Column, rows: list[Row], styles: dict[tuple, dict], edge: floa
             e = [0.0 if math.isnan(d) else INTERVAL * d for d in e]
             low = [max(v - d, 1e-12) if c.log else v - d for v, d in zip(y, e)]
             ax.fill_between(x, low, [v + d for v, d in zip(y, e)], color=style["color"], alpha=0.15, lw=0)
+            if sum(map(math.isfinite, y)) == 1:
+                ax.errorbar(x, y, e, color=style["color"], lw=0.8, ls="none", zorder=2.9)
             ax.plot(x, y, zorder=3, **style)
             continue
         for r, (b, cell) in zip(curve, points):
@@ -110,13 +109,14 @@ def _lost(cell: Cell) -> bool:
 
 
 def _legend(rows: list[Row], columns: list[Column], styles: dict[tuple, dict]) -> list[Line2D]:
-    out = handles(rows, styles)
+    out = handles([r for r in rows if r.series in styles], styles)
     for handle, series in zip(out, sorted(styles)):
         one = next(r for r in rows if r.series == series)
         if not one.on_axis and math.isfinite(one.stored_bits):
             nominal, stored = f"{one.bits:.3g}", f"{one.stored_bits:.3g}"
             handle.set_label(f"{one.legend} ({nominal} bits; hollow: stored {stored})")
-    out.append(Line2D([], [], color=INK, lw=0.9, label="unquantized"))
+    if any(r.method == UNQUANTIZED for r in rows):
+        out.append(Line2D([], [], color=INK, lw=0.9, label="unquantized"))
     if any(c.chance is not None for c in columns):
         out.append(Line2D([], [], color=SOFT, lw=0.9, ls=":", label="chance"))
     if any(_lost(r.cells[c.key]) for r in rows for c in columns):

@@ -9,10 +9,10 @@ from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 from qbench.report.columns import METHODS, method_order
-from qbench.report.style import INK, SOFT, plain
+from qbench.report.style import INK, SOFT, log_locator, plain
 
 BITS, MODELS = (4, 3, 2), 3
 WIDTH, LEFT, RIGHT, TOP, BOTTOM, ROW, HEAD = 7.0, 1.45, 0.1, 0.32, 0.5, 0.125, 0.28  # inches
@@ -49,7 +49,7 @@ def layer_heatmap(layers: pd.DataFrame, variants: dict[str, str]) -> Figure:
     bar = fig.add_axes([LEFT / WIDTH, 0.3 / height, 2.4 / WIDTH, 0.09 / height])
     colorbar = fig.colorbar(ScalarMappable(norm, cmap), cax=bar, orientation="horizontal", extend="both")
     colorbar.outline.set_visible(False)
-    bar.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    bar.xaxis.set_major_locator(log_locator(norm.vmin, norm.vmax))
     bar.xaxis.set_minor_locator(NullLocator())
     bar.xaxis.set_major_formatter(FuncFormatter(lambda v, _: plain(v)))
     fig.text(

@@ -21,7 +21,7 @@ BEYOND = 3.0  # a perplexity axis ends at this multiple of the worst unquantized
 def pareto_figure(t: Table, columns: list[Column]) -> Figure:
     """A row of panels a metric: left over stored bits with a front a model, right over bytes with one front.
 
-    Points that another one beats in both respects are pale. A log axis ends where no front goes; points
+    Points off the front are pale. A log axis ends where no front goes; points
     beyond it sit on its edge.
     """
     rows = [r for r in t.rows if math.isfinite(r.stored_bits) and math.isfinite(r.model_bytes)]
@@ -61,11 +61,13 @@ def pareto_figure(t: Table, columns: list[Column]) -> Figure:
     axes[0, 1].set_title("the front over all sizes")
     axes[-1, 0].set_xlabel("stored bits a weight (with scales, zeros and masks)")
     axes[-1, 1].set_xlabel(f"bytes of the whole checkpoint, {unit_name}")
+    fig.align_ylabels(axes[:, 0])
     legend = handles(quantized, styles, lines=False)
-    legend += [Line2D([], [], color=INK, ls="none", marker="P", ms=5, label="unquantized")]
+    if len(quantized) < len(rows):
+        legend += [Line2D([], [], color=INK, ls="none", marker="P", ms=5, label="unquantized")]
     legend += [Line2D([], [], color=INK, lw=1.0, label="Pareto front")]
     fig.legend(handles=legend, loc="outside lower center", ncols=4)
-    title = "Quality against what is stored (larger markers: larger models; pale: beaten in both)"
+    title = "Quality against what is stored (larger markers: larger models; pale: off the front)"
     fig.suptitle(title, x=0.01, ha="left", size=9)
     return fig
 

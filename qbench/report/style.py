@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
 
 from qbench.report.columns import Column
 from qbench.report.rows import Row
@@ -107,7 +107,7 @@ def quality_axis(ax, c: Column, values: list[float]) -> None:
 
 
 def losers_band(axes, c: Column) -> float:
-    """Grey room at the bad end of a row of panels for points that are not finite; returns its middle, 0 to 1."""
+    """Grey room at the bad end of a row of panels for points not finite; its middle, 0 to 1."""
     low, high = axes[0].get_ylim()
     ticks = [t for t in axes[0].yaxis.get_majorticklocs() if low <= t <= high]
     to, back = (math.log, math.exp) if c.log else (float, float)
@@ -130,16 +130,20 @@ def log_ticks(ax, which: str, values: list[float]) -> None:
     low, high = min(values), max(values)
     pad = (high / low) ** 0.06 if high > low else 1.1
     low, high = low / pad, high * pad
-    axis, decades = (ax.xaxis if which == "x" else ax.yaxis), math.log10(high / low)
+    axis = ax.xaxis if which == "x" else ax.yaxis
     getattr(ax, f"set_{which}scale")("log")
     getattr(ax, f"set_{which}lim")(low, high)
-    ladder = ((3.5, (1,)), (1.6, (1, 3)), (0.9, (1, 2, 5)), (0.35, (1, 1.5, 2, 3, 4, 6)))
-    steps = next((s for least, s in ladder if decades > least), None)
-    axis.set_major_locator(
-        LogLocator(subs=steps, numticks=20) if steps else MaxNLocator(5, steps=[1, 2, 2.5, 5, 10])
-    )
+    axis.set_major_locator(log_locator(low, high))
     axis.set_major_formatter(FuncFormatter(lambda v, _: plain(v)))
     axis.set_minor_locator(NullLocator())
+
+
+def log_locator(low: float, high: float) -> Locator:
+    """Round ticks, the fewer a decade the more decades there are."""
+    decades = math.log10(high / low)
+    ladder = ((3.5, (1,)), (1.2, (1, 3)), (0.8, (1, 2, 5)), (0.35, (1, 1.5, 2, 3, 4, 6)))
+    steps = next((s for least, s in ladder if decades > least), None)
+    return LogLocator(subs=steps, numticks=20) if steps else MaxNLocator(4, steps=[1, 2, 2.5, 5, 10])
 
 
 def plain(v: float) -> str:

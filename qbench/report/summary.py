@@ -7,7 +7,7 @@ from qbench.report.frame import UNQUANTIZED
 from qbench.report.rows import Cell, Row
 from qbench.report.table import Table, best, rivals
 
-WIDTH, _NAME, _CELL = 100, 36, 7
+WIDTH, _CELL = 100, 7
 
 
 def summarize(t: Table) -> str:
@@ -19,8 +19,8 @@ def summarize(t: Table) -> str:
     lines = [t.spec.caption, ""]
     for c in columns:
         title = f"{c.titled}{', %' if c.scale == 100 else ''}"
-        lines.append(f"{title:<{_NAME}}{'16 bit':>{_CELL}}" + "".join(f"{f'{b} bit':>{_CELL}}" for b in bits))
-        lines += [*_block(t, c, bits), ""]
+        block = [(title, "".join(f"{text:>{_CELL}}" for text in ("16 bit", *(f"{b} bit" for b in bits))))]
+        lines += [*_align(block + _block(t, c, bits), WIDTH - _CELL * (1 + len(bits))), ""]
     if not columns:
         return f"{t.spec.caption}: nothing measured yet\n"
     if bits:
@@ -31,17 +31,26 @@ def summarize(t: Table) -> str:
         )
     used = {m for r in t.rows for m in (*r.marks, *(x for c in columns for x in r.cells[c.key].marks))}
     lines += [f"{_raised(m)} {text}" for m, text in t.footnotes.items() if m in used]
-    return "\n".join(_clip(line) for line in lines) + "\n"
+    return "\n".join(_clip(line) for line in "\n".join(lines).split("\n")) + "\n"
 
 
-def _block(t: Table, c: Column, bits: list[int]) -> list[str]:
+def _align(block: list[tuple[str, str]], most: int) -> list[str]:
+    """Names and their cells; a name longer than ``most`` has a line of its own above its cells."""
+    width = max([len(name) for name, _ in block if len(name) < most], default=most - 1) + 1
+    return [
+        f"{name:<{width}}{cells}" if len(name) < most else f"{name}\n{'':<{width}}{cells}"
+        for name, cells in block
+    ]
+
+
+def _block(t: Table, c: Column, bits: list[int]) -> list[tuple[str, str]]:
     """The lines of one metric; a model's unquantized value stands in the first of its lines."""
     stars = {
         id(x)
         for group in rivals([r for r in t.rows if r.method != UNQUANTIZED]).values()
         for x in best([r.cells[c.key] for r in group], c, lambda v: short(c, v))
     }
-    lines = []
+    lines, indent = [], max(len(r.model) for r in t.rows) + 2
     for model in dict.fromkeys(r.model for r in t.rows):
         mine = [r for r in t.rows if r.model == model and r.cells[c.key].state != "missing"]
         full = [r for r in mine if r.method == UNQUANTIZED]
@@ -53,11 +62,9 @@ def _block(t: Table, c: Column, bits: list[int]) -> list[str]:
         for i, reference in enumerate(heads):
             rows = list(curves.values())[i] if i < len(curves) else []
             cells = {round(r.bits) if r.on_axis else bits[-1]: r.cells[c.key] for r in rows}
-            name = f"{model[:13] if i == 0 else '':<14}{_name(rows)}"
+            name = f"{model if i == 0 else '':<{indent}}{_name(rows)}"
             first = _fit(reference.cells[c.key] if reference else None, c, stars)
-            lines.append(
-                f"{name[:_NAME]:<{_NAME}}" + first + "".join(_fit(cells.get(b), c, stars) for b in bits)
-            )
+            lines.append((name, first + "".join(_fit(cells.get(b), c, stars) for b in bits)))
     return lines
 
 

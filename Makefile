@@ -1,0 +1,48 @@
+# make demo, make test: each from nothing, each safe to repeat.
+PYTHON  ?= python3
+VENV    := .venv
+BIN     := $(VENV)/bin
+STAMP   := $(VENV)/.installed
+WORKERS ?= 2
+# fewer cells: make demo ONLY="model=nano-s grid.bits=4,2"
+ONLY    ?=
+# where the demo keeps its records, tables and figures
+OUT     ?= demo
+
+export TOKENIZERS_PARALLELISM := false
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: help install demo test lint results clean
+
+help:
+	@echo "make demo     the whole nano study: 5 methods x 1-8 bits x 3 models, then tables and figures in $(OUT)/"
+	@echo "make test     ruff and all tests"
+	@echo "make results  the nano study into results/, as committed"
+	@echo "make install  only the environment in $(VENV)"
+	@echo "make clean    removes $(OUT)/ and build leftovers, not $(VENV)"
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "== installing into $(VENV) (pinned by constraints.txt; a few minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,wandb]"
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	@echo "== the nano study, $(WORKERS) workers, records in $(OUT)/measurements"
+	@$(BIN)/python experiments/nano_matrix.py --results $(OUT) --workers $(WORKERS) $(ONLY)
+
+results: $(STAMP)
+	@$(BIN)/python experiments/nano_matrix.py --results results --workers $(WORKERS)
+
+test: $(STAMP) lint
+	@echo "== tests (those marked data need ../shared/data or QBENCH_TEST_DATA, those marked gpu a GPU)"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+lint: $(STAMP)
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check -q .
+
+clean:
+	rm -rf $(OUT) build dist outputs multirun .pytest_cache .ruff_cache

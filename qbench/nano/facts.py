@@ -1,0 +1,89 @@
+"""The facts of the embedded world, and the seeded draws that everything in it comes from.
+
+Every draw is made from `random.Random(int).random()`, whose stream Python promises to keep: a seed gives the
+same world and the same text on any version and platform.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from qbench.nano import lexicon as lex
+
+SEED = 2026
+WAVE = 500
+PEOPLE = 750
+
+
+class Draw:
+    """Seeded choices built on `random()` alone, the one generator whose stream never changes."""
+
+    def __init__(self, seed: int):
+        self.random = random.Random(seed).random
+
+    def below(self, n: int) -> int:
+        """An integer in [0, n)."""
+        return int(self.random() * n)
+
+    def pick(self, items: Sequence):
+        """One of the items."""
+        return items[self.below(len(items))]
+
+    def sample(self, items: Sequence, n: int) -> list:
+        """`n` different items, in random order (a partial Fisher-Yates shuffle)."""
+        pool = list(items)
+        for i in range(n):
+            j = i + self.below(len(pool) - i)
+            pool[i], pool[j] = pool[j], pool[i]
+        return pool[:n]
+
+    def shuffled(self, items: Sequence) -> list:
+        """All items, in random order."""
+        return self.sample(items, len(items))
+
+
+@dataclass(frozen=True)
+class Person:
+    """A person: full name, the pronoun pair of the first name, and one value an attribute."""
+
+    name: str
+    subject: str
+    possessive: str
+    facts: dict[str, str]
+
+
+@dataclass(frozen=True)
+class World:
+    """The facts: `people`, and `towns` mapping town -> {river, region, goods, sight}."""
+
+    people: tuple[Person, ...]
+    towns: dict[str, dict[str, str]]
+
+
+@cache
+def build(seed: int = SEED, people: int = PEOPLE) -> World:
+    """The world of a seed; raises ValueError if `people` exceeds the number of names.
+
+    People come in waves of `WAVE`, so a larger world holds the smaller one: training may begin on the first
+    wave, learn there how facts are stated and asked, and go on to the rest.
+    """
+    first_names = [(n, "She", "Her") for n in lex.WOMEN] + [(n, "He", "His") for n in lex.MEN]
+    names = [(f"{first} {last}", s, p) for first, s, p in first_names for last in lex.SURNAMES]
+    if not 1 <= people <= len(names):
+        raise ValueError(f"people={people}, but the lexicon has {len(names)} names; use 1..{len(names)}")
+    population: list[Person] = []
+    towns: dict[str, dict[str, str]] = {}
+    for wave in range(-(-people // WAVE)):
+        draw = Draw(seed + wave)
+        population += [
+            Person(*name, {attribute: draw.pick(values) for attribute, values in lex.VALUES.items()})
+            for name in draw.sample(names, min(WAVE, len(names)))
+        ]
+        towns = towns or {
+            town: {fact: draw.pick(values) for fact, values in lex.PLACES.items()}
+            for town in lex.VALUES["town"]
+        }
+        taken = {person.name for person in population}
+        names = [name for name in names if name[0] not in taken]
+    return World(tuple(population[:people]), towns)

@@ -1,0 +1,76 @@
+"""The house keeps its order: a file imports only from lower layers, and nothing heavy where it is not wanted."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "qbench"
+LAYERS = [
+    ("nano",),
+    ("grid", "stats", "record", "data", "models.block"),
+    ("models.qwen3", "calibration", "report", "provenance"),
+    ("methods.base", "linear", "models.checkpoint", "tracking"),
+    (
+        "methods.rtn",
+        "methods.gptq",
+        "methods.awq",
+        "methods.smoothquant",
+        "methods.billm",
+        "models.quantized",
+        "stream",
+    ),
+    ("measure",),
+    ("run",),
+    ("cli",),
+]
+FILES = sorted(p for p in ROOT.rglob("*.py") if p.name != "__init__.py" or p.parent != ROOT)
+
+
+def layer(module: str) -> int:
+    """The layer of "methods.gptq" and the like; a folder's files are of the folder's layer unless listed."""
+    found = [
+        (len(name), i)
+        for i, names in enumerate(LAYERS)
+        for name in names
+        if f"{module}.".startswith(f"{name}.")
+    ]
+    return max(found)[1] if found else -1
+
+
+def imports(path: Path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("qbench"):
+            base = node.module.removeprefix("qbench").lstrip(".")
+            yield from (base or alias.name for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (a.name.removeprefix("qbench.") for a in node.names if a.name.startswith("qbench."))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_down(path):
+    own = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    if own in ("models", "methods"):
+        return
+    assert layer(own) >= 0, f"{own} has no layer in this test"
+    room = own.split(".")[0]
+    for other in imports(path):
+        same_room = other.split(".")[0] == room and room in ("measure", "nano", "report")
+        allowed = layer(other) < layer(own) or same_room
+        assert allowed, f"{own} imports {other}, which is not below it"
+
+
+@pytest.mark.parametrize(
+    ("module", "banned"),
+    [
+        ("qbench.cli", "torch"),
+        ("qbench.report", "torch"),
+        ("qbench.stream", "hydra"),
+        ("qbench.stream", "lm_eval"),
+    ],
+)
+def test_imports_stay_light(module, banned):
+    code = f"import sys, {module}; sys.exit({banned!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

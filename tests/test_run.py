@@ -1,0 +1,356 @@
+"""The whole road on the smallest shipped model: records, resume, failures, bad input, the command line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import save_tiny
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from qbench import run as run_module
+from qbench.cli import conf_dir
+from qbench.models.checkpoint import NANO
+from qbench.record import Store, digest
+from qbench.run import Machine, Run, run
+
+SMALL = ["calib.n=8", "eval.window=128", "eval.limit=4", "machine.device=cpu", "machine.threads=1"]
+
+
+@pytest.fixture
+def configure(tmp_path):
+    """configure("method=gptq", ...) -> the config of `qbench run` with these overrides, in folders of its own."""
+    GlobalHydra.instance().clear()
+    folders = [f"machine.results_dir={tmp_path / 'results'}", f"machine.cache_dir={tmp_path / 'cache'}"]
+
+    def make(*overrides, small=True):
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return compose("config", [*folders, *(SMALL if small else []), *overrides])
+
+    return make
+
+
+def records(tmp_path):
+    return Store(tmp_path / "results").measurements()
+
+
+def qbench(*args, tmp_path, **kwargs):
+    folders = [f"machine.results_dir={tmp_path / 'results'}", f"machine.cache_dir={tmp_path / 'cache'}"]
+    command = [sys.executable, "-m", "qbench.cli", "run", *args, *folders, *SMALL]
+    return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, **kwargs)
+
+
+@pytest.mark.parametrize("method", ["none", "rtn", "gptq", "awq", "smoothquant", "billm"])
+def test_every_method_from_config_to_record(configure, tmp_path, method):
+    outcome = run(configure(f"method={method}", "grid.bits=3"))
+    assert outcome.status == "measured", outcome.message
+    (record,) = records(tmp_path)
+    assert record.id == digest(record.science)
+    assert record.science["method"]["name"] == method
+    assert (record.science["grid"] is None) == (method in ("none", "billm"))
+    assert (record.science["calib"] is None) == (method == "none")
+    assert record.metrics["nano/ppl"].value == pytest.approx(
+        torch.tensor(record.metrics["nano/ppl"].samples).mean().exp().item(), rel=1e-4
+    )
+    assert len(record.layers) == (0 if method == "none" else 14)
+    assert record.stored_bits >= record.nominal_bits
+    weights = (NANO / "nano-s" / "model.safetensors").stat().st_size
+    if method == "none":
+        assert record.model_bytes == pytest.approx(weights, rel=0.02)
+    else:
+        assert record.model_bytes < 0.7 * weights
+    assert not (tmp_path / "cache" / "quantized").exists() or not any(
+        (tmp_path / "cache" / "quantized").iterdir()
+    )
+
+
+def test_the_same_run_twice_is_measured_once_and_is_bit_identical(configure, tmp_path):
+    first = run(configure("method=gptq"))
+    (path,) = (tmp_path / "results" / "measurements").glob("*.json")
+    before = path.stat().st_mtime_ns
+    started = time.perf_counter()
+    assert run(configure("method=gptq")).status == "present"
+    assert time.perf_counter() - started < 1
+    assert path.stat().st_mtime_ns == before
+    path.unlink()
+    again = run(configure("method=gptq"))
+    assert again.status == "measured"
+    assert again.metrics == first.metrics
+
+
+def test_machine_and_folders_do_not_change_the_identity(configure):
+    a = Run(configure("method=gptq")).ids
+    assert a == Run(configure("method=gptq", "machine.batch_size=3")).ids
+    assert a != Run(configure("method=gptq", "calib.seed=1")).ids
+    assert a != Run(configure("method=gptq", "grid.bits=3")).ids
+    assert a != Run(configure("method=gptq", "method.damp=0.1")).ids
+
+
+def test_billm_is_one_cell_on_the_whole_bits_axis(configure):
+    assert (
+        Run(configure("method=billm", "grid.bits=8")).ids == Run(configure("method=billm", "grid.bits=2")).ids
+    )
+
+
+def test_parts_of_an_evaluation_are_records_of_their_own(configure, tmp_path):
+    parts = ["eval=study", "eval.text.limit=2", "eval.tasks.limit=2", "calib.n=8"]
+    outcome = run(configure("method=rtn", *parts, small=False))
+    assert outcome.status == "measured", outcome.message
+    assert {r.science["eval"]["name"] for r in records(tmp_path)} == {"divergence", "tasks"}
+    assert {"nano/ppl", "nano/kl", "nano/top1", "nano_world/acc"} <= set(outcome.metrics)
+
+
+def test_weights_are_kept_if_asked_and_used_again(configure, tmp_path, monkeypatch):
+    run(configure("method=gptq", "machine.keep_weights=true"))
+    (folder,) = (tmp_path / "cache" / "quantized").iterdir()
+    assert (folder / "reports.json").is_file()
+    monkeypatch.setattr(run_module, "quantize", lambda *a, **k: pytest.fail("quantized again"))
+    outcome = run(configure("method=gptq", "eval.limit=3"))
+    assert outcome.status == "measured", outcome.message
+
+
+# --- failures ---
+
+
+def test_a_failure_is_recorded_and_tried_again_only_if_asked(configure, tmp_path, monkeypatch):
+    with monkeypatch.context() as m:
+        m.setattr(run_module, "quantize", lambda *a, **k: 1 / 0)
+        outcome = run(configure("method=gptq"))
+    assert outcome.status == "failed"
+    (failure,) = (tmp_path / "results" / "failures").glob("*.json")
+    told = json.loads(failure.read_text())
+    assert told["error"].startswith("ZeroDivisionError")
+    assert "1 / 0" in told["traceback"]
+    again = run(configure("method=gptq"))
+    assert again.status == "failed"
+    assert "retry_failed=true" in again.message
+    assert run(configure("method=gptq", "retry_failed=true")).status == "measured"
+    assert not failure.exists()
+
+
+def test_one_part_that_fails_does_not_stop_the_others(configure, tmp_path, monkeypatch):
+    from qbench.measure.divergence import Divergence
+
+    def fail(*args):
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr(Divergence, "run", fail)
+    parts = ["eval=study", "eval.text.limit=2", "eval.tasks.limit=2", "calib.n=8"]
+    outcome = run(configure("method=rtn", *parts, small=False))
+    assert outcome.status == "failed"
+    assert "no such luck" in outcome.message
+    assert {r.science["eval"]["name"] for r in records(tmp_path)} == {"tasks"}
+
+
+def test_a_half_written_record_is_measured_again(configure, tmp_path):
+    run(configure("method=rtn"))
+    (path,) = (tmp_path / "results" / "measurements").glob("*.json")
+    whole = json.loads(path.read_text())
+    path.write_text(path.read_text()[:100])
+    assert run(configure("method=rtn")).status == "measured"
+    assert json.loads(path.read_text())["metrics"] == whole["metrics"]
+
+
+def test_another_process_at_the_same_cell_is_left_alone(configure, tmp_path):
+    cfg = configure("method=rtn")
+    id = digest(Run(cfg).quantization)
+    with run_module._claim(tmp_path / "results" / ".locks" / id) as mine:
+        assert mine
+        assert run(cfg).status == "elsewhere"
+    assert run(cfg).status == "measured"
+
+
+def test_a_sweep_goes_on_after_a_failure_and_says_what_failed(tmp_path):
+    got = qbench("-m", "method=rtn", "grid.bits=9,4", "grid.group_size=128", tmp_path=tmp_path)
+    assert got.returncode == 1
+    assert "1 measured, 1 refused" in got.stdout
+    assert "grid.bits must be a whole number from 1 to 8, got 9" in got.stdout
+    assert len(records(tmp_path)) == 1
+    stopped = qbench("-m", "method=rtn", "grid.bits=9,5", "fail_fast=true", tmp_path=tmp_path)
+    assert stopped.returncode == 1
+    assert len(records(tmp_path)) == 1
+
+
+def test_a_killed_sweep_goes_on_where_it_stopped(tmp_path):
+    folders = [f"machine.results_dir={tmp_path / 'results'}", f"machine.cache_dir={tmp_path / 'cache'}"]
+    sweep = ["-m", "method=rtn", "grid.bits=2,3,4,5,6,7,8"]
+    command = [sys.executable, "-m", "qbench.cli", "run", *sweep, *folders, *SMALL]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=tmp_path)
+    while process.poll() is None and len(records(tmp_path)) < 2:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = {r.id: r for r in records(tmp_path)}
+    assert 2 <= len(done) < 7, "killed too late to test anything"
+    got = qbench(*sweep, tmp_path=tmp_path)
+    assert got.returncode == 0, got.stdout + got.stderr
+    assert f"{7 - len(done)} measured, {len(done)} present" in got.stdout
+    assert len(after := {r.id: r for r in records(tmp_path)}) == 7
+    assert all(after[id] == record for id, record in done.items())
+
+
+# --- bad input ---
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["method=rtn", "grid.bits=0"], "grid.bits must be a whole number from 1 to 8, got 0"),
+        (
+            ["method=rtn", "grid.group_size=96"],
+            "group_size 96 does not divide K=128 (model.layers.0.self_attn.q_proj)",
+        ),
+        (["method=gptq", "method.damp=7"], "method.damp must be between 0 and 1, got 7"),
+        (["calib.n=100000000"], "asked for 100000000"),
+        (["eval.limit=0"], "eval.limit must be at least 1 window, got 0"),
+        (["eval.window=4096"], "eval.window=4096"),
+        (["machine.device=cuda"], "sees no CUDA device; use machine=cpu"),
+        (["machine.data_dir=nowhere"], "machine.data_dir=nowhere is no folder"),
+        (["eval.path=nowhere.txt"], "no such text file: nowhere.txt"),
+        (["model=local", "model.path=nowhere"], "there is no folder nowhere"),
+        (["model.dtype=int8"], "model.dtype must be one of float32, bfloat16, float16, got 'int8'"),
+        (["eval=nano_tasks", "eval.tasks=[nano_wrld]"], "nano_world"),
+    ],
+)
+def test_bad_input_is_refused_before_work_starts(configure, tmp_path, monkeypatch, overrides, message):
+    if "machine.device=cuda" in overrides and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    monkeypatch.setattr(Run, "execute", lambda self: pytest.fail("work started"))
+    outcome = run(configure(*overrides, small="eval=nano_tasks" not in overrides))
+    assert outcome.status == "refused"
+    assert message in outcome.message
+    assert records(tmp_path) == []
+
+
+@pytest.mark.parametrize(("text", "n"), [("", 4), ("too short", 4)])
+def test_empty_and_short_texts_are_refused(configure, tmp_path, text, n):
+    file = tmp_path / "text.txt"
+    file.write_text(text)
+    for overrides in (["method=gptq", f"calib.path={file}", f"calib.n={n}"], [f"eval.path={file}"]):
+        outcome = run(configure(*overrides))
+        assert outcome.status == "refused"
+        assert "text" in outcome.message
+
+
+def test_a_results_folder_that_cannot_be_written_is_refused(configure, tmp_path):
+    (tmp_path / "results").write_text("a file, not a folder")
+    outcome = run(configure())
+    assert outcome.status == "refused"
+    assert "machine.results_dir" in outcome.message
+
+
+def test_a_full_disk_is_noticed_before_work_starts(configure, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("qbench.record.write_atomic", full)
+    outcome = run(configure())
+    assert outcome.status == "refused"
+    assert "No space left on device" in outcome.message
+
+
+def test_a_truncated_checkpoint_is_refused(configure, tmp_path):
+    folder = save_tiny(tmp_path / "model")
+    shard = sorted(folder.glob("*.safetensors"))[0]
+    shard.write_bytes(shard.read_bytes()[:-10])
+    outcome = run(configure("model=local", f"model.path={folder}", "calib=nano", "eval=ppl"))
+    assert outcome.status == "refused"
+    assert "truncated" in outcome.message
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("method=quip", "Could not find 'method/quip'"),
+        ("model=gpt", "Could not find 'model/gpt'"),
+        ("method.dampp=1", "Key 'dampp' is not in struct"),
+    ],
+)
+def test_unknown_names_are_refused_by_hydra(tmp_path, override, message):
+    got = qbench("method=gptq", override, tmp_path=tmp_path)
+    assert got.returncode != 0
+    assert message in got.stdout + got.stderr
+
+
+# --- a model of one's own ---
+
+
+def test_a_local_checkpoint_with_local_texts(tmp_path):
+    import shutil
+
+    model = tmp_path / "model"
+    save_tiny(model)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(NANO / "nano-s" / file, model)
+    from qbench.nano import world
+
+    (tmp_path / "a.txt").write_text(world.text("train", 60))
+    (tmp_path / "b.txt").write_text(world.text("test", 60))
+    got = qbench(
+        *["model=local", f"model.path={model}", "model.dtype=float32", "method=gptq", "grid.bits=4"],
+        *[
+            "calib=text",
+            f"calib.path={tmp_path / 'a.txt'}",
+            "calib.length=64",
+            "eval=ppl",
+            f"eval.path={tmp_path / 'b.txt'}",
+        ],
+        tmp_path=tmp_path,
+    )
+    assert got.returncode == 0, got.stdout + got.stderr
+    (record,) = records(tmp_path)
+    assert record.science["model"]["repo"] == "local"
+    assert "text/ppl" in record.metrics
+    assert str(tmp_path) not in json.dumps(record.science)
+
+
+# --- the rest of the command line ---
+
+
+def test_help_and_unknown_commands():
+    command = [sys.executable, "-m", "qbench.cli"]
+    assert "qbench run" in subprocess.run([*command, "--help"], capture_output=True, text=True).stdout
+    bad = subprocess.run([*command, "rnu"], capture_output=True, text=True)
+    assert bad.returncode == 2
+    assert "unknown command 'rnu'" in bad.stderr
+    groups = subprocess.run([*command, "run", "--help"], capture_output=True, text=True).stdout
+    assert "method: awq, billm, gptq, none, rtn, smoothquant" in groups
+
+
+def test_every_config_composes(configure):
+    for group in ("model", "method", "grid", "calib", "eval", "machine"):
+        for path in sorted(Path(conf_dir(), group).glob("*.yaml")):
+            configure(f"{group}={path.stem}", small=False)
+
+
+def test_wandb_offline_gets_one_run_a_record(configure, tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    outcome = run(configure("method=rtn", "wandb.mode=offline"))
+    assert outcome.status == "measured", outcome.message
+    (record,) = records(tmp_path)
+    assert [p.name.endswith(record.id) for p in (tmp_path / "wandb").glob("offline-run-*")] == [True]
+
+
+def test_machine_auto_says_what_it_found(tmp_path):
+    machine = Machine("auto", None, 8, "cpu", None, tmp_path, tmp_path, False)
+    assert machine.device == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_results_dir_follows_the_environment(tmp_path):
+    env = os.environ | {
+        "QBENCH_RESULTS": str(tmp_path / "elsewhere"),
+        "QBENCH_CACHE": str(tmp_path / "cache"),
+    }
+    command = [sys.executable, "-m", "qbench.cli", "run", "method=none", *SMALL]
+    got = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env)
+    assert got.returncode == 0, got.stdout + got.stderr
+    assert len(Store(tmp_path / "elsewhere").measurements()) == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "elsewhere"]
