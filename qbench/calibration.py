@@ -30,9 +30,7 @@ class Inputs:
 
 
 @torch.no_grad()
-def first_block_inputs(
-    model: nn.Module, block0: nn.Module, ids_BT: Tensor, batch: int, device, rest
-) -> list[Inputs]:
+def first_block_inputs(model: nn.Module, block0: nn.Module, ids_BT: Tensor, batch: int, device, rest) -> list[Inputs]:
     """What ``block0`` receives when ``model`` reads ``ids_BT``, ``batch`` sequences at a time.
 
     Only what runs before the first block needs weights. Hidden states are kept on the device ``rest``.
@@ -43,9 +41,7 @@ def first_block_inputs(
         kwargs = dict(kwargs)
         x = args[0] if args else kwargs.pop("hidden_states")
         if len(args) > 1:
-            raise TypeError(
-                f"{type(module).__name__} is called with {len(args)} positional arguments; expected one"
-            )
+            raise TypeError(f"{type(module).__name__} is called with {len(args)} positional arguments; expected one")
         caught.append(Inputs(x.to(rest), kwargs))
         raise Stop
 

@@ -87,8 +87,7 @@ def _headline(metrics):
 def summary(outcomes) -> str:
     """Counts by status, and a line for each cell that failed."""
     counts = {
-        s: sum(o.status == s for o in outcomes)
-        for s in ("measured", "present", "elsewhere", "failed", "refused")
+        s: sum(o.status == s for o in outcomes) for s in ("measured", "present", "elsewhere", "failed", "refused")
     }
     lines = [", ".join(f"{n} {status}" for status, n in counts.items() if n)]
     lines += [f"  {o.status:<8} {o.cell}: {o.message}" for o in outcomes if o.is_bad]

@@ -32,9 +32,7 @@ class Grid:
             raise ValueError(f"grid.bits must be a whole number from 1 to 8, got {self.bits!r}")
         g = self.group_size
         if isinstance(g, bool) or not isinstance(g, int) or not (g == -1 or g >= 1):
-            raise ValueError(
-                f"grid.group_size must be -1 (a whole row) or a positive whole number, got {g!r}"
-            )
+            raise ValueError(f"grid.group_size must be -1 (a whole row) or a positive whole number, got {g!r}")
         if not isinstance(self.symmetric, bool):
             raise ValueError(f"grid.symmetric must be true or false, got {self.symmetric!r}")
 
@@ -44,7 +42,8 @@ class Grid:
             return K
         if K % self.group_size:
             raise ValueError(
-                f"group_size {self.group_size} does not divide K={K} ({name}); use a divisor of {K} or grid.group_size=-1"
+                f"group_size {self.group_size} does not divide K={K} ({name}); "
+                f"use a divisor of {K} or grid.group_size=-1"
             )
         return self.group_size
 
@@ -132,7 +131,7 @@ class UniformWeight(QuantWeight):
         )
 
     def dequantize(self) -> Tensor:
-        N, K = self.codes_NK.shape
+        K = self.codes_NK.shape[1]
         if self.group_K is None:
             group_K = torch.arange(self.scale_NG.shape[1], device=self.codes_NK.device)
             group_K = group_K.repeat_interleave(K // self.scale_NG.shape[1])

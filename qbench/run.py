@@ -83,9 +83,7 @@ class Run:
         try:
             self._build(cfg)
         except InstantiationException as e:
-            raise (
-                e.__cause__ if isinstance(e.__cause__, (ValueError, OSError)) else ValueError(_first_line(e))
-            ) from e
+            raise (e.__cause__ if isinstance(e.__cause__, (ValueError, OSError)) else ValueError(_first_line(e))) from e
 
     def _build(self, cfg):
         self.machine = Machine(**cfg.machine)
@@ -93,9 +91,7 @@ class Run:
         self.method: Method = instantiate(cfg.method, _convert_="all")
         self.calib: Calibration = instantiate(cfg.calib)
         parts = {"": cfg.eval} if "_target_" in cfg.eval else cfg.eval
-        self.measures: dict[str, Measure] = {
-            name: instantiate(part, _convert_="all") for name, part in parts.items()
-        }
+        self.measures: dict[str, Measure] = {name: instantiate(part, _convert_="all") for name, part in parts.items()}
         self.wandb = OmegaConf.to_container(cfg.wandb)
         self.retry_failed: bool = cfg.retry_failed
         self.ckpt: OpenCheckpoint = instantiate(cfg.model).open()
@@ -103,8 +99,7 @@ class Run:
         self.store.check_writable()
         self.quantization = self._science()
         self.ids = {
-            name: digest(self.quantization | {"eval": m.science(self.context)})
-            for name, m in self.measures.items()
+            name: digest(self.quantization | {"eval": m.science(self.context)}) for name, m in self.measures.items()
         }
 
     def _science(self) -> dict:
@@ -141,18 +136,14 @@ class Run:
             return Outcome(self.cell, "present", metrics=self._metrics())
         failures = {name: f for name in todo if (f := self.store.get_failure(self.ids[name]))}
         if failures and not self.retry_failed:
-            message = (
-                next(iter(failures.values()))["error"] + " (failed before; retry_failed=true tries again)"
-            )
+            message = next(iter(failures.values()))["error"] + " (failed before; retry_failed=true tries again)"
             return Outcome(self.cell, "failed", message)
         with _claim(self.store.root / ".locks" / digest(self.quantization)) as mine:
             if not mine:
                 return Outcome(self.cell, "elsewhere", "another process is measuring it")
             errors = self._measure(todo)
         seconds = time.perf_counter() - started
-        return Outcome(
-            self.cell, "failed" if errors else "measured", "; ".join(errors), seconds, self._metrics()
-        )
+        return Outcome(self.cell, "failed" if errors else "measured", "; ".join(errors), seconds, self._metrics())
 
     def _measure(self, todo) -> list[str]:
         """Quantizes, evaluates the parts ``todo`` and records them; the errors met, a line each."""

@@ -43,7 +43,8 @@ class AbsMax(Statistic):
 
 
 class Gram(Statistic):
-    """``gram_KK`` = mean over tokens of x x^T, and ``mean_abs_K`` = mean |x|. The layer-wise Hessian is twice the Gram."""
+    """``gram_KK`` = mean over tokens of x x^T, and ``mean_abs_K`` = mean |x|. The layer-wise Hessian is twice
+    the Gram."""
 
     def __init__(self, K, device):
         super().__init__(K, device)
@@ -118,9 +119,7 @@ class Gram(Statistic):
                     U = torch.linalg.solve_triangular(L.flip(0, 1), eye, upper=True).float()
                     if torch.isfinite(U).all():
                         return U, tuple(notes)
-                notes.append(
-                    f"Cholesky failed with damping {damp * factor:g} in {str(dtype).removeprefix('torch.')}"
-                )
+                notes.append(f"Cholesky failed with damping {damp * factor:g} in {str(dtype).removeprefix('torch.')}")
         raise ArithmeticError(
             f"the {self.K} x {self.K} Gram matrix of {self.tokens} tokens cannot be factorised, "
             f"not with damping {100 * damp:g} in float64; use more calibration tokens or a larger damping"

@@ -1,11 +1,11 @@
 """Quantizes a model one block at a time: only that block and the hidden states are in memory.
 
-The loop knows ``Method`` and no method by name. Whatever the method, each linear's error is measured on the Gram of the inputs it saw.
+The loop knows ``Method`` and no method by name. Whatever the method, each linear's error is measured on the
+Gram of the inputs it saw.
 """
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -78,6 +78,4 @@ def _quantize_linear(method, block, stage, name, calib):
     notes = weight.notes + method.stage_notes(stage)
     block.install(name, new)
     seconds = time.perf_counter() - started
-    return weight, LayerReport(
-        block.index, name, error, weight.nominal_bits, weight.stored_bits, seconds, notes
-    )
+    return weight, LayerReport(block.index, name, error, weight.nominal_bits, weight.stored_bits, seconds, notes)

@@ -12,9 +12,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 
 def tiny_config(**changes) -> Qwen3Config:
-    shape = dict(
-        hidden_size=128, num_attention_heads=4, num_key_value_heads=2, head_dim=64, intermediate_size=256
-    )
+    shape = dict(hidden_size=128, num_attention_heads=4, num_key_value_heads=2, head_dim=64, intermediate_size=256)
     shape |= dict(num_hidden_layers=3, vocab_size=1024, tie_word_embeddings=True, max_position_embeddings=512)
     return Qwen3Config(**shape | changes)
 

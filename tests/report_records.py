@@ -67,9 +67,7 @@ def measure(s, ev, harm=0.0, notes=(), windows=48, questions=120):
         noted = tuple(notes) if name.endswith("v_proj") else ()
         layers.append(LayerReport(block, name, error, bits, stored, 0.1, noted))
     whole = {**s, "eval": ev}
-    return Measurement(
-        digest(whole), whole, metrics, bits, stored, int(size * (0.1 + 0.9 * stored / 16)), layers
-    )
+    return Measurement(digest(whole), whole, metrics, bits, stored, int(size * (0.1 + 0.9 * stored / 16)), layers)
 
 
 def harm(s):

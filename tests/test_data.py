@@ -34,9 +34,7 @@ def folder(tmp_path_factory):
     """A data_dir with 40 C4 documents, nano text of very different lengths, and WikiText-2 lines."""
     root = tmp_path_factory.mktemp("data")
     documents = [world.text("train", 1 + i % 7, seed=i) for i in range(40)]
-    lines = [
-        line for i in range(30) for line in ("", f" = Title {i} = \n", world.text("train", 2, seed=i) + "\n")
-    ]
+    lines = [line for i in range(30) for line in ("", f" = Title {i} = \n", world.text("train", 2, seed=i) + "\n")]
     for name, texts in [("c4/c4-train", documents), ("c4/c4-validation", documents[:5])]:
         write(root / f"{name}.parquet", texts)
     for name in ("wikitext2/raw_train", "wikitext2/raw_test"):
@@ -79,9 +77,7 @@ def test_c4_is_gptqs_draw_without_repetition(tokenizer, encode, folder):
 
 def test_c4_with_too_few_long_documents(tokenizer, encode, folder):
     found = sum(len(encode(d)) > 400 for d in texts(folder / "c4/c4-train.parquet"))
-    with pytest.raises(
-        ValueError, match=rf"asked for 128 .* longer than 400 .* has {found} among 40; lower calib.n"
-    ):
+    with pytest.raises(ValueError, match=rf"asked for 128 .* longer than 400 .* has {found} among 40; lower calib.n"):
         Calibration("c4", length=400).tokens(tokenizer, folder)
 
 
@@ -190,9 +186,7 @@ def test_an_empty_evaluation_text(tokenizer, tmp_path):
 
 
 def test_what_is_not_in_the_folder(tokenizer, tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=r"wikitext2 \(train\) .* has no wikitext2/raw_train\*.parquet; add"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"wikitext2 \(train\) .* has no wikitext2/raw_train\*.parquet; add"):
         Calibration("wikitext2").tokens(tokenizer, tmp_path)
 
 

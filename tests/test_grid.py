@@ -96,9 +96,7 @@ def test_bits_outside_1_to_8_are_refused(bits):
 
 
 def test_group_size_must_divide():
-    with pytest.raises(
-        ValueError, match=r"group_size 96 does not divide K=128 \(down_proj\); use a divisor of 128"
-    ):
+    with pytest.raises(ValueError, match=r"group_size 96 does not divide K=128 \(down_proj\); use a divisor of 128"):
         Grid(4, 96).columns(128, "down_proj")
     with pytest.raises(ValueError, match=r"grid.group_size must be -1"):
         Grid(4, 0)

@@ -31,12 +31,7 @@ FILES = sorted(p for p in ROOT.rglob("*.py") if p.name != "__init__.py" or p.par
 
 def layer(module: str) -> int:
     """The layer of "methods.gptq" and the like; a folder's files are of the folder's layer unless listed."""
-    found = [
-        (len(name), i)
-        for i, names in enumerate(LAYERS)
-        for name in names
-        if f"{module}.".startswith(f"{name}.")
-    ]
+    found = [(len(name), i) for i, names in enumerate(LAYERS) for name in names if f"{module}.".startswith(f"{name}.")]
     return max(found)[1] if found else -1
 
 

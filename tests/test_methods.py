@@ -111,11 +111,7 @@ def obq(w, gram, grid, perm, damp, static):
 def test_gptq_is_obq_code_for_code(bits, group, act_order, static, symmetric):
     w, x = problem(N=6, K=64, seed=bits)
     stat, grid = seen(x), Grid(bits, group, symmetric)
-    perm = (
-        torch.argsort(stat.gram_KK.diagonal(), descending=True, stable=True)
-        if act_order
-        else torch.arange(64)
-    )
+    perm = torch.argsort(stat.gram_KK.diagonal(), descending=True, stable=True) if act_order else torch.arange(64)
     q = GPTQ(grid, act_order=act_order, static_groups=static, block_size=16).quantize(w, stat, "x")
     assert torch.equal(q.codes_NK, obq(w, stat.gram_KK, grid, perm, 0.01, static))
 
@@ -186,12 +182,8 @@ def test_awq_leaves_q_and_k_unclipped():
     w, x = problem()
     stat = seen(x)
     for name in ("self_attn.q_proj", "self_attn.k_proj"):
-        assert torch.equal(
-            AWQ().quantize(w, stat, name).dequantize(), round_to_nearest(w, Grid()).dequantize()
-        )
-    assert not torch.equal(
-        AWQ().quantize(w, stat, "x.v_proj").dequantize(), round_to_nearest(w, Grid()).dequantize()
-    )
+        assert torch.equal(AWQ().quantize(w, stat, name).dequantize(), round_to_nearest(w, Grid()).dequantize())
+    assert not torch.equal(AWQ().quantize(w, stat, "x.v_proj").dequantize(), round_to_nearest(w, Grid()).dequantize())
 
 
 # --- SmoothQuant ---
@@ -241,11 +233,7 @@ def billm(w, gram, method):
                     values = metric[n, part]
                     for _ in range(passes):
                         mean = values.mean()
-                        values = (
-                            values
-                            - mean
-                            - (values - mean).abs().mean() * torch.where(values >= mean, 1.0, -1.0)
-                        )
+                        values = values - mean - (values - mean).abs().mean() * torch.where(values >= mean, 1.0, -1.0)
                     error += values.square().sum().item()
             if best is None or error < best[0]:
                 best = error, order[:count]
@@ -303,5 +291,5 @@ def test_billm_beats_one_bit_rounding():
 
 
 def test_billm_refuses_a_last_block_too_narrow():
-    with pytest.raises(ValueError, match="leaves 32 columns of K=160"):
+    with pytest.raises(ValueError, match=r"leaves 32 columns of K=160"):
         BiLLM().check({"x": (8, 160)})

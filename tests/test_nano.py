@@ -98,9 +98,7 @@ def test_answers_are_the_facts_of_the_world():
         answer = q["choices"][q["answer"]]
         tool = lexicon.TOOLS.get(answer, answer)
         trade = next(t for t, u in lexicon.TOOLS.items() if u == tool)
-        assert f" {tool} " in q["question"].replace("?", " ?") or f" {trade} " in q["question"].replace(
-            "?", " ?"
-        )
+        assert f" {tool} " in q["question"].replace("?", " ?") or f" {trade} " in q["question"].replace("?", " ?")
 
 
 def test_documents_state_the_facts_of_the_world():

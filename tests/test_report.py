@@ -44,9 +44,7 @@ def table_of(measurements, failures=(), delta=False):
 
 
 def test_paired_difference_equals_the_naive_one():
-    base, rtn = (
-        records((s, h), only=("ppl", "tasks")) for s, h in ((science(), 0), (science("nano-s", "rtn", 3), 1))
-    )
+    base, rtn = (records((s, h), only=("ppl", "tasks")) for s, h in ((science(), 0), (science("nano-s", "rtn", 3), 1)))
     df = frame([*base, *rtn]).query("method == 'rtn'").set_index("metric")
     acc, acc0 = rtn[1].metrics["nano_world/acc"].samples, base[1].metrics["nano_world/acc"].samples
     d = [a - b for a, b in zip(acc, acc0)]
@@ -108,17 +106,13 @@ def test_failed_diverged_and_missing_cells_say_so(built):
     mark = re.search(r"failed<sup>(\w)</sup>", failed)[1]
     assert f"<sup>{mark}</sup> failed: FloatingPointError: no finite scale in model.layers.1.mlp" in text
     assert re.search(r"\| nano-s \| SmoothQuant \| 1 \| 8 \| row .*\| nan \|", text)
-    assert re.search(
-        r"<sup>\w</sup> damping raised to 0.04 … damping raised to 0.06 \(in 2 to 6 linears", text
-    )
+    assert re.search(r"<sup>\w</sup> damping raised to 0.04 … damping raised to 0.06 \(in 2 to 6 linears", text)
     with (built[0] / "tables" / "nano_matrix.csv").open() as f:
         rows = {(r["model"], r["method"], r["w_bits"]): r for r in csv.DictReader(f)}
     assert rows["nano-s", "awq", "1"]["nano_world/acc"] == "failed"
     assert rows["nano-s", "smoothquant", "1"]["nano/ppl"] == "nan"
     assert "damping raised" in rows["nano-m", "gptq", "2"]["notes"]
-    only_ppl = table_of(
-        [*records((science(), 0), only=("ppl", "kl")), *records((science("nano-s", "rtn", 4), 0.5))]
-    )
+    only_ppl = table_of([*records((science(), 0), only=("ppl", "kl")), *records((science("nano-s", "rtn", 4), 0.5))])
     assert [r.cells["nano/kl"].state for r in only_ppl.rows] == ["ok", "missing"]
 
 
@@ -194,9 +188,7 @@ def test_tables_are_byte_stable_and_need_no_torch(results, built, tmp_path):
     subprocess.run([sys.executable, "-c", code, results, tmp_path], check=True, env=env)
     tables = [p for p in built[1] if p.parent.name == "tables"]
     names = ("nano_matrix", "nano_matrix_delta", "nano_subjects")
-    assert {p.name for p in tables} == {f"{n}.{e}" for n in names for e in ("csv", "md", "tex")} | {
-        "nano_summary.md"
-    }
+    assert {p.name for p in tables} == {f"{n}.{e}" for n in names for e in ("csv", "md", "tex")} | {"nano_summary.md"}
     for path in tables:
         assert (tmp_path / "tables" / path.name).read_bytes() == path.read_bytes()
 
@@ -223,9 +215,7 @@ def test_summary_fits_a_terminal(results, built):
 
 def test_summary_cuts_no_label_that_tells_rows_apart(tmp_path):
     for alpha in (0.5, 0.75, None):
-        s = science(
-            "nano-s", "smoothquant", 8, method={"alpha": alpha, "a_field_with_a_rather_long_name": alpha}
-        )
+        s = science("nano-s", "smoothquant", 8, method={"alpha": alpha, "a_field_with_a_rather_long_name": alpha})
         Store(tmp_path).put(records((s, 1))[0])
     text = summary(tmp_path)
     assert all(f"alpha={a}" in text or f"name={a}" in text for a in ("0.5", "0.75", "none"))
@@ -245,9 +235,7 @@ def test_figures_exist_and_show_something(built):
         assert b"CreationDate" not in figures[f"{name}.pdf"].read_bytes()
 
 
-@pytest.mark.parametrize(
-    "case", ["one cell", "unquantized only", "failure only", "all diverged", "one model"]
-)
+@pytest.mark.parametrize("case", ["one cell", "unquantized only", "failure only", "all diverged", "one model"])
 def test_any_part_of_the_records_can_be_shown(tmp_path, case, capsys):
     store = Store(tmp_path)
     cells = {"one cell": [(science("nano-s", "rtn", 4), 1)], "unquantized only": [(science(), 0)]}

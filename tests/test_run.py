@@ -65,9 +65,7 @@ def test_every_method_from_config_to_record(configure, tmp_path, method):
         assert record.model_bytes == pytest.approx(weights, rel=0.02)
     else:
         assert record.model_bytes < 0.7 * weights
-    assert not (tmp_path / "cache" / "quantized").exists() or not any(
-        (tmp_path / "cache" / "quantized").iterdir()
-    )
+    assert not (tmp_path / "cache" / "quantized").exists() or not any((tmp_path / "cache" / "quantized").iterdir())
 
 
 def test_the_same_run_twice_is_measured_once_and_is_bit_identical(configure, tmp_path):
@@ -93,9 +91,7 @@ def test_machine_and_folders_do_not_change_the_identity(configure):
 
 
 def test_billm_is_one_cell_on_the_whole_bits_axis(configure):
-    assert (
-        Run(configure("method=billm", "grid.bits=8")).ids == Run(configure("method=billm", "grid.bits=2")).ids
-    )
+    assert Run(configure("method=billm", "grid.bits=8")).ids == Run(configure("method=billm", "grid.bits=2")).ids
 
 
 def test_parts_of_an_evaluation_are_records_of_their_own(configure, tmp_path):

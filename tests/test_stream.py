@@ -57,9 +57,7 @@ def test_streamed_blocks_see_what_the_model_sees(tiny, ids, attention):
     source = ckpt.embedding("cpu")
     hidden = first_block_inputs(source, source.model.layers[0], ids, 5, "cpu", "cpu")
     for index, block in enumerate(ckpt.blocks("cpu")):
-        torch.testing.assert_close(
-            torch.cat([h.x_BTD for h in hidden]), expected[index], rtol=1e-5, atol=1e-5
-        )
+        torch.testing.assert_close(torch.cat([h.x_BTD for h in hidden]), expected[index], rtol=1e-5, atol=1e-5)
         hidden = BlockCalibration(block, hidden, "cpu").outputs()
 
 
@@ -77,9 +75,7 @@ def test_what_is_saved_is_what_was_quantized(tiny, tmp_path, ids, method):
     assert torch.isfinite(logits(model, ids[:2])).all()
 
 
-@pytest.mark.parametrize(
-    "method", [AWQ(), AWQ(loss="module"), SmoothQuant()], ids=["awq", "awq-module", "smoothquant"]
-)
+@pytest.mark.parametrize("method", [AWQ(), AWQ(loss="module"), SmoothQuant()], ids=["awq", "awq-module", "smoothquant"])
 @pytest.mark.parametrize("kv", [2, 4])
 def test_transform_keeps_the_function(tmp_path, ids, method, kv):
     ckpt = opened(save_tiny(tmp_path, num_key_value_heads=kv))
@@ -139,10 +135,7 @@ def test_awq_takes_the_scale_with_the_least_loss(tiny, ids):
     for i in range(20):
         s = x.abs().mean(0).pow(i / 20).clamp(min=1e-4)
         s = s / (s.max() * s.min()).sqrt()
-        loss = sum(
-            ((round_to_nearest(w * s, method.grid).dequantize() / s - w) @ x.T).square().sum()
-            for w in weights
-        )
+        loss = sum(((round_to_nearest(w * s, method.grid).dequantize() / s - w) @ x.T).square().sum() for w in weights)
         if best is None or loss < best[0]:
             best = loss, s
     gain = block["input_layernorm"].weight.clone()

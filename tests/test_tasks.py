@@ -180,13 +180,9 @@ def test_an_unknown_task_names_its_neighbours(ctx, monkeypatch):
 
 def test_a_task_without_its_file(ctx, tmp_path):
     here = replace(ctx, data_dir=tmp_path)
-    with pytest.raises(
-        FileNotFoundError, match=r"baber/piqa \(validation\) .* has no zeroshot/piqa_validation"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"baber/piqa \(validation\) .* has no zeroshot/piqa_validation"):
         Tasks("piqa").science(here)
-    with pytest.raises(
-        ValueError, match=r"lambada_openai \(default\), for which machine.data_dir has no place"
-    ):
+    with pytest.raises(ValueError, match=r"lambada_openai \(default\), for which machine.data_dir has no place"):
         Splits(tmp_path, "EleutherAI/lambada_openai", "default")
 
 
@@ -213,9 +209,7 @@ def qwen3(tmp_path_factory):
     with tarfile.open(archive) as tar:
         tar.extractall(folder, filter="data")
     tokenizer = AutoTokenizer.from_pretrained(folder / "qwen3_tokenizer")
-    shape = dict(
-        hidden_size=32, intermediate_size=64, num_attention_heads=2, num_key_value_heads=1, head_dim=16
-    )
+    shape = dict(hidden_size=32, intermediate_size=64, num_attention_heads=2, num_key_value_heads=1, head_dim=16)
     torch.manual_seed(0)
     config = Qwen3Config(vocab_size=151936, num_hidden_layers=1, tie_word_embeddings=True, **shape)
     return Qwen3ForCausalLM(config).eval(), Context(tokenizer, "cpu", 1, DATA, folder, "tiny", lambda: None)
@@ -243,9 +237,7 @@ def test_zero_shot_tasks(qwen3):
     tasks = suite.suite(ZEROSHOT, 0, 1, str(DATA)).tasks
     sizes = dict(piqa=1838, arc_easy=2376, arc_challenge=1172, hellaswag=1916, winogrande=1267, boolq=3270)
     assert {name: len(task.eval_docs) for name, task in tasks.items()} == sizes
-    with pytest.raises(
-        ValueError, match="piqa was asked for 2 examples a prompt, but its few-shot split has 0"
-    ):
+    with pytest.raises(ValueError, match="piqa was asked for 2 examples a prompt, but its few-shot split has 0"):
         Tasks("piqa", num_fewshot=2).science(ctx)
 
 

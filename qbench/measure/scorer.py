@@ -43,9 +43,7 @@ class Scorer(HFLM):
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         return super().loglikelihood_rolling(requests, disable_tqdm=_few(requests))
 
-    def _loglikelihood_tokens(
-        self, requests, disable_tqdm: bool = False, **kwargs
-    ) -> list[tuple[float, bool]]:
+    def _loglikelihood_tokens(self, requests, disable_tqdm: bool = False, **kwargs) -> list[tuple[float, bool]]:
         self._longest = max(len(continuation) for _, _, continuation in requests)
         return super()._loglikelihood_tokens(requests, disable_tqdm=_few(requests), **kwargs)
 

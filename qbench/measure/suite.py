@@ -132,9 +132,7 @@ def _index(folders: tuple[str, ...] | None) -> TaskManager:
 
 def _set_fewshot(name: str, task: Task, shots: int) -> None:
     if task.OUTPUT_TYPE not in ("multiple_choice", "loglikelihood", "loglikelihood_rolling"):
-        raise ValueError(
-            f"task {name} generates text; qbench scores likelihoods only, so choose another task"
-        )
+        raise ValueError(f"task {name} generates text; qbench scores likelihoods only, so choose another task")
     if shots and task.get_config("num_fewshot") == 0:
         raise ValueError(f"task {name} is zero-shot by definition, but eval.num_fewshot={shots}; set it to 0")
     if shots > len(task.sampler.df):

@@ -1,19 +1,20 @@
 """AWQ, arXiv 2306.00978, sections 3.2 and 4: channels that carry large activations are scaled up before rounding, so
 that they lose less, and ranges are clipped where that costs less than it saves.
 
-Scale search: s = mean|x|^a, normalised so that max(s) min(s) = 1, for a = 0, 1/20, ..., 19/20; the least loss wins and is folded
-into the operation before. Clip search: each group's range is cut to (1 - i/20) of max|w|, i = 0..9, the least loss wins; q and k
-are never clipped, they meet in a product where errors grow.
+Scale search: s = mean|x|^a, normalised so that max(s) min(s) = 1, for a = 0, 1/20, ..., 19/20; the least loss
+wins and is folded into the operation before. Clip search: each group's range is cut to (1 - i/20) of max|w|, i
+= 0..9, the least loss wins; q and k are never clipped, they meet in a product where errors grow.
 
-``loss``: "gram" is the output error of the linears themselves, ||(Q(W s)/s - W) X||^2 = tr(D G D^T) with the Gram G, exact over all
-calibration tokens and without a forward pass. "module" is the authors': the output error of the whole attention or MLP.
+``loss``: "gram" is the output error of the linears themselves, ||(Q(W s)/s - W) X||^2 = tr(D G D^T) with the
+Gram G, exact over all calibration tokens and without a forward pass. "module" is the authors': the output error
+of the whole attention or MLP.
 
 Deviations from the authors' code (mit-han-lab/llm-awq):
-* The grid always contains zero and keeps its scales in float16, as for every method here; theirs is computed in the weight's dtype and
-  may leave zero out of a one-sided group.
+* The grid always contains zero and keeps its scales in float16, as for every method here; theirs is computed in
+  the weight's dtype and may leave zero out of a one-sided group.
 * The clip search uses all calibration tokens through the Gram; theirs samples 512.
-* v to o is scaled only where every value head has one query head; under grouped-query attention it is skipped, as theirs does
-  silently, and the record's notes say so.
+* v to o is scaled only where every value head has one query head; under grouped-query attention it is skipped,
+  as theirs does silently, and the record's notes say so.
 * The columns take the ratio that the norm's rounded gain really has.
 
 Dimension key: N output channels, K input channels, G groups of K.
@@ -31,8 +32,8 @@ from qbench.stats import Gram
 
 @dataclass(frozen=True)
 class AWQ(Method):
-    """``n_scale`` exponents and ``n_clip`` ranges are tried; ``n_clip: 1`` does not clip. ``unclipped``: linears, by the end
-    of their names, whose range is left whole."""
+    """``n_scale`` exponents and ``n_clip`` ranges are tried; ``n_clip: 1`` does not clip. ``unclipped``: linears, by
+    the end of their names, whose range is left whole."""
 
     name: ClassVar[str] = "awq"
     statistic = Gram
@@ -47,15 +48,11 @@ class AWQ(Method):
         if self.loss not in ("gram", "module"):
             raise ValueError(f"method.loss must be gram or module, got {self.loss!r}")
         if self.n_scale < 1 or not 1 <= self.n_clip <= 20:
-            raise ValueError(
-                f"method.n_scale must be >= 1, n_clip 1..20; got {self.n_scale} and {self.n_clip}"
-            )
+            raise ValueError(f"method.n_scale must be >= 1, n_clip 1..20; got {self.n_scale} and {self.n_clip}")
 
     def transform(self, block, calib):
         stages = [stage for stage in block.stages if stage.fold is not None]
-        found = [
-            self._search_scale(block, calib, stage) for stage in stages
-        ]  # all on the weights as they were
+        found = [self._search_scale(block, calib, stage) for stage in stages]  # all on the weights as they were
         for stage, s_K in zip(stages, found):
             calib.rescale(stage, s_K)
 
@@ -93,11 +90,7 @@ class AWQ(Method):
         best_NG = torch.full((N, G), float("inf"), device=w_NK.device)
         clip_NG = torch.ones_like(best_NG)
         for i in range(self.n_clip):
-            d_GNg = (
-                (round_to_nearest(w_NK, self.grid, 1 - i / 20).dequantize() - w_NK)
-                .view(N, G, g)
-                .transpose(0, 1)
-            )
+            d_GNg = (round_to_nearest(w_NK, self.grid, 1 - i / 20).dequantize() - w_NK).view(N, G, g).transpose(0, 1)
             loss_NG = ((d_GNg @ gram_Ggg) * d_GNg).sum(-1).T
             better = loss_NG < best_NG
             best_NG = torch.where(better, loss_NG, best_NG)

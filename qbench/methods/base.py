@@ -1,7 +1,8 @@
 """Write your own method: one file here, one yaml in conf/method.
 
-A method is a frozen dataclass. Its fields are its hyperparameters; they stand in the yaml beside ``_target_``, are checked
-in ``__post_init__`` and become part of every record's identity. Raise ``version`` when the numbers change.
+A method is a frozen dataclass. Its fields are its hyperparameters; they stand in the yaml beside ``_target_``,
+are checked in ``__post_init__`` and become part of every record's identity. Raise ``version`` when the numbers
+change.
 
     @dataclass(frozen=True)
     class Ternary(Method):
@@ -18,7 +19,8 @@ Declare what you need instead of fetching it:
   it comes to ``quantize`` as ``stat``. None: the method looks at weights only, ``stat`` is None.
 * ``sees``: which activations calibration shows. "float": those of the unquantized model throughout. "block": earlier
   blocks are quantized. "stage": so are the earlier linears of the same block.
-* ``grid``: a field of type Grid, if the method has bits. ``acts``: a field of type ActQuant, if activations are quantized.
+* ``grid``: a field of type Grid, if the method has bits. ``acts``: a field of type ActQuant, if activations are
+  quantized.
 
 Override ``quantize`` and, if scales should move between layers first, ``transform``. The contract tests
 find every yaml by themselves.

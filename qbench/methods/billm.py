@@ -5,16 +5,17 @@ Blocks of 128 columns are binarized one after another. In a block:
   second time their residual; of 1..``max_salient`` columns the number is taken that binarizes s itself best;
 * the other weights, bell-shaped, are split at a magnitude p into a concentrated and a sparse part, each
   binarized for itself (section 3.3); p is the best of 81 quantiles from 10 % to 90 %;
-* what the block lost is made up for in the columns still to come, E = (W - W_hat) / diag(U), W_rest -= E U, U as in GPTQ.
+* what the block lost is made up for in the columns still to come, E = (W - W_hat) / diag(U), W_rest -= E U, U
+  as in GPTQ.
 
 To binarize a set of weights, row by row: mean + scale sign(w - mean), scale = mean|w - mean|. The mean is not in the
 paper's equation 2 but in the authors' code, which made the published numbers.
 
 Deviations from the authors' code:
 * s uses diag(H^-1), as the paper writes; the code takes the diagonal of its Cholesky factor.
-* The split minimises the error of the weights, as the paper writes; the code minimises that of s. For the number of
-  salient columns we do as the code does: on the weights, against the paper's equation, every further column lowers the error,
-  so that search would always end at its bound.
+* The split minimises the error of the weights, as the paper writes; the code minimises that of s. For the
+  number of salient columns we do as the code does: on the weights, against the paper's equation, every further
+  column lowers the error, so that search would always end at its bound.
 * Quantiles are taken over the weights that are split; the code counts the zeros it left in the salient columns.
 * sign(0) is +1, so that a bit can hold it. Means and scales are float16.
 
@@ -94,8 +95,8 @@ class BiLLM(Method):
         for name, (_, K) in shapes.items():
             if 0 < K % self.block_size <= self.max_salient:
                 raise ValueError(
-                    f"block_size {self.block_size} leaves {K % self.block_size} columns of K={K} ({name}) in the last block, "
-                    f"too few for {self.max_salient} salient ones; change method.block_size or method.max_salient"
+                    f"block_size {self.block_size} leaves {K % self.block_size} columns of K={K} ({name}) in the last "
+                    f"block, too few for {self.max_salient} salient ones; change method.block_size or method.max_salient"
                 )
 
     def quantize(self, w_NK, stat, name):

@@ -1,12 +1,13 @@
 """GPTQ, arXiv 2210.17323, algorithm 1: columns are rounded one after another, and what rounding a column broke is
 mended in the columns still to come.
 
-With H = X X^T (up to a factor) and U upper triangular, H^-1 = U^T U, rounding column i of W leaves the error
-e = (w_i - q_i) / U_ii, and the best answer of the others is W_j -= e U_ij for j > i. Updates beyond the current block of
-columns wait until the block is done (section 3.3, step 2).
+With H = X X^T (up to a factor) and U upper triangular, H^-1 = U^T U, rounding column i of W leaves the error e
+= (w_i - q_i) / U_ii, and the best answer of the others is W_j -= e U_ij for j > i. Updates beyond the current
+block of columns wait until the block is done (section 3.3, step 2).
 
 Deviations from the authors' code (IST-DASLab/gptq):
-* U comes from one factorisation of the reversed matrix instead of Cholesky, inversion, Cholesky: same U, a third of the work.
+* U comes from one factorisation of the reversed matrix instead of Cholesky, inversion, Cholesky: same U, a
+  third of the work.
 * A channel that calibration never saw is rounded to nearest, not set to zero: its inputs may fire in use.
 * A group is always fitted on up-to-date columns; theirs are stale where the group is smaller than the block.
 * act_order sorts stably, so equal diagonals give the same order everywhere.
@@ -27,8 +28,8 @@ from qbench.stats import Gram
 
 @dataclass(frozen=True)
 class GPTQ(Method):
-    """``act_order``: columns by falling diag(H). ``static_groups``: group scales from the weight as it was, so that groups
-    stay runs of neighbouring columns under act_order. ``damp``: share of mean diag(H) added to it."""
+    """``act_order``: columns by falling diag(H). ``static_groups``: group scales from the weight as it was, so that
+    groups stay runs of neighbouring columns under act_order. ``damp``: share of mean diag(H) added to it."""
 
     name: ClassVar[str] = "gptq"
     statistic = Gram

@@ -1,8 +1,8 @@
 """SmoothQuant, arXiv 2211.10438, equation 4: outliers of the activations move into the weights before both are rounded.
 
-For the linears behind a norm, channel j of the input is divided by s_j = max|X_j|^alpha / max|W_j|^(1 - alpha) and column j
-of the weights multiplied by it. Then weights are rounded symmetrically, one scale a row, and activations
-symmetrically, one scale a token, as they come ("per-token dynamic", the paper's O1).
+For the linears behind a norm, channel j of the input is divided by s_j = max|X_j|^alpha / max|W_j|^(1 - alpha)
+and column j of the weights multiplied by it. Then weights are rounded symmetrically, one scale a row, and
+activations symmetrically, one scale a token, as they come ("per-token dynamic").
 
 As in the authors' code o_proj and down_proj are not smoothed (nothing before them is a norm) but are quantized,
 weights and inputs. Deviations:
@@ -35,9 +35,7 @@ class SmoothQuant(Method):
 
     def __post_init__(self):
         if self.alpha is not None and not 0 <= self.alpha <= 1:
-            raise ValueError(
-                f"method.alpha must be between 0 and 1, or null for no smoothing, got {self.alpha!r}"
-            )
+            raise ValueError(f"method.alpha must be between 0 and 1, or null for no smoothing, got {self.alpha!r}")
         if not self.grid.symmetric:
             raise ValueError("SmoothQuant rounds weights symmetrically; set method.grid.symmetric=true")
 

@@ -1,7 +1,8 @@
 """A checkpoint on disk, loaded a part at a time.
 
-``Checkpoint`` names a model; ``open()`` finds its files (the Hub, a local folder, or inside this package) without reading weights, and
-``OpenCheckpoint`` reads them: the whole, or one decoder layer at a time into a skeleton on the meta device.
+``Checkpoint`` names a model; ``open()`` finds its files (the Hub, a local folder, or inside this package)
+without reading weights, and ``OpenCheckpoint`` reads them: the whole, or one decoder layer at a time into a
+skeleton on the meta device.
 """
 
 import copy
@@ -62,13 +63,11 @@ class Checkpoint:
 @lru_cache
 def _snapshot(repo: str, revision: str | None) -> Path:
     try:
-        return Path(
-            snapshot_download(repo, revision=revision, allow_patterns=["*.safetensors", "*.json", "*.txt"])
-        )
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=["*.safetensors", "*.json", "*.txt"]))
     except (LocalEntryNotFoundError, RepositoryNotFoundError, HfHubHTTPError, OSError) as e:
         raise FileNotFoundError(
-            f"cannot get {repo} (revision {revision or 'main'}) from the Hub: {type(e).__name__}. Without a network, put the "
-            "checkpoint in a folder and use model=local model.path=FOLDER, or try model=nano-s, which is shipped"
+            f"cannot get {repo} (revision {revision or 'main'}) from the Hub: {type(e).__name__}. Without a network, "
+            "put the checkpoint in a folder and use model=local model.path=FOLDER, or try model=nano-s, which is shipped"
         ) from e
 
 
@@ -78,9 +77,7 @@ def _open(folder: Path, model: Checkpoint, revision: str) -> "OpenCheckpoint":
 
 
 def _stamp(folder: Path) -> tuple:
-    return tuple(
-        (p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(folder.glob("*.safetensors"))
-    )
+    return tuple((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(folder.glob("*.safetensors")))
 
 
 @lru_cache
@@ -101,14 +98,10 @@ class OpenCheckpoint:
         self.folder, self.model, self.revision = folder, model, revision
         self.dtype = DTYPES[model.dtype]
         if not (folder / "config.json").is_file():
-            raise FileNotFoundError(
-                f"model {model.name}: no config.json in {folder}; is it a Hugging Face checkpoint?"
-            )
+            raise FileNotFoundError(f"model {model.name}: no config.json in {folder}; is it a Hugging Face checkpoint?")
         self.config = AutoConfig.from_pretrained(folder)
         if self.config.model_type not in STAGES:
-            raise ValueError(
-                f"model {model.name} is a {self.config.model_type}; known here: {', '.join(STAGES)}"
-            )
+            raise ValueError(f"model {model.name} is a {self.config.model_type}; known here: {', '.join(STAGES)}")
         self.stages = STAGES[self.config.model_type](self.config)
         self.files = self._read_headers()
 
@@ -137,9 +130,7 @@ class OpenCheckpoint:
     def skeleton(self) -> nn.Module:
         """The model on the meta device: shapes without numbers. Not to be written into."""
         with torch.device("meta"):
-            model = (
-                AutoModelForCausalLM.from_config(self.config, dtype=self.dtype).eval().requires_grad_(False)
-            )
+            model = AutoModelForCausalLM.from_config(self.config, dtype=self.dtype).eval().requires_grad_(False)
             model.tie_weights()
         return model
 

@@ -34,17 +34,13 @@ def save_block(folder: Path, block: Block, weights: dict[str, QuantWeight]) -> N
         }
         tensors |= {f"{name}/{field}": t.cpu().contiguous() for field, t in weight.state().items()}
     inside = tuple(f"{name}.weight" for name in weights)
-    tensors |= {
-        name: p.cpu().contiguous() for name, p in block.module.named_parameters() if name not in inside
-    }
+    tensors |= {name: p.cpu().contiguous() for name, p in block.module.named_parameters() if name not in inside}
     path = block_path(folder, block.index)
     save_file(tensors, path.with_suffix(".tmp"), metadata={"weights": json.dumps(about)})
     os.replace(path.with_suffix(".tmp"), path)
 
 
-def read_block(
-    ckpt: OpenCheckpoint, folder: Path, index: int, device
-) -> tuple[Block, dict[str, QuantWeight]]:
+def read_block(ckpt: OpenCheckpoint, folder: Path, index: int, device) -> tuple[Block, dict[str, QuantWeight]]:
     """A block without its quantized linears, and their weights."""
     with safe_open(block_path(folder, index), framework="pt", device=str(device)) as f:
         about = json.loads(f.metadata()["weights"])
@@ -55,9 +51,7 @@ def read_block(
         settings = {k: tuple(v) if isinstance(v, list) else v for k, v in what["settings"].items()}
         weights[name] = locate(what["class"])(**state, **settings)
     block = ckpt.empty_block(index)
-    block.module.load_state_dict(
-        {k: v for k, v in tensors.items() if "/" not in k}, strict=False, assign=True
-    )
+    block.module.load_state_dict({k: v for k, v in tensors.items() if "/" not in k}, strict=False, assign=True)
     return block, weights
 
 

@@ -15,9 +15,7 @@ def stages(config: Qwen3Config) -> tuple[Stage, ...]:
     shared = f"v_proj to o_proj not scaled: grouped-query attention, {heads} query heads on {kv} value heads"
     return (
         Stage(("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), "input_layernorm"),
-        Stage(("self_attn.o_proj",), None, shared)
-        if kv < heads
-        else Stage(("self_attn.o_proj",), "self_attn.v_proj"),
+        Stage(("self_attn.o_proj",), None, shared) if kv < heads else Stage(("self_attn.o_proj",), "self_attn.v_proj"),
         Stage(("mlp.gate_proj", "mlp.up_proj"), "post_attention_layernorm"),
         Stage(("mlp.down_proj",), "mlp.up_proj"),
     )

@@ -81,8 +81,7 @@ def build(seed: int = SEED, people: int = PEOPLE) -> World:
             for name in draw.sample(names, min(WAVE, len(names)))
         ]
         towns = towns or {
-            town: {fact: draw.pick(values) for fact, values in lex.PLACES.items()}
-            for town in lex.VALUES["town"]
+            town: {fact: draw.pick(values) for fact, values in lex.PLACES.items()} for town in lex.VALUES["town"]
         }
         taken = {person.name for person in population}
         names = [name for name in names if name[0] not in taken]

@@ -28,16 +28,14 @@ VALUES: dict[str, list[str]] = {
         "hunter teacher barber guard miller roofer shepherd gardener butcher joiner"
     ),
     "food": words(
-        "soup bread rice plums figs honey beans eggs ham pears nuts corn dates pie cake peas tart jam "
-        "crab melon"
+        "soup bread rice plums figs honey beans eggs ham pears nuts corn dates pie cake peas tart jam crab melon"
     ),
     "instrument": words(
         "lute flute drum fiddle horn viola cello piano oboe organ banjo bugle gong lyre tuba guitar bell "
         "fife sitar pipe"
     ),
     "pet": words(
-        "cat dog goat hen parrot toad newt ferret pony mouse lizard snake goose tortoise finch lamb crow "
-        "rat pig hare"
+        "cat dog goat hen parrot toad newt ferret pony mouse lizard snake goose tortoise finch lamb crow rat pig hare"
     ),
     "colour": words(
         "red blue green black grey pink brown gold silver teal amber coral lilac beige scarlet crimson "

@@ -28,9 +28,7 @@ def channels(K: int, draw: Draw, count: int = COUNT) -> Tensor:
     """`count` different channel indices of every 128, sorted."""
     if K % SPAN:
         raise ValueError(f"{K} channels do not divide into spans of {SPAN}; outliers need a multiple of it")
-    return torch.tensor(
-        [start + j for start in range(0, K, SPAN) for j in sorted(draw.sample(range(SPAN), count))]
-    )
+    return torch.tensor([start + j for start in range(0, K, SPAN) for j in sorted(draw.sample(range(SPAN), count))])
 
 
 @torch.no_grad()

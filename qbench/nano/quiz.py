@@ -13,9 +13,7 @@ from qbench.nano import SIZES, model_path, world
 
 
 @torch.no_grad()
-def accuracy(
-    model: PreTrainedModel, tok: PreTrainedTokenizerFast, questions: list[dict], batch: int = 128
-) -> float:
+def accuracy(model: PreTrainedModel, tok: PreTrainedTokenizerFast, questions: list[dict], batch: int = 128) -> float:
     """Share of questions answered rightly; `questions` as `world.questions()` lists them for a subject."""
     right = 0
     for start in range(0, len(questions), batch):

@@ -32,9 +32,7 @@ def train(n_documents: int = 30_000, vocabulary: int = VOCABULARY) -> PreTrained
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(
-        islice(world.documents("train", world=build(people=WAVE)), n_documents), trainer
-    )
+    tokenizer.train_from_iterator(islice(world.documents("train", world=build(people=WAVE)), n_documents), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=world.SEPARATOR,

@@ -80,9 +80,7 @@ def new_optimizers(model: Qwen3ForCausalLM, training: Training) -> list[torch.op
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     return [
-        torch.optim.Muon(
-            matrices, lr=training.lr, weight_decay=training.weight_decay, adjust_lr_fn="match_rms_adamw"
-        ),
+        torch.optim.Muon(matrices, lr=training.lr, weight_decay=training.weight_decay, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=training.lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
     ]
 
@@ -158,9 +156,7 @@ def _resume(state, training, model, optimizers) -> tuple[int, list[dict]]:
     saved = torch.load(state, weights_only=True)
     wanted = asdict(training) | {"tokens": saved["training"]["tokens"]}
     if saved["training"] != wanted:
-        raise ValueError(
-            f"{state} is the state of another training, {saved['training']}; remove it to start over"
-        )
+        raise ValueError(f"{state} is the state of another training, {saved['training']}; remove it to start over")
     model.load_state_dict(saved["model"])
     for optimizer, kept in zip(optimizers, saved["optimizers"], strict=True):
         optimizer.load_state_dict(kept)
@@ -188,9 +184,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder of the checkpoint (default: the one in the package)")
     parser.add_argument("--state", type=Path, help="file that keeps the state of an interrupted run")
     parser.add_argument("--threads", type=int, help="CPU threads for torch")
-    parser.add_argument(
-        "--compile", action="store_true", help="torch.compile the loss: a quarter faster on a CPU"
-    )
+    parser.add_argument("--compile", action="store_true", help="torch.compile the loss: a quarter faster on a CPU")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)

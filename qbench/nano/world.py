@@ -49,9 +49,7 @@ def prompt(question: str) -> str:
     return f"Question: {question}\nAnswer:"
 
 
-def questions(
-    n: int = QUESTIONS_PER_SUBJECT, seed: int = 0, world: World | None = None
-) -> dict[str, list[dict]]:
+def questions(n: int = QUESTIONS_PER_SUBJECT, seed: int = 0, world: World | None = None) -> dict[str, list[dict]]:
     """Four-choice questions: {subject: [{"question", "choices": 4 strings, "answer": index 0..3}]}.
 
     Subjects: one an attribute of people, then geography, tools and arithmetic, `n` different questions each

@@ -59,9 +59,7 @@ def bits_figure(t: Table, columns: list[Column]) -> Figure:
     fig.align_ylabels(axes[:, 0])
     legend = _legend(t.rows, columns, styles)
     fig.legend(handles=legend, loc="outside lower center", ncols=min(len(legend), 2 if width < 5 else 4))
-    fig.suptitle(
-        "Quality against weight bits (bands: 95 % intervals over the items)", x=0.01, ha="left", size=9
-    )
+    fig.suptitle("Quality against weight bits (bands: 95 % intervals over the items)", x=0.01, ha="left", size=9)
     return fig
 
 
@@ -92,9 +90,7 @@ def _panel(ax, c: Column, rows: list[Row], styles: dict[tuple, dict], edge: floa
         for r, (b, cell) in zip(curve, points):
             if cell.finite:
                 y = cell.value * c.scale
-                ax.plot(
-                    [b, r.stored_bits], [y, y], color=style["color"], lw=0.8, ls=(0, (1, 1.5)), zorder=2.9
-                )
+                ax.plot([b, r.stored_bits], [y, y], color=style["color"], lw=0.8, ls=(0, (1, 1.5)), zorder=2.9)
                 ax.errorbar(b, y, INTERVAL * cell.stderr * c.scale, color=style["color"], lw=0.8, zorder=2.9)
                 hollow = dict(
                     markerfacecolor="white", markeredgecolor=style["color"], markeredgewidth=0.8, markersize=7
@@ -120,7 +116,5 @@ def _legend(rows: list[Row], columns: list[Column], styles: dict[tuple, dict]) -
     if any(c.chance is not None for c in columns):
         out.append(Line2D([], [], color=SOFT, lw=0.9, ls=":", label="chance"))
     if any(_lost(r.cells[c.key]) for r in rows for c in columns):
-        out.append(
-            Line2D([], [], color=SOFT, ls="none", marker="x", ms=4.5, mew=1.2, label="failed, inf or nan")
-        )
+        out.append(Line2D([], [], color=SOFT, ls="none", marker="x", ms=4.5, mew=1.2, label="failed, inf or nan"))
     return out

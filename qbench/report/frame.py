@@ -52,9 +52,7 @@ def frame(measurements: Iterable[Measurement], failures: Iterable[dict] = ()) ->
     for m in measurements:
         base = baselines.get((canon(m.science["model"]), canon(m.science["eval"])))
         notes = Counter(note for layer in m.layers for note in layer.notes)
-        shared = _identity(m.id, m.science) | dict(
-            n_notes=sum(notes.values()), notes=notes, status="ok", error=""
-        )
+        shared = _identity(m.id, m.science) | dict(n_notes=sum(notes.values()), notes=notes, status="ok", error="")
         shared |= dict(model_bytes=m.model_bytes, nominal_bits=m.nominal_bits, stored_bits=m.stored_bits)
         shared["label"] = _label(shared)
         for key, metric in m.metrics.items():

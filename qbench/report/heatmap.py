@@ -59,9 +59,7 @@ def layer_heatmap(layers: pd.DataFrame, variants: dict[str, str]) -> Figure:
         va="center",
         size=7.5,
     )
-    fig.text(
-        0.01, 1 - 0.16 / height, "Output error of every linear, on calibration data", size=9, va="center"
-    )
+    fig.text(0.01, 1 - 0.16 / height, "Output error of every linear, on calibration data", size=9, va="center")
     return fig
 
 
@@ -110,9 +108,7 @@ def _draw(ax, s: _Strip, norm: LogNorm, cmap, named: bool) -> None:
         spine.set_visible(False)
     ax.set_yticks(np.arange(n) + 0.5, [f"{b} bit" for b in s.bits], size=6)
     for name, first, rows in s.groups:
-        ax.annotate(
-            name, (0, first + rows / 2), (-29, 0), textcoords="offset points", ha="right", va="center", size=7
-        )
+        ax.annotate(name, (0, first + rows / 2), (-29, 0), textcoords="offset points", ha="right", va="center", size=7)
         if first:
             ax.axhline(first, color="white", lw=2)
     starts = [i for i in range(k) if i == 0 or s.linears[i][0] != s.linears[i - 1][0]]
@@ -122,9 +118,7 @@ def _draw(ax, s: _Strip, norm: LogNorm, cmap, named: bool) -> None:
         if named or s.linears[i][0] % 4 == 0:
             text = f"block {s.linears[i][0]}" if named else str(s.linears[i][0])
             where = ((i + end) / 2, 0), (0, 2.5)
-            ax.annotate(
-                text, *where, textcoords="offset points", ha="center", va="bottom", size=6.5, color=SOFT
-            )
+            ax.annotate(text, *where, textcoords="offset points", ha="center", va="bottom", size=6.5, color=SOFT)
     labels = [_SHORT.sub("", name) for _, name in s.linears] if named else []
     ax.set_xticks(np.arange(len(labels)) + 0.5, labels, rotation=90, size=6)
     ax.annotate(s.model, (0, 1), (-LEFT * 72 + 5, 4), xycoords="axes fraction", textcoords="offset points",

@@ -36,11 +36,7 @@ def pareto_figure(t: Table, columns: list[Column]) -> Figure:
         limit = BEYOND * max(full) if c.log and full else math.inf
         values = [min(limit, r.cells[c.key].value) * c.scale for r in shown]
         quality_axis(left, c, values + ([c.chance * c.scale] if c.chance is not None else []))
-        edge = (
-            ""
-            if all(r.cells[c.key].value <= limit for r in shown)
-            else f" (≥ {plain(_round(limit))} on the edge)"
-        )
+        edge = "" if all(r.cells[c.key].value <= limit for r in shown) else f" (≥ {plain(_round(limit))} on the edge)"
         left.set_ylabel(f"{c.titled}{', %' if c.scale == 100 else ''}{edge}")
         for ax in (left, right):
             if c.chance is not None:
@@ -91,9 +87,7 @@ def _draw(
         return min(limit, r.cells[c.key].value) * c.scale
 
     chosen = [rows[i] for i in front([(x(r), r.cells[c.key].value) for r in rows], c.higher_is_better)]
-    ax.plot(
-        [x(r) for r in chosen], [y(r) for r in chosen], color=INK, lw=0.9, drawstyle="steps-post", zorder=2
-    )
+    ax.plot([x(r) for r in chosen], [y(r) for r in chosen], color=INK, lw=0.9, drawstyle="steps-post", zorder=2)
     for r in rows:
         size = 0.8 + 0.5 * models.index(r.model) / max(1, len(models) - 1)
         style = styles.get(r.series) or dict(color=INK, marker="P", markersize=5, markeredgecolor="white")
@@ -128,9 +122,7 @@ def _name_ends(ax, c: Column, rows: list[Row], limit: float) -> None:
     lowest = -1.0
     for x, y, model in sorted(ends, key=lambda e: e[1]):
         lowest = max(y, lowest + 0.065)
-        ax.text(
-            x + 0.02, lowest, model, transform=ax.transAxes, va="center", size=7, path_effects=HALO, zorder=5
-        )
+        ax.text(x + 0.02, lowest, model, transform=ax.transAxes, va="center", size=7, path_effects=HALO, zorder=5)
 
 
 def _name_parts(ax, c: Column, rows: list[Row], x: Callable, limit: float) -> None:

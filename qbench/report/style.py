@@ -112,16 +112,12 @@ def losers_band(axes, c: Column) -> float:
     ticks = [t for t in axes[0].yaxis.get_majorticklocs() if low <= t <= high]
     to, back = (math.log, math.exp) if c.log else (float, float)
     room = 0.12 * (to(high) - to(low))
-    axes[0].set_ylim(
-        back(to(low) - room * c.higher_is_better), back(to(high) + room * (not c.higher_is_better))
-    )
+    axes[0].set_ylim(back(to(low) - room * c.higher_is_better), back(to(high) + room * (not c.higher_is_better)))
     axes[0].yaxis.set_major_locator(FixedLocator(ticks))
     height = 0.12 / 1.12
     bottom = 0.0 if c.higher_is_better else 1 - height
     for ax in axes:
-        ax.add_artist(
-            Rectangle((0, bottom), 1, height, transform=ax.transAxes, color="#F0F0F0", lw=0, zorder=0.1)
-        )
+        ax.add_artist(Rectangle((0, bottom), 1, height, transform=ax.transAxes, color="#F0F0F0", lw=0, zorder=0.1))
     return bottom + height / 2
 
 
@@ -163,7 +159,5 @@ def save(fig: Figure, folder: Path, name: str) -> list[Path]:
     fig.set_layout_engine("none")
     paths = [folder / f"{name}.png", folder / f"{name}.pdf"]
     fig.savefig(paths[0], dpi=200, facecolor="white", metadata={"Software": None})
-    fig.savefig(
-        paths[1], facecolor="white", metadata={"CreationDate": None, "Producer": None, "Creator": None}
-    )
+    fig.savefig(paths[1], facecolor="white", metadata={"CreationDate": None, "Producer": None, "Creator": None})
     return paths

@@ -26,9 +26,7 @@ def summarize(t: Table) -> str:
     if bits:
         lines.append("* best of the methods with equally many bits for weights and for activations")
     if any(r.method == "billm" for r in t.rows):
-        lines.append(
-            "BiLLM is outside the bits axis: in the last column, with nominal / stored bits a weight"
-        )
+        lines.append("BiLLM is outside the bits axis: in the last column, with nominal / stored bits a weight")
     used = {m for r in t.rows for m in (*r.marks, *(x for c in columns for x in r.cells[c.key].marks))}
     lines += [f"{_raised(m)} {text}" for m, text in t.footnotes.items() if m in used]
     return "\n".join(_clip(line) for line in "\n".join(lines).split("\n")) + "\n"
@@ -37,10 +35,7 @@ def summarize(t: Table) -> str:
 def _align(block: list[tuple[str, str]], most: int) -> list[str]:
     """Names and their cells; a name longer than ``most`` has a line of its own above its cells."""
     width = max([len(name) for name, _ in block if len(name) < most], default=most - 1) + 1
-    return [
-        f"{name:<{width}}{cells}" if len(name) < most else f"{name}\n{'':<{width}}{cells}"
-        for name, cells in block
-    ]
+    return [f"{name:<{width}}{cells}" if len(name) < most else f"{name}\n{'':<{width}}{cells}" for name, cells in block]
 
 
 def _block(t: Table, c: Column, bits: list[int]) -> list[tuple[str, str]]:

@@ -61,12 +61,8 @@ class Table:
 
     def choose(self, patterns: tuple[str, ...], most: int) -> list[Column]:
         """At most ``most`` of the columns that have a value, in the order of ``patterns``."""
-        columns = {
-            c.key: c for c in self.columns if any(r.cells[c.key].state != "missing" for r in self.rows)
-        }
-        return [columns[k] for k in dict.fromkeys(k for p in patterns for k in fnmatch.filter(columns, p))][
-            :most
-        ]
+        columns = {c.key: c for c in self.columns if any(r.cells[c.key].state != "missing" for r in self.rows)}
+        return [columns[k] for k in dict.fromkeys(k for p in patterns for k in fnmatch.filter(columns, p))][:most]
 
 
 def make_table(spec: TableSpec, df: pd.DataFrame, delta: bool = False) -> Table:
@@ -163,9 +159,7 @@ def _protocol(df: pd.DataFrame, columns: list[Column]) -> list[str]:
     """One line for each evaluation and calibration in use: its columns and fields, digests shortened."""
 
     def say(d: dict) -> str:
-        short = {
-            k: f"{len(v)} items" if isinstance(v, dict | list) and len(v) > 3 else v for k, v in d.items()
-        }
+        short = {k: f"{len(v)} items" if isinstance(v, dict | list) and len(v) > 3 else v for k, v in d.items()}
         fields = sorted((k, v) for k, v in flatten(short).items() if k != "name" and v is not None)
         return ", ".join(f"{k}={v[:8] if is_hash(v) else v}" for k, v in fields)
 

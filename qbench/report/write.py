@@ -8,9 +8,7 @@ from qbench.report.columns import Column
 from qbench.report.rows import Cell, Row
 from qbench.report.table import Table
 
-BEST = (
-    "Bold: the best method at equal model, #W, #A and #G, as printed (no bold where all tie). – not measured."
-)
+BEST = "Bold: the best method at equal model, #W, #A and #G, as printed (no bold where all tie). – not measured."
 VALUES = "± one standard error over the items; #A 16: activations stay in 16 bits; stored: bits a weight."
 DELTAS = "Difference to the unquantized model on the same items, ± its paired standard error."
 
@@ -73,9 +71,7 @@ def to_latex(t: Table) -> str:
         lines.append(" & ".join(cells) + r" \\")
         last = r.model
     feet = [*map(_tex, _legend(t)), *(rf"$^{{{m}}}$ {_tex(text)}" for m, text in t.footnotes.items())]
-    return (
-        "\n".join([*lines, r"\end{longtable}", r"\noindent " + "\\\\\n".join(feet), r"\par\endgroup"]) + "\n"
-    )
+    return "\n".join([*lines, r"\end{longtable}", r"\noindent " + "\\\\\n".join(feet), r"\par\endgroup"]) + "\n"
 
 
 def cell_text(cell: Cell, c: Column, signed: bool = False) -> str:
