@@ -9,7 +9,7 @@ long text. Each text comes from one of
     text        any local .txt, .jsonl or .parquet (the latter two with a `text` column)
 
 c4 and wikitext2 come from the Hugging Face Hub, or from `data_dir` (machine.data_dir) where one is given:
-parquet files with a `text` column at the places in `LOCAL`. The tokens are identified by
+parquet files with a `text` column at the places that `qbench.texts` names. The tokens are identified by
 `sha256_of_tokens`, so the same text from another place is the same data. No BOS or other special token is
 ever added.
 
@@ -17,8 +17,6 @@ Dimensions: T tokens of a text, B windows (or, in the suffix of a window batch, 
 """
 
 import hashlib
-import json
-import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,29 +27,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from qbench.texts import read, rows, stamp
+
 SOURCES = ("nano", "c4", "wikitext2", "text")
-HUB = {
-    "c4": dict(path="allenai/c4", revision="1588ec454efa1a09f29cd18ddd04fe05fc8653a2"),
-    "wikitext2": dict(
-        path="Salesforce/wikitext",
-        name="wikitext-2-raw-v1",
-        revision="b08601e04326c79dfdd32d625aee71d232d685c3",
-    ),
-}
-C4_SHARDS = {
-    "train": "en/c4-train.00000-of-01024.json.gz",
-    "validation": "en/c4-validation.00000-of-00008.json.gz",
-}
-LOCAL = {
-    ("c4", "train"): "c4/*train*.parquet",
-    ("c4", "validation"): "c4/*validation*.parquet",
-    ("wikitext2", "train"): "wikitext2/raw_train*.parquet",
-    ("wikitext2", "test"): "wikitext2/raw_test*.parquet",
-}
 C4_DOCUMENTS, C4_TOKENS = 1100, 256 * 2048
 NANO_DOCUMENTS = 640
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,7 +63,7 @@ class Calibration:
 
     def tokens(self, tokenizer: PreTrainedTokenizerBase, data_dir: str | Path | None = None) -> Tensor:
         """ids_BT, int64 [n, length]; the same tensor on a second call, so do not write into it."""
-        return _calibration_ids(self, Encoder.of(tokenizer), data_dir and str(data_dir), _stamp(self.path))
+        return _calibration_ids(self, Encoder.of(tokenizer), data_dir and str(data_dir), stamp(self.path))
 
     def science(self, tokenizer: PreTrainedTokenizerBase, data_dir: str | Path | None = None) -> dict:
         """What identifies this data in a record; a path does not, the tokens do."""
@@ -107,7 +87,7 @@ class Corpus:
 
     def tokens(self, tokenizer: PreTrainedTokenizerBase, data_dir: str | Path | None = None) -> Tensor:
         """ids_T, int64; the same tensor on a second call, so do not write into it."""
-        return _corpus_ids(self, Encoder.of(tokenizer), data_dir and str(data_dir), _stamp(self.path))
+        return _corpus_ids(self, Encoder.of(tokenizer), data_dir and str(data_dir), stamp(self.path))
 
 
 def windows(ids_T: Tensor, length: int, limit: int | None = None) -> Tensor:
@@ -146,16 +126,16 @@ class Encoder:
 
 
 @lru_cache(maxsize=8)
-def _calibration_ids(cal: Calibration, encoder: Encoder, data_dir: str | None, stamp) -> Tensor:
+def _calibration_ids(cal: Calibration, encoder: Encoder, data_dir: str | None, state) -> Tensor:
     rng = random.Random(cal.seed)
     if cal.source == "c4":
-        return _c4_windows(_rows("c4", "train", data_dir), encoder, cal, rng)
+        return _c4_windows(rows("c4", "train", data_dir), encoder, cal, rng)
     if cal.source == "nano":
         ids_T = _nano_ids("calib", encoder, cal.seed, at_least=cal.n * cal.length)
     elif cal.source == "wikitext2":
-        ids_T = encoder.ids("\n\n".join(_rows("wikitext2", "train", data_dir)))
+        ids_T = encoder.ids("\n\n".join(rows("wikitext2", "train", data_dir)))
     else:
-        ids_T = encoder.ids(_read(cal.path))
+        ids_T = encoder.ids(read(cal.path))
     found = len(ids_T) // cal.length
     if found < cal.n:
         raise ValueError(
@@ -191,14 +171,14 @@ def _c4_windows(documents: Sequence[str], encoder: Encoder, cal: Calibration, rn
 
 
 @lru_cache(maxsize=8)
-def _corpus_ids(corpus: Corpus, encoder: Encoder, data_dir: str | None, stamp) -> Tensor:
+def _corpus_ids(corpus: Corpus, encoder: Encoder, data_dir: str | None, state) -> Tensor:
     if corpus.source == "nano":
         return _nano_ids("test", encoder, seed=0)
     if corpus.source == "wikitext2":
-        return encoder.ids("\n\n".join(_rows("wikitext2", "test", data_dir)))
+        return encoder.ids("\n\n".join(rows("wikitext2", "test", data_dir)))
     if corpus.source == "c4":
-        return encoder.ids(" ".join(_rows("c4", "validation", data_dir)[:C4_DOCUMENTS]))[:C4_TOKENS]
-    ids_T = encoder.ids(_read(corpus.path))
+        return encoder.ids(" ".join(rows("c4", "validation", data_dir)[:C4_DOCUMENTS]))[:C4_TOKENS]
+    ids_T = encoder.ids(read(corpus.path))
     if not len(ids_T):
         raise ValueError(f"{corpus.path} holds no text; give a file with text in it")
     return ids_T
@@ -213,63 +193,6 @@ def _nano_ids(split: str, encoder: Encoder, seed: int, at_least: int = 0) -> Ten
     return ids_T
 
 
-def _rows(source: str, split: str, data_dir: str | None) -> Sequence[str]:
-    """The texts of a split of c4 or wikitext2, in the data's own order."""
-    if data_dir is not None:
-        return _local_rows(source, split, Path(data_dir))
-    from datasets import load_dataset
-
-    files = {"data_files": {split: C4_SHARDS[split]}} if source == "c4" else {}
-    try:
-        return load_dataset(**HUB[source], **files, split=split)["text"]
-    except Exception as e:
-        raise ConnectionError(
-            f"cannot load {source} ({split}) from the Hugging Face Hub ({type(e).__name__}: {e}); without "
-            "it, set machine.data_dir to a folder that has it as parquet, or use the embedded data (nano)"
-        ) from e
-
-
-def _local_rows(source: str, split: str, data_dir: Path) -> list[str]:
-    files = sorted(data_dir.glob(LOCAL[source, split]))
-    if not files and source == "c4" and (files := sorted(data_dir.glob("c4/*.parquet"))):
-        names = ", ".join(f.name for f in files)
-        log.warning("machine.data_dir has no C4 %s file of its own; reading %s", split, names)
-    if not files:
-        raise FileNotFoundError(
-            f"{source} ({split}) is asked for, but machine.data_dir={data_dir} has no {LOCAL[source, split]};"
-            " add it (parquet, a `text` column), unset machine.data_dir to use the Hub, or take another text"
-        )
-    return [text for f in files for text in _parquet_texts(f)]
-
-
-def _read(path: str) -> str:
-    """The text of a local file; documents of .jsonl and .parquet are joined by blank lines."""
-    file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"no such text file: {path}")
-    if file.suffix == ".parquet":
-        return "\n\n".join(_parquet_texts(file))
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as e:
-        raise ValueError(f"{path} is not UTF-8 text ({e}); give a .txt, .jsonl or .parquet file") from e
-    if file.suffix != ".jsonl":
-        return text
-    try:
-        return "\n\n".join(json.loads(line)["text"] for line in text.splitlines() if line.strip())
-    except (KeyError, TypeError, ValueError) as e:
-        raise ValueError(f"{path}: every line must be a JSON object with a `text` field ({e!r})") from e
-
-
-def _parquet_texts(file: Path) -> list[str]:
-    from pyarrow import ArrowInvalid, parquet
-
-    try:
-        return parquet.read_table(file, columns=["text"])["text"].to_pylist()
-    except (ArrowInvalid, KeyError) as e:
-        raise ValueError(f"{file} is not a parquet file with a `text` column ({e})") from e
-
-
 def _set_source(data: Calibration | Corpus, group: str, source: str) -> None:
     """Sets data.source: `text` where there is a path."""
     if source not in SOURCES:
@@ -277,11 +200,3 @@ def _set_source(data: Calibration | Corpus, group: str, source: str) -> None:
     if source == "text" and data.path is None:
         raise ValueError(f"{group}.source=text needs {group}.path=<file>")
     object.__setattr__(data, "source", "text" if data.path else source)
-
-
-def _stamp(path: str | None) -> tuple | None:
-    """Changes when the file does, so that an edited text is read again."""
-    if path is None or not Path(path).is_file():
-        return None
-    stat = Path(path).stat()
-    return stat.st_mtime_ns, stat.st_size

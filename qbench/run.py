@@ -83,7 +83,8 @@ class Run:
         try:
             self._build(cfg)
         except InstantiationException as e:
-            raise (e.__cause__ if isinstance(e.__cause__, (ValueError, OSError)) else ValueError(_first_line(e))) from e
+            cause = e.__cause__ or e
+            raise (cause if isinstance(cause, (ValueError, OSError)) else ValueError(_first_line(cause))) from e
 
     def _build(self, cfg):
         self.machine = Machine(**cfg.machine)
@@ -93,6 +94,7 @@ class Run:
         parts = {"": cfg.eval} if "_target_" in cfg.eval else cfg.eval
         self.measures: dict[str, Measure] = {name: instantiate(part, _convert_="all") for name, part in parts.items()}
         self.wandb = OmegaConf.to_container(cfg.wandb)
+        tracking.check(self.wandb["mode"])
         self.retry_failed: bool = cfg.retry_failed
         self.ckpt: OpenCheckpoint = instantiate(cfg.model).open()
         self.method.check(self.ckpt.linears)
@@ -131,19 +133,22 @@ class Run:
     def execute(self) -> Outcome:
         """Measures what is missing and records it. Whatever fails is recorded too and raised to nobody."""
         started = time.perf_counter()
-        todo = [name for name, id in self.ids.items() if self.store.get(id) is None]
-        if not todo:
+        if not self._missing():
             return Outcome(self.cell, "present", metrics=self._metrics())
-        failures = {name: f for name in todo if (f := self.store.get_failure(self.ids[name]))}
-        if failures and not self.retry_failed:
-            message = next(iter(failures.values()))["error"] + " (failed before; retry_failed=true tries again)"
-            return Outcome(self.cell, "failed", message)
         with _claim(self.store.root / ".locks" / digest(self.quantization)) as mine:
             if not mine:
                 return Outcome(self.cell, "elsewhere", "another process is measuring it")
+            todo = self._missing()  # another process may have finished just now
+            failures = [f for name in todo if (f := self.store.get_failure(self.ids[name]))]
+            if failures and not self.retry_failed:
+                message = failures[0]["error"] + " (failed before; retry_failed=true tries again)"
+                return Outcome(self.cell, "failed", message)
             errors = self._measure(todo)
         seconds = time.perf_counter() - started
         return Outcome(self.cell, "failed" if errors else "measured", "; ".join(errors), seconds, self._metrics())
+
+    def _missing(self) -> list[str]:
+        return [name for name, id in self.ids.items() if self.store.get(id) is None]
 
     def _measure(self, todo) -> list[str]:
         """Quantizes, evaluates the parts ``todo`` and records them; the errors met, a line each."""
@@ -230,10 +235,12 @@ class Run:
 
 
 def run(cfg: DictConfig) -> Outcome:
-    """Runs one configuration; bad input is an Outcome too, with the reason."""
+    """Runs one configuration; bad input is an Outcome too, with the reason, and so is a bug, with its traceback."""
     try:
         return Run(cfg).execute()
-    except (ValueError, OSError) as e:
+    except Exception as e:
+        if not isinstance(e, (ValueError, OSError)):
+            traceback.print_exc()
         cell = f"{cfg.model.get('name')} {cfg.method.get('_target_', '').rpartition('.')[2]} W{cfg.grid.get('bits')}"
         return Outcome(cell, "refused", _first_line(e))
 

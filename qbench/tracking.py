@@ -1,20 +1,25 @@
 """Optional copies of records in Weights & Biases: one run a record, named by its id. The JSON files stay the truth."""
 
 from dataclasses import asdict
+from importlib.util import find_spec
 
 from qbench.record import Measurement
 
 
+def check(mode: str) -> None:
+    """ValueError if ``mode`` is not one of disabled, offline, online, or wandb is needed and not installed."""
+    if mode not in ("disabled", "offline", "online"):
+        raise ValueError(f"wandb.mode must be disabled, offline or online, got {mode!r}")
+    if mode != "disabled" and find_spec("wandb") is None:
+        raise ValueError(f"wandb.mode={mode} needs the package wandb: pip install 'qbench[wandb]'")
+
+
 def log(record: Measurement, mode: str, project: str) -> None:
-    """``mode`` is disabled, offline or online. Raises ImportError, saying what to install, where wandb is missing."""
+    """``mode`` as in ``check``; offline runs lie where wandb keeps them (WANDB_DIR), for ``wandb sync``."""
     if mode == "disabled":
         return
-    if mode not in ("offline", "online"):
-        raise ValueError(f"wandb.mode must be disabled, offline or online, got {mode!r}")
-    try:
-        import wandb
-    except ImportError as e:
-        raise ImportError(f"wandb.mode={mode} needs the package wandb: pip install 'qbench[wandb]'") from e
+    import wandb
+
     science = record.science
     grid = science["grid"] or {}
     run = wandb.init(

@@ -205,9 +205,13 @@ def test_wikitext2_with_the_qwen3_tokenizer(qwen3_tokenizer):
 
 
 @pytest.mark.data
-def test_c4_with_the_qwen3_tokenizer(qwen3_tokenizer):
+def test_c4_with_the_qwen3_tokenizer(qwen3_tokenizer, tmp_path):
     assert len(Corpus("c4").tokens(qwen3_tokenizer, DATA)) == 515_494
-    assert Calibration("c4", n=4).tokens(qwen3_tokenizer, DATA).shape == (4, 2048)
+    with pytest.raises(FileNotFoundError, match=r"has no c4/\*train\*.parquet"):
+        Calibration("c4", n=4).tokens(qwen3_tokenizer, DATA)
+    (tmp_path / "c4").mkdir()
+    (tmp_path / "c4" / "train.parquet").symlink_to(next(DATA.resolve().glob("c4/*.parquet")))
+    assert Calibration("c4", n=4).tokens(qwen3_tokenizer, tmp_path).shape == (4, 2048)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "qbench"
 LAYERS = [
-    ("nano",),
+    ("nano", "texts"),
     ("grid", "stats", "record", "data", "models.block"),
     ("models.qwen3", "calibration", "report", "provenance"),
     ("methods.base", "linear", "models.checkpoint", "tracking"),

@@ -199,7 +199,7 @@ def test_smoothquant_weights_are_symmetric_per_row():
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.1])
 def test_smoothquant_refuses_alpha(alpha):
-    with pytest.raises(ValueError, match="method.alpha must be between 0 and 1"):
+    with pytest.raises(ValueError, match=r"method.alpha must be between 0 and 1"):
         SmoothQuant(alpha=alpha)
 
 

@@ -96,7 +96,7 @@ class BiLLM(Method):
             if 0 < K % self.block_size <= self.max_salient:
                 raise ValueError(
                     f"block_size {self.block_size} leaves {K % self.block_size} columns of K={K} ({name}) in the last "
-                    f"block, too few for {self.max_salient} salient ones; change method.block_size or method.max_salient"
+                    f"block, too few for {self.max_salient} salient ones; change either"
                 )
 
     def quantize(self, w_NK, stat, name):

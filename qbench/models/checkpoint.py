@@ -67,7 +67,7 @@ def _snapshot(repo: str, revision: str | None) -> Path:
     except (LocalEntryNotFoundError, RepositoryNotFoundError, HfHubHTTPError, OSError) as e:
         raise FileNotFoundError(
             f"cannot get {repo} (revision {revision or 'main'}) from the Hub: {type(e).__name__}. Without a network, "
-            "put the checkpoint in a folder and use model=local model.path=FOLDER, or try model=nano-s, which is shipped"
+            "use a folder: model=local model.path=FOLDER, or try model=nano-s, which is shipped"
         ) from e
 
 

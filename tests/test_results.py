@@ -1,0 +1,100 @@
+"""What is committed under results/ and shown in the README is what the records say."""
+
+from pathlib import Path
+
+import pytest
+
+from qbench.record import Store
+from qbench.report import build, summary
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "results"
+
+
+@pytest.fixture(scope="module")
+def records():
+    return Store(RESULTS).measurements()
+
+
+def cells(records, **wanted):
+    found = [r for r in records if all(value(r, key) == v for key, v in wanted.items())]
+    assert found, f"no record for {wanted}"
+    return found
+
+
+def value(record, key):
+    science = record.science
+    return {
+        "model": science["model"]["name"],
+        "method": science["method"]["name"],
+        "bits": (science["grid"] or {}).get("bits"),
+        "group": (science["grid"] or {}).get("group_size"),
+        "alpha": science["method"].get("alpha"),
+    }[key]
+
+
+def metric(records, name, **wanted):
+    (found,) = {r.metrics[name].value for r in cells(records, **wanted) if name in r.metrics}
+    return found
+
+
+def test_every_record_file_is_whole(records):
+    assert len(records) == len(list((RESULTS / "measurements").glob("*.json"))) > 0
+
+
+def test_tables_are_made_from_the_records_byte_for_byte(tmp_path):
+    build(RESULTS, tmp_path, figures=False)
+    made = sorted((tmp_path / "tables").iterdir())
+    assert made
+    for file in made:
+        assert (RESULTS / "tables" / file.name).read_bytes() == file.read_bytes(), f"{file.name}: run qbench report"
+
+
+def test_the_readme_shows_the_summary():
+    shown = (ROOT / "README.md").read_text().partition("<!-- nano_summary -->")[2].partition("<!-- /nano_summary -->")[0]
+    assert summary(RESULTS).strip() in shown
+
+
+def test_no_record_names_a_folder_of_a_machine():
+    for path in RESULTS.rglob("*.json"):
+        text = path.read_text()
+        assert not any(f'"/{root}/' in text for root in ("home", "root", "work", "tmp", "Users")), path
+
+
+# --- what the nano study is meant to show ---
+
+SIZES = ("nano-s", "nano-m", "nano-l")
+
+
+def test_the_study_is_complete(records):
+    for model in SIZES:
+        for method in ("rtn", "gptq", "awq", "smoothquant"):
+            for bits in range(1, 9):
+                cells(records, model=model, method=method, bits=bits)
+        cells(records, model=model, method="billm")
+        cells(records, model=model, method="none")
+
+
+def test_larger_models_know_more(records):
+    s, m, l = (metric(records, "nano_world/acc", model=model, method="none") for model in SIZES)
+    assert l >= 0.95
+    assert s + 0.05 < m < l - 0.02
+
+
+@pytest.mark.parametrize("method", ["rtn", "gptq", "awq"])
+@pytest.mark.parametrize("model", SIZES)
+def test_eight_bits_are_lossless(records, model, method):
+    full = metric(records, "nano/ppl", model=model, method="none")
+    assert metric(records, "nano/ppl", model=model, method=method, bits=8) == pytest.approx(full, rel=0.003)
+
+
+@pytest.mark.parametrize("model", SIZES)
+def test_rounding_hurts_as_in_the_literature(records, model):
+    ppl = {(m, b): metric(records, "nano/ppl", model=model, method=m, bits=b) for m in ("rtn", "gptq", "awq") for b in (4, 3, 2)}
+    assert ppl["rtn", 4] > max(ppl["gptq", 4], ppl["awq", 4])
+    assert ppl["rtn", 3] > 1.02 * metric(records, "nano/ppl", model=model, method="none")
+    assert ppl["gptq", 2] < 0.9 * ppl["rtn", 2]
+
+
+def test_two_bit_rounding_leaves_the_smallest_model_guessing(records):
+    assert metric(records, "nano_world/acc", model="nano-s", method="rtn", bits=2) < 0.32
