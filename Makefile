@@ -17,7 +17,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 help:
 	@echo "make demo     the whole nano study: 5 methods x 1-8 bits x 3 models, then tables and figures in $(OUT)/"
 	@echo "make test     ruff and all tests"
-	@echo "make results  the nano study into results/, as committed"
+	@echo "make results  the nano study into results/ and the README, as committed"
 	@echo "make install  only the environment in $(VENV)"
 	@echo "make clean    removes $(OUT)/ and build leftovers, not $(VENV)"
 
@@ -36,6 +36,7 @@ demo: $(STAMP)
 
 results: $(STAMP)
 	@$(BIN)/python experiments/nano_matrix.py --results results --workers $(WORKERS)
+	@$(BIN)/python experiments/readme.py
 
 test: $(STAMP) lint
 	@echo "== tests (those marked data need ../shared/data or QBENCH_TEST_DATA, those marked gpu a GPU)"

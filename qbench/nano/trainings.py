@@ -47,7 +47,7 @@ TRAININGS = {
         intermediate=512,
         layers=2,
         first_tokens=1_500_000,
-        tokens=3_400_000,
+        tokens=2_457_600,
         lr=2e-3,
     ),
     "l": Training(
