@@ -196,13 +196,17 @@ def test_accuracy_rises_with_size(models):
 
 
 @pytest.mark.parametrize("size", nano.SIZES)
-def test_shipped_models_have_outlier_channels(models, size):
-    """4 of every 128 gains stand out of the rest by about the documented factor."""
-    for layer in models[size][0].model.layers:
-        for norm in (layer.input_layernorm, layer.post_attention_layernorm):
-            gain = norm.weight.float().abs().sort(descending=True).values
-            n = outliers.COUNT * len(gain) // outliers.SPAN
-            assert gain[:n].median() / gain[n:].median() > outliers.FACTOR / 2
+def test_shipped_models_have_the_documented_outlier_channels(models, size):
+    """Without the rescale no gain stands out; with it the strongest stand out by about its factor."""
+    shipped = models[size][0]
+    plain = copy.deepcopy(shipped)
+    outliers.add_outliers(plain, TRAININGS[size].seed, inverse=True)
+    factor, count = outliers.SPECTRUM[0]
+    for layer, without in zip(shipped.model.layers, plain.model.layers):
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            gain, before = getattr(layer, norm).weight.abs().float(), getattr(without, norm).weight.abs().float()
+            assert before.max() < 4 * before.median()
+            assert (gain > factor / 2 * before.median()).sum() == count * len(gain) // outliers.SPAN
 
 
 def small_model():
@@ -230,7 +234,8 @@ def test_outliers_keep_the_function_and_are_exact_in_bf16():
     with torch.no_grad():
         torch.testing.assert_close(model(ids).logits, before(ids).logits, rtol=1e-5, atol=1e-5)
     gain, old = (m.model.layers[0].input_layernorm.weight for m in (model, before))
-    assert ((gain / old) == outliers.FACTOR).sum() == outliers.COUNT
+    for factor, count in outliers.SPECTRUM:
+        assert ((gain / old) == factor).sum() == count
     outliers.add_outliers(before.bfloat16(), seed=0)
     assert all(torch.equal(a.bfloat16(), b) for a, b in zip(model.parameters(), before.parameters()))
 
