@@ -131,15 +131,13 @@ class UniformWeight(QuantWeight):
         )
 
     def dequantize(self) -> Tensor:
-        K = self.codes_NK.shape[1]
-        if self.group_K is None:
-            group_K = torch.arange(self.scale_NG.shape[1], device=self.codes_NK.device)
-            group_K = group_K.repeat_interleave(K // self.scale_NG.shape[1])
-        else:
+        grid, codes, scale = Grid(self.bits, -1, self.zero_NG is None), self.codes_NK.float(), self.scale_NG.float()
+        zero = torch.full_like(scale, grid.midpoint) if self.zero_NG is None else self.zero_NG.float()
+        if self.group_K is not None:
             group_K = self.group_K.long()
-        grid = Grid(self.bits, -1, self.zero_NG is None)
-        zero = grid.midpoint if self.zero_NG is None else self.zero_NG.float()[:, group_K]
-        return grid.decode(self.codes_NK.float(), self.scale_NG.float()[:, group_K], zero)
+            return grid.decode(codes, scale[:, group_K], zero[:, group_K])
+        codes_NGk = codes.view(*scale.shape, -1)
+        return grid.decode(codes_NGk, scale.unsqueeze(-1), zero.unsqueeze(-1)).view_as(codes)
 
     @property
     def nominal_bits(self) -> float:
@@ -168,6 +166,14 @@ class FloatWeight(QuantWeight):
         return 16.0
 
     stored_bits = nominal_bits
+
+
+def rounded(w_NK: Tensor, grid: Grid, clip_NG: Tensor | float = 1.0) -> Tensor:
+    """``round_to_nearest(...).dequantize()``, the same numbers without a detour over storage; for searches."""
+    N, K = w_NK.shape
+    w_NGk = w_NK.float().view(N, -1, grid.columns(K))
+    scale, zero = (x.unsqueeze(-1) for x in grid.fit(w_NGk, clip_NG))
+    return grid.decode(grid.encode(w_NGk, scale, zero), scale, zero).view(N, K)
 
 
 def round_to_nearest(w_NK: Tensor, grid: Grid, clip_NG: Tensor | float = 1.0) -> UniformWeight:

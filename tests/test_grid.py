@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from qbench.grid import ActQuant, Grid, UniformWeight, round_to_nearest
+from qbench.grid import ActQuant, Grid, UniformWeight, round_to_nearest, rounded
 
 BITS = range(1, 9)
 
@@ -28,6 +28,12 @@ def test_rounding_takes_the_nearest_level(bits, symmetric, group):
             table = levels(grid, q.scale_NG[n, g].item(), zero[n, g].item())
             best = min(abs(v - w[n, k].item()) for v in table)
             assert abs(got[n, k].item() - w[n, k].item()) == pytest.approx(best, abs=1e-6)
+
+
+@pytest.mark.parametrize("grid", [Grid(3, 16), Grid(1, -1, True), Grid(8, 32, True)])
+def test_rounding_for_searches_is_rounding(grid):
+    w = torch.randn(4, 64)
+    assert torch.equal(rounded(w, grid, 0.8), round_to_nearest(w, grid, 0.8).dequantize())
 
 
 @pytest.mark.parametrize("bits", BITS)

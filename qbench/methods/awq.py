@@ -25,7 +25,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from qbench.grid import Grid, round_to_nearest
+from qbench.grid import Grid, round_to_nearest, rounded
 from qbench.methods.base import Method
 from qbench.stats import Gram
 
@@ -64,7 +64,7 @@ class AWQ(Method):
         for i in range(self.n_scale):
             s_K = gram.mean_abs_K.pow(i / self.n_scale).clamp(min=1e-4)
             s_K = s_K / (s_K.max() * s_K.min()).sqrt()
-            value = loss([round_to_nearest(w * s_K, self.grid).dequantize() / s_K for w in weights])
+            value = loss([rounded(w * s_K, self.grid) / s_K for w in weights])
             if value < best:
                 best, best_s = value, s_K
         if best_s is None:
@@ -90,7 +90,7 @@ class AWQ(Method):
         best_NG = torch.full((N, G), float("inf"), device=w_NK.device)
         clip_NG = torch.ones_like(best_NG)
         for i in range(self.n_clip):
-            d_GNg = (round_to_nearest(w_NK, self.grid, 1 - i / 20).dequantize() - w_NK).view(N, G, g).transpose(0, 1)
+            d_GNg = (rounded(w_NK, self.grid, 1 - i / 20) - w_NK).view(N, G, g).transpose(0, 1)
             loss_NG = ((d_GNg @ gram_Ggg) * d_GNg).sum(-1).T
             better = loss_NG < best_NG
             best_NG = torch.where(better, loss_NG, best_NG)
