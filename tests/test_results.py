@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from qbench.models.checkpoint import Checkpoint
 from qbench.record import Store
 from qbench.report import build, summary
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
+SIZES = ("nano-s", "nano-m", "nano-l")
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +63,13 @@ def test_no_record_names_a_folder_of_a_machine():
         assert not any(f'"/{root}/' in text for root in ("home", "root", "work", "tmp", "Users")), path
 
 
-# --- what the nano study is meant to show ---
+def test_the_records_are_of_the_models_that_are_shipped(records):
+    for model in SIZES:
+        revision = Checkpoint(model, nano=model, dtype="float32").open().revision
+        assert {r.science["model"]["revision"] for r in records if r.science["model"]["name"] == model} == {revision}
 
-SIZES = ("nano-s", "nano-m", "nano-l")
+
+# --- what the nano study is meant to show ---
 
 
 def test_the_study_is_complete(records):
