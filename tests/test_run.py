@@ -321,7 +321,7 @@ def test_help_and_unknown_commands():
 def test_every_config_composes(configure):
     for group in ("model", "method", "grid", "calib", "eval", "machine"):
         for path in sorted(Path(conf_dir(), group).glob("*.yaml")):
-            configure(f"{group}={path.stem}", small=False)
+            assert group in configure(f"{group}={path.stem}", small=False)
 
 
 def test_wandb_offline_gets_one_run_a_record(configure, tmp_path, monkeypatch):
