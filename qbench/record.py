@@ -6,12 +6,14 @@ may not (device, batch size, folders). Whoever asks for the same science finds t
 """
 
 import dataclasses
+import fcntl
 import hashlib
 import json
 import math
 import os
 import tempfile
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,7 +75,7 @@ def digest(science: dict) -> str:
 
 
 class Store:
-    """The results folder: ``measurements/<id>.json`` and ``failures/<id>.json``."""
+    """The results folder: ``measurements/<id>.json``, ``failures/<id>.json``, and claims of running processes."""
 
     def __init__(self, root: str | Path):
         self.root = Path(root)
@@ -118,6 +120,22 @@ class Store:
     def put_failure(self, id: str, science: dict, error: BaseException, traceback: str) -> None:
         what = dict(id=id, science=science, error=f"{type(error).__name__}: {error}", traceback=traceback)
         write_json(self.failure_path(id), what | {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
+
+    @contextmanager
+    def claim(self, key: str):
+        """True while this process alone holds ``key``, else False; the system frees it if the process dies."""
+        path = self.root / ".locks" / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as f:
+            try:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            try:
+                yield True
+            finally:
+                path.unlink(missing_ok=True)
 
     def measurements(self) -> list[Measurement]:
         """All readable measurements, sorted by id; a damaged file is left out (it will be measured again)."""

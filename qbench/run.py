@@ -1,12 +1,9 @@
 """The story of one run: config, checkpoint, calibration, method, weight, linear, measurement, record."""
 
-import fcntl
-import os
 import shutil
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,6 +16,7 @@ from tqdm import tqdm
 
 from qbench import provenance, tracking
 from qbench.data import Calibration
+from qbench.machine import Machine
 from qbench.measure.base import Context, Measure
 from qbench.methods.base import Method
 from qbench.models import quantized
@@ -41,39 +39,6 @@ class Outcome:
     @property
     def is_bad(self) -> bool:
         return self.status in ("failed", "refused")
-
-
-@dataclass
-class Machine:
-    """Where and how to run; never part of a record's identity. Fields as in conf/machine."""
-
-    device: str
-    threads: int | None
-    batch_size: int
-    hidden_device: str
-    data_dir: Path | None
-    results_dir: Path
-    cache_dir: Path
-    keep_weights: bool
-
-    def __post_init__(self):
-        if self.device == "auto":
-            self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise ValueError(
-                f"machine.device={self.device}, but torch {torch.__version__} sees no CUDA device; use machine=cpu"
-            )
-        if self.batch_size < 1:
-            raise ValueError(f"machine.batch_size must be at least 1, got {self.batch_size}")
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
-        self.data_dir = self.data_dir and Path(self.data_dir).expanduser()
-        if self.data_dir and not self.data_dir.is_dir():
-            raise FileNotFoundError(f"machine.data_dir={self.data_dir} is no folder")
-        self.results_dir, self.cache_dir = (
-            Path(self.results_dir).expanduser(),
-            Path(self.cache_dir).expanduser(),
-        )
 
 
 class Run:
@@ -135,7 +100,7 @@ class Run:
         started = time.perf_counter()
         if not self._missing():
             return Outcome(self.cell, "present", metrics=self._metrics())
-        with _claim(self.store.root / ".locks" / digest(self.quantization)) as mine:
+        with self.store.claim(digest(self.quantization)) as mine:
             if not mine:
                 return Outcome(self.cell, "elsewhere", "another process is measuring it")
             todo = self._missing()  # another process may have finished just now
@@ -247,19 +212,3 @@ def run(cfg: DictConfig) -> Outcome:
 
 def _first_line(e: BaseException) -> str:
     return (str(e).strip() or type(e).__name__).splitlines()[0]
-
-
-@contextmanager
-def _claim(path: Path):
-    """True while this process alone holds ``path``; the system frees it if the process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as f:
-        try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            os.unlink(path)

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent / "qbench"
 LAYERS = [
     ("nano", "texts"),
     ("grid", "stats", "record", "data", "models.block"),
-    ("models.qwen3", "calibration", "report", "provenance"),
+    ("models.qwen3", "calibration", "report", "provenance", "machine"),
     ("methods.base", "linear", "models.checkpoint", "tracking"),
     (
         "methods.rtn",

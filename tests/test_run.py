@@ -16,9 +16,10 @@ from hydra.core.global_hydra import GlobalHydra
 
 from qbench import run as run_module
 from qbench.cli import conf_dir
+from qbench.machine import Machine
 from qbench.models.checkpoint import NANO
 from qbench.record import Store, digest
-from qbench.run import Machine, Run, run
+from qbench.run import Run, run
 
 SMALL = ["calib.n=8", "eval.window=128", "eval.limit=4", "machine.device=cpu", "machine.threads=1"]
 
@@ -156,7 +157,7 @@ def test_a_half_written_record_is_measured_again(configure, tmp_path):
 def test_another_process_at_the_same_cell_is_left_alone(configure, tmp_path):
     cfg = configure("method=rtn")
     id = digest(Run(cfg).quantization)
-    with run_module._claim(tmp_path / "results" / ".locks" / id) as mine:
+    with Store(tmp_path / "results").claim(id) as mine:
         assert mine
         assert run(cfg).status == "elsewhere"
     assert run(cfg).status == "measured"

@@ -1,0 +1,39 @@
+"""Where and how to run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+
+@dataclass
+class Machine:
+    """Where and how to run; never part of a record's identity. Fields as in conf/machine."""
+
+    device: str
+    threads: int | None
+    batch_size: int
+    hidden_device: str
+    data_dir: Path | None
+    results_dir: Path
+    cache_dir: Path
+    keep_weights: bool
+
+    def __post_init__(self):
+        if self.device == "auto":
+            self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError(
+                f"machine.device={self.device}, but torch {torch.__version__} sees no CUDA device; use machine=cpu"
+            )
+        if self.batch_size < 1:
+            raise ValueError(f"machine.batch_size must be at least 1, got {self.batch_size}")
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        self.data_dir = self.data_dir and Path(self.data_dir).expanduser()
+        if self.data_dir and not self.data_dir.is_dir():
+            raise FileNotFoundError(f"machine.data_dir={self.data_dir} is no folder")
+        self.results_dir, self.cache_dir = (
+            Path(self.results_dir).expanduser(),
+            Path(self.cache_dir).expanduser(),
+        )
