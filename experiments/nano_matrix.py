@@ -2,8 +2,8 @@
 
     python experiments/nano_matrix.py [--results DIR] [--workers N] [OVERRIDE ...]
 
-Each worker goes through the whole sweep and leaves out what another one is at or has done, so it may be stopped at
-any time and started again. Overrides are qbench run's own: model=nano-s grid.bits=4,2
+The workers share the bit-widths out. What is measured is left out, so the study may be stopped at any time and started
+again. Overrides are qbench run's own: model=nano-s grid.bits=4,2
 """
 
 import argparse
@@ -22,7 +22,9 @@ def main() -> int:
     sweep = [sys.executable, "-m", "qbench.cli", "run", "-m", "experiment=nano_matrix"]
     sweep += [f"machine.results_dir={options.results}", "machine=cpu", "machine.threads=1", *overrides]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    workers = [subprocess.Popen(sweep, env=env) for _ in range(options.workers)]
+    bits = next((o.partition("=")[2] for o in overrides if o.startswith("grid.bits=")), "8,7,6,5,4,3,2,1").split(",")
+    shares = [",".join(bits[i :: options.workers]) for i in range(min(options.workers, len(bits)))]
+    workers = [subprocess.Popen([*sweep, f"grid.bits={share}"], env=env) for share in shares]
     try:
         codes = [worker.wait() for worker in workers]
     except KeyboardInterrupt:

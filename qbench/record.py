@@ -88,9 +88,10 @@ class Store:
 
     def check_writable(self) -> None:
         """OSError now rather than after hours of work, if the folder cannot take a record."""
+        probe = self.root / "measurements" / f".probe-{os.getpid()}"
         try:
-            write_atomic(self.root / "measurements" / ".probe", "x")
-            (self.root / "measurements" / ".probe").unlink()
+            write_atomic(probe, "x")
+            probe.unlink()
         except OSError as e:
             raise OSError(
                 f"cannot write records under {self.root} ({e.strerror or e}); "
