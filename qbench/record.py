@@ -13,6 +13,7 @@ import math
 import os
 import tempfile
 import time
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,9 +140,14 @@ class Store:
                 path.unlink(missing_ok=True)
 
     def measurements(self) -> list[Measurement]:
-        """All readable measurements, sorted by id; a damaged file is left out (it will be measured again)."""
-        found = (self.get(p.stem) for p in sorted((self.root / "measurements").glob("*.json")))
-        return [m for m in found if m is not None]
+        """All readable measurements, sorted by id; a damaged file is left out with a warning."""
+        found = []
+        for path in sorted((self.root / "measurements").glob("*.json")):
+            try:
+                found.append(read(path))
+            except ValueError as e:
+                warnings.warn(f"left out: {e}", stacklevel=2)
+        return found
 
 
 def read(path: Path) -> Measurement:

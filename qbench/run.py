@@ -65,9 +65,10 @@ class Run:
         self.method.check(self.ckpt.linears)
         self.store.check_writable()
         self.quantization = self._science()
-        self.ids = {
-            name: digest(self.quantization | {"eval": m.science(self.context)}) for name, m in self.measures.items()
+        self.sciences = {
+            name: self.quantization | {"eval": m.science(self.context)} for name, m in self.measures.items()
         }
+        self.ids = {name: digest(science) for name, science in self.sciences.items()}
 
     def _science(self) -> dict:
         """What the quantized weights depend on. The unquantized model depends on no calibration."""
@@ -124,8 +125,7 @@ class Run:
                 return work()
             except Exception as e:
                 for name in names:
-                    science = self.quantization | {"eval": self.measures[name].science(self.context)}
-                    self.store.put_failure(self.ids[name], science, e, traceback.format_exc())
+                    self.store.put_failure(self.ids[name], self.sciences[name], e, traceback.format_exc())
                 errors.append(f"{type(e).__name__}: {_first_line(e)}")
 
         def prepare_and_load():
@@ -146,9 +146,8 @@ class Run:
         started = time.perf_counter()
         metrics = self.measures[name].run(model, self.context)
         nominal, stored, size = self.sizes(reports)
-        science = self.quantization | {"eval": self.measures[name].science(self.context)}
         where = provenance.collect(self.machine.device, time.perf_counter() - started)
-        record = Measurement(self.ids[name], science, metrics, nominal, stored, size, reports, where)
+        record = Measurement(self.ids[name], self.sciences[name], metrics, nominal, stored, size, reports, where)
         self.store.put(record)
         tracking.log(record, **self.wandb)
 

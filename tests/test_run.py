@@ -150,6 +150,8 @@ def test_a_half_written_record_is_measured_again(configure, tmp_path):
     (path,) = (tmp_path / "results" / "measurements").glob("*.json")
     whole = json.loads(path.read_text())
     path.write_text(path.read_text()[:100])
+    with pytest.warns(UserWarning, match="is not a whole record"):
+        assert records(tmp_path) == []
     assert run(configure("method=rtn")).status == "measured"
     assert json.loads(path.read_text())["metrics"] == whole["metrics"]
 
