@@ -2,7 +2,8 @@
 
 import os
 import sys
-from pathlib import Path
+
+from qbench.shipped import conf_dir
 
 HELP = """\
 qbench: post-training quantization of Qwen3, measured.
@@ -21,12 +22,6 @@ First steps, with models that are inside the package (no network, no GPU):
 The same with a real model from the Hub: model=qwen3-0.6b instead of nano-s.
 Records land in ./results (machine.results_dir=...); what is there already is not measured again.
 """
-
-
-def conf_dir() -> Path:
-    """conf/ beside the package in a clone, inside it when installed from a wheel."""
-    inside = Path(__file__).parent / "conf"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "conf"
 
 
 def main() -> None:
