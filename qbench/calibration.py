@@ -4,16 +4,19 @@ The inputs of block 0 come from the model's own forward pass, stopped there, wit
 passes (rotary embeddings, mask, positions): nothing about attention is rebuilt by hand. After that each block's outputs
 are the next one's inputs.
 
+A block is run in the steps of its ``Anatomy``. Depth first (``observe``), each batch goes through all of them at once.
+Breadth first (``advance``), all batches stop at the next stage, so that its linears may be quantized before they are
+used: a method that sees earlier stages quantized needs one forward pass a block, not one a stage.
+
 Dimension key: B sequences, T tokens, D model width, K input channels.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from qbench.models.block import Block, Stage
+from qbench.models.block import Block, Stage, State
 from qbench.stats import Statistic
 
 
@@ -61,42 +64,64 @@ def first_block_inputs(model: nn.Module, block0: nn.Module, ids_BT: Tensor, batc
 class BlockCalibration:
     """Runs one block on its calibration inputs.
 
-    ``stats[stage][kind]`` is what ``observe`` saw last.
+    ``stats[stage][kind]`` is what was seen of the inputs of ``stage``; whoever is done with a stage pops it.
     """
 
     def __init__(self, block: Block, inputs: list[Inputs], device):
         self.block, self.inputs, self.device = block, inputs, device
         self.stats: dict[Stage, dict[type[Statistic], Statistic]] = {}
+        self._states: list[State] | None = None  # where the batches wait between two calls of ``advance``
+        self._at = 0
 
     @torch.no_grad()
-    def observe(self, kinds, stages: tuple[Stage, ...], outputs: bool = False) -> list[Inputs] | None:
-        """One pass: collects statistics of the inputs of ``stages`` and, if asked, the block's outputs.
+    def observe(self, kinds) -> list[Inputs]:
+        """One pass: statistics of the inputs of every stage, and the block's outputs.
 
         Raises: ArithmeticError, naming the linear, when an input is not finite.
         """
-        handles = []
-        for stage in stages:
-            reader = self.block[stage.linears[0]]
-            self.stats[stage] = {kind: kind(reader.weight.shape[1], self.device) for kind in kinds}
-            last = stage is stages[-1] and not outputs
-            handles.append(reader.register_forward_pre_hook(_watch(self.stats[stage].values(), last)))
-        try:
-            results = [y for y in self._run() if outputs]
-        finally:
-            for handle in handles:
-                handle.remove()
-        for stage in stages:
-            if not all(stat.is_finite() for stat in self.stats[stage].values()):
-                raise ArithmeticError(
-                    f"NaN or inf in the input of model.layers.{self.block.index}.{stage.linears[0]}: "
-                    "the checkpoint or an earlier block is broken, or its dtype overflows; try model.dtype=float32"
-                )
-        return results if outputs else None
+        for stage in self.block.stages:
+            self._prepare(stage, kinds)
+        outputs = []
+        for item in self.inputs:
+            state: State = (item.x_BTD.to(self.device),)
+            for step, stage in zip(self.block.steps, (*self.block.stages, None)):
+                state = step(self.block.module, state, item.kwargs)
+                if stage is not None:
+                    self._see(stage, state)
+            outputs.append(replace(item, x_BTD=state[0].to(item.x_BTD.device)))
+        for stage in self.block.stages:
+            self._check(stage)
+        return outputs
+
+    @torch.no_grad()
+    def advance(self, kinds) -> Stage | None:
+        """Takes all batches to the next stage and collects its statistics: that stage, or None at the block's end.
+
+        Everything before that stage runs as the block now is. States wait where the inputs do.
+        """
+        states = self._states or [(item.x_BTD,) for item in self.inputs]
+        step, stages = self.block.steps[self._at], self.block.stages
+        stage = stages[self._at] if self._at < len(stages) else None
+        if stage is not None:
+            self._prepare(stage, kinds)
+        for i, item in enumerate(self.inputs):
+            state = step(self.block.module, tuple(t.to(self.device) for t in states[i]), item.kwargs)
+            if stage is not None:
+                self._see(stage, state)
+            states[i] = tuple(t.to(item.x_BTD.device) for t in state)
+        self._states, self._at = states, self._at + 1
+        if stage is not None:
+            self._check(stage)
+        return stage
 
     @torch.no_grad()
     def outputs(self) -> list[Inputs]:
-        """The block's outputs as it now is, as inputs of the next block."""
-        return list(self._run())
+        """The block's outputs as it now is, as inputs of the next block; after ``advance`` the rest of the way only."""
+        if self._states is None:
+            return [replace(item, x_BTD=self._forward(item).to(item.x_BTD.device)) for item in self.inputs]
+        while self._at < len(self.block.steps):
+            self.advance(())
+        return [replace(item, x_BTD=x) for item, (x,) in zip(self.inputs, self._states)]
 
     @torch.no_grad()
     def calls(self, name: str) -> list[tuple[tuple, dict]]:
@@ -109,7 +134,11 @@ class BlockCalibration:
 
         handle = self.block[name].register_forward_pre_hook(keep, with_kwargs=True)
         try:
-            list(self._run())
+            for item in self.inputs:
+                try:
+                    self._forward(item)
+                except Stop:
+                    continue
         finally:
             handle.remove()
         return seen
@@ -120,21 +149,22 @@ class BlockCalibration:
         for stat in self.stats.get(stage, {}).values():
             stat.rescale(s_K)
 
-    def _run(self) -> Iterator[Inputs]:
-        for item in self.inputs:
-            try:
-                y = self.block.module(item.x_BTD.to(self.device), **item.kwargs)
-            except Stop:
-                continue
-            yield replace(item, x_BTD=(y[0] if isinstance(y, tuple) else y).to(item.x_BTD.device))
+    def _forward(self, item: Inputs) -> Tensor:
+        y = self.block.module(item.x_BTD.to(self.device), **item.kwargs)
+        return y[0] if isinstance(y, tuple) else y
 
+    def _prepare(self, stage, kinds) -> None:
+        K = self.block[stage.linears[0]].weight.shape[1]
+        self.stats[stage] = {kind: kind(K, self.device) for kind in kinds}
 
-def _watch(stats, last: bool):
-    def hook(module, args):
-        x_TK = args[0].flatten(0, -2)
-        for stat in stats:
+    def _see(self, stage, state) -> None:
+        x_TK = state[0].flatten(0, -2)
+        for stat in self.stats[stage].values():
             stat.update(x_TK)
-        if last:
-            raise Stop
 
-    return hook
+    def _check(self, stage) -> None:
+        if not all(stat.is_finite() for stat in self.stats[stage].values()):
+            raise ArithmeticError(
+                f"NaN or inf in the input of model.layers.{self.block.index}.{stage.linears[0]}: "
+                "the checkpoint or an earlier block is broken, or its dtype overflows; try model.dtype=float32"
+            )

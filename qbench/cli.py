@@ -11,7 +11,9 @@ qbench: post-training quantization of Qwen3, measured.
   qbench run [GROUP=CHOICE | GROUP.FIELD=VALUE ...]      quantize and evaluate one model
   qbench run -m GROUP=A,B,C ...                          every combination, one after another
   qbench run --help                                      all groups, choices and fields
-  qbench report [RESULTS_DIR]                            tables and figures from the records in a results folder
+  qbench plan experiment=table3 ...                      what a sweep would measure, what is there, what it would cost
+  qbench report [RESULTS_DIR]                            tables and figures from the records, the paper's beside ours
+  qbench report --table 4 --metric mmlu                  one of the paper's tables in the terminal
 
 First steps, with models that are inside the package (no network, no GPU):
 
@@ -28,12 +30,16 @@ def main() -> None:
     command, rest = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
     if command == "run":
         sys.exit(_run(rest))
+    if command == "plan":
+        from qbench import plan
+
+        sys.exit(plan.main(rest))
     if command == "report":
         sys.exit(_report(rest))
     if command in ("-h", "--help", "help"):
         print(HELP)
         sys.exit(0)
-    print(f"qbench: unknown command {command!r}; it is run or report, see qbench --help", file=sys.stderr)
+    print(f"qbench: unknown command {command!r}; it is run, plan or report, see qbench --help", file=sys.stderr)
     sys.exit(2)
 
 
@@ -52,7 +58,7 @@ def _run(args: list[str]) -> int:
         outcome = run(cfg)
         outcomes.append(outcome)
         sweeping = HydraConfig.get().mode.name == "MULTIRUN"
-        if not sweeping or outcome.status not in ("present", "elsewhere"):
+        if not sweeping or outcome.status not in ("present", "elsewhere", "left out"):
             print(line(outcome, HydraConfig.get().job.num + 1 if sweeping else None), flush=True)
         if outcome.is_bad and cfg.fail_fast:
             print("stopped at the first failure (fail_fast=true)", file=sys.stderr)
@@ -81,9 +87,8 @@ def _headline(metrics):
 
 def summary(outcomes) -> str:
     """Counts by status, and a line for each cell that failed."""
-    counts = {
-        s: sum(o.status == s for o in outcomes) for s in ("measured", "present", "elsewhere", "failed", "refused")
-    }
+    kinds = ("measured", "present", "elsewhere", "left out", "failed", "refused")
+    counts = {s: sum(o.status == s for o in outcomes) for s in kinds}
     lines = [", ".join(f"{n} {status}" for status, n in counts.items() if n)]
     lines += [f"  {o.status:<8} {o.cell}: {o.message}" for o in outcomes if o.is_bad]
     return "\n".join(lines)
@@ -99,8 +104,11 @@ def _report(args: list[str]) -> int:
     parser.add_argument(
         "results_dir", nargs="?", default=default, help="folder with measurements/ (default: %(default)s)"
     )
+    parser.add_argument("--table", type=int, help="print one of the paper's tables, 1 to 4, beside ours")
+    parser.add_argument("--protocol", help="paper or released (with --table)")
+    parser.add_argument("--metric", help="one column, e.g. mmlu or c4_ppl (with --table)")
     options = parser.parse_args(args)
-    return report.main(options.results_dir)
+    return report.main(options.results_dir, table=options.table, protocol=options.protocol, metric=options.metric)
 
 
 if __name__ == "__main__":

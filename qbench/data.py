@@ -17,11 +17,14 @@ Dimensions: T tokens of a text, B windows (or, in the suffix of a window batch, 
 """
 
 import hashlib
+import itertools
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -42,8 +45,12 @@ class Calibration:
     documents of the shard longer than `length` tokens, of each one window at a random offset), with the
     same random numbers, except that no document is used twice. wikitext2: random windows of the training
     split joined by blank lines, GPTQ's draw too. text: disjoint windows in random order. nano: the first
-    windows of the seed's own stream of documents. Raises ValueError where the source holds fewer than
-    asked.
+    windows of the seed's own stream of documents.
+
+    `draw: lines` is how the study's AWQ calibrates: `n` documents of at most `length` tokens in random order, stripped,
+    joined without anything between them and cut into as many windows as that gives.
+
+    Raises ValueError where the source holds fewer than asked.
     """
 
     source: str
@@ -51,9 +58,14 @@ class Calibration:
     length: int | None = None
     seed: int = 0
     path: str | None = None
+    draw: Literal["windows", "lines"] = "windows"
 
     def __post_init__(self):
         _set_source(self, "calib", self.source)
+        if self.draw not in ("windows", "lines"):
+            raise ValueError(f"calib.draw must be windows or lines, got {self.draw!r}")
+        if self.draw == "lines" and self.source not in ("c4", "nano"):
+            raise ValueError(f"calib.draw=lines needs documents: calib.source c4 or nano, not {self.source}")
         n, length = (64, 256) if self.source == "nano" else (128, 2048)
         for name, default in (("n", n), ("length", length)):
             if getattr(self, name) is None:
@@ -68,7 +80,7 @@ class Calibration:
     def science(self, tokenizer: PreTrainedTokenizerBase, data_dir: str | Path | None = None) -> dict:
         """What identifies this data in a record; a path does not, the tokens do."""
         data = sha256_of_tokens(self.tokens(tokenizer, data_dir))
-        return dict(source=self.source, n=self.n, length=self.length, seed=self.seed, data=data)
+        return dict(source=self.source, n=self.n, length=self.length, seed=self.seed, draw=self.draw, data=data)
 
 
 @dataclass(frozen=True)
@@ -76,14 +88,19 @@ class Corpus:
     """One evaluation text; a `path` is read instead of the source, and without either it is nano.
 
     nano: documents of the test split. wikitext2: the raw test rows joined by blank lines. c4: the first 1,100
-    documents of the validation shard joined by spaces, of those the first 256 * 2048 tokens ("c4-new").
+    documents of the validation shard joined by spaces, of those the first 256 * 2048 tokens ("c4-new"); with
+    `c4: released` the study's 256 windows: 2,048 tokens of a given document from a given token on, or fewer where
+    the document ends, one after another. (Its places were drawn with another tokenizer.)
     """
 
     source: str | None = None
     path: str | None = None
+    c4: Literal["head", "released"] = "head"
 
     def __post_init__(self):
         _set_source(self, "eval", self.source or "nano")
+        if self.c4 not in ("head", "released"):
+            raise ValueError(f"eval.c4 must be head or released, got {self.c4!r}")
 
     def tokens(self, tokenizer: PreTrainedTokenizerBase, data_dir: str | Path | None = None) -> Tensor:
         """ids_T, int64; the same tensor on a second call, so do not write into it."""
@@ -128,6 +145,8 @@ class Encoder:
 @lru_cache(maxsize=8)
 def _calibration_ids(cal: Calibration, encoder: Encoder, data_dir: str | None, state) -> Tensor:
     rng = random.Random(cal.seed)
+    if cal.draw == "lines":
+        return _lines(cal, encoder, data_dir, rng)
     if cal.source == "c4":
         return _c4_windows(rows("c4", "train", data_dir), encoder, cal, rng)
     if cal.source == "nano":
@@ -149,6 +168,25 @@ def _calibration_ids(cal: Calibration, encoder: Encoder, data_dir: str | None, s
     else:
         starts = range(0, cal.n * cal.length, cal.length)
     return torch.stack([ids_T[i : i + cal.length] for i in starts])
+
+
+def _lines(cal: Calibration, encoder: Encoder, data_dir: str | None, rng: random.Random) -> Tensor:
+    if cal.source == "c4":
+        documents = list(rows("c4", "train", data_dir))
+        rng.shuffle(documents)
+    else:
+        from qbench.nano import world
+
+        documents = itertools.islice(world.documents("calib", seed=cal.seed), 100 * cal.n)
+    short = (ids_T for text in documents if len(ids_T := encoder.ids(text.strip())) <= cal.length)
+    drawn = [ids_T for ids_T in itertools.islice(short, cal.n) if len(ids_T)]
+    ids_T = torch.cat(drawn) if drawn else torch.empty(0, dtype=torch.int64)
+    if len(drawn) < cal.n or len(ids_T) < cal.length:
+        raise ValueError(
+            f"asked for {cal.n} calibration documents of at most {cal.length} tokens, but {cal.source} has "
+            f"{len(drawn)} with {len(ids_T)} tokens together; lower calib.n, raise calib.length, or give more documents"
+        )
+    return windows(ids_T, cal.length)
 
 
 def _c4_windows(documents: Sequence[str], encoder: Encoder, cal: Calibration, rng: random.Random) -> Tensor:
@@ -176,12 +214,26 @@ def _corpus_ids(corpus: Corpus, encoder: Encoder, data_dir: str | None, state) -
         return _nano_ids("test", encoder, seed=0)
     if corpus.source == "wikitext2":
         return encoder.ids("\n\n".join(rows("wikitext2", "test", data_dir)))
+    if corpus.source == "c4" and corpus.c4 == "released":
+        return _released_c4(rows("c4", "validation", data_dir), encoder)
     if corpus.source == "c4":
         return encoder.ids(" ".join(rows("c4", "validation", data_dir)[:C4_DOCUMENTS]))[:C4_TOKENS]
     ids_T = encoder.ids(read(corpus.path))
     if not len(ids_T):
         raise ValueError(f"{corpus.path} holds no text; give a file with text in it")
     return ids_T
+
+
+def _released_c4(documents: Sequence[str], encoder: Encoder) -> Tensor:
+    places = json.loads((Path(__file__).parent / "released_c4_windows.json").read_text())
+    needed = max(places["document"]) + 1
+    if len(documents) < needed:
+        raise ValueError(
+            f"eval.c4=released asks for document {needed - 1} of the first C4 validation shard, but this part of C4 "
+            f"has {len(documents)} documents; give the whole shard, or use eval.c4=head"
+        )
+    ids = (encoder.ids(documents[d])[i : i + 2048] for d, i in zip(places["document"], places["offset"]))
+    return torch.cat(list(ids))
 
 
 def _nano_ids(split: str, encoder: Encoder, seed: int, at_least: int = 0) -> Tensor:

@@ -11,7 +11,7 @@ number, one a group, and the codes are chosen with the float16 value, so what is
   meaning, so the levels are -m and +m with m = mean|w|, the least-squares choice (XNOR-Net, arXiv 1603.05279).
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -57,19 +57,19 @@ class Grid:
 
         ``clip`` in (0, 1], a number or one a group, shrinks the range to +-clip max|w| (AWQ's clipping).
         """
-        w = w.float()
-        limit = clip * w.abs().amax(-1)
+        low, high = torch.aminmax(w.float(), dim=-1)
+        limit = clip * torch.maximum(-low, high)
         if self.symmetric:
-            scale = limit / (2.0 ** (self.bits - 1) - 1) if self.bits > 1 else 2 * clip * w.abs().mean(-1)
+            scale = limit / (2.0 ** (self.bits - 1) - 1) if self.bits > 1 else 2 * clip * w.float().abs().mean(-1)
             return _float16(scale), torch.full_like(limit, self.midpoint)
-        low = torch.maximum(w.amin(-1).clamp(max=0), -limit)
-        high = torch.minimum(w.amax(-1).clamp(min=0), limit)
+        low = torch.maximum(low.clamp(max=0), -limit)
+        high = torch.minimum(high.clamp(min=0), limit)
         scale = _float16((high - low) / (2**self.bits - 1))
         return scale, (-low / scale).round().clamp(0, 2**self.bits - 1)
 
     def encode(self, w: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
         """clamp(round(w / s + z)) as float; the arguments broadcast."""
-        return (w / scale + zero).round_().clamp_(0, 2**self.bits - 1)
+        return (w / scale).add_(zero).round_().clamp_(0, 2**self.bits - 1)
 
     def decode(self, q: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
         """s (q - z)."""
@@ -130,6 +130,12 @@ class UniformWeight(QuantWeight):
             notes=tuple(notes),
         )
 
+    def split(self, rows: list[int]) -> list["UniformWeight"]:
+        """The weight cut into runs of so many rows."""
+        zeros = [None] * len(rows) if self.zero_NG is None else self.zero_NG.split(rows)
+        parts = zip(self.codes_NK.split(rows), self.scale_NG.split(rows), zeros)
+        return [replace(self, codes_NK=codes, scale_NG=scale, zero_NG=zero) for codes, scale, zero in parts]
+
     def dequantize(self) -> Tensor:
         grid, codes, scale = Grid(self.bits, -1, self.zero_NG is None), self.codes_NK.float(), self.scale_NG.float()
         zero = torch.full_like(scale, grid.midpoint) if self.zero_NG is None else self.zero_NG.float()
@@ -173,7 +179,7 @@ def rounded(w_NK: Tensor, grid: Grid, clip_NG: Tensor | float = 1.0) -> Tensor:
     N, K = w_NK.shape
     w_NGk = w_NK.float().view(N, -1, grid.columns(K))
     scale, zero = (x.unsqueeze(-1) for x in grid.fit(w_NGk, clip_NG))
-    return grid.decode(grid.encode(w_NGk, scale, zero), scale, zero).view(N, K)
+    return grid.encode(w_NGk, scale, zero).sub_(zero).mul_(scale).view(N, K).float()
 
 
 def round_to_nearest(w_NK: Tensor, grid: Grid, clip_NG: Tensor | float = 1.0) -> UniformWeight:

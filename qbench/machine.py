@@ -14,6 +14,8 @@ class Machine:
     threads: int | None
     batch_size: int
     hidden_device: str
+    hidden_gib: float
+    statistics_gib: float
     data_dir: Path | None
     results_dir: Path
     cache_dir: Path
@@ -37,3 +39,9 @@ class Machine:
             Path(self.results_dir).expanduser(),
             Path(self.cache_dir).expanduser(),
         )
+
+    def rest(self, hidden_bytes: int) -> str:
+        """The device where hidden states of so many bytes wait between two blocks."""
+        if self.hidden_device != "auto":
+            return self.hidden_device
+        return self.device if hidden_bytes <= self.hidden_gib * 2**30 else "cpu"

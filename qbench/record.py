@@ -16,6 +16,7 @@ import time
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 SCHEMA = 1
@@ -48,6 +49,11 @@ class LayerReport:
     stored_bits: float
     seconds: float
     notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, d: dict) -> "LayerReport":
+        """From what ``plain`` made of one."""
+        return cls(**_float(d) | {"notes": tuple(d["notes"])})
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,11 @@ class Store:
         what = dict(id=id, science=science, error=f"{type(error).__name__}: {error}", traceback=traceback)
         write_json(self.failure_path(id), what | {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
 
+    def revisions(self, model: str) -> set[str]:
+        """The revisions of ``model`` that there are records of."""
+        models = (_model_of(path) for path in (self.root / "measurements").glob("*.json"))
+        return {m["revision"] for m in models if m.get("name") == model}
+
     @contextmanager
     def claim(self, key: str):
         """True while this process alone holds ``key``, else False; the system frees it if the process dies."""
@@ -150,12 +161,21 @@ class Store:
         return found
 
 
+@cache
+def _model_of(path: Path) -> dict:
+    """The model of a record, or {} where the file is damaged; records never change, so each is read once."""
+    try:
+        return json.loads(path.read_text())["science"]["model"]
+    except (KeyError, TypeError, ValueError):
+        return {}
+
+
 def read(path: Path) -> Measurement:
     """A record file as a Measurement; ValueError where it is damaged or its id is not its science's digest."""
     try:
         d = json.loads(path.read_text())
         d["metrics"] = {k: Metric(**_float(v)) for k, v in d["metrics"].items()}
-        d["layers"] = [LayerReport(**_float(r) | {"notes": tuple(r["notes"])}) for r in d["layers"]]
+        d["layers"] = [LayerReport.of(r) for r in d["layers"]]
         m = Measurement(**d)
     except (KeyError, TypeError, ValueError) as e:
         raise ValueError(f"{path} is not a whole record ({e}); delete it to measure again") from e
@@ -166,7 +186,7 @@ def read(path: Path) -> Measurement:
 
 def write_json(path: Path, x) -> None:
     """Dataclasses, dicts and lists as JSON, atomically; non-finite floats become "inf", "-inf", "nan"."""
-    write_atomic(path, json.dumps(_plain(x), indent=1, allow_nan=False) + "\n")
+    write_atomic(path, json.dumps(plain(x), indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: Path):
@@ -193,21 +213,21 @@ def write_atomic(path: Path, text: str) -> None:
 _NON_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
 
-def _plain(x):
+def plain(x):
     """Dataclasses to dicts; non-finite floats to the strings "inf", "-inf", "nan" (JSON has no such numbers)."""
     if dataclasses.is_dataclass(x):
-        return {f.name: _plain(getattr(x, f.name)) for f in dataclasses.fields(x)}
+        return {f.name: plain(getattr(x, f.name)) for f in dataclasses.fields(x)}
     if isinstance(x, dict):
-        return {k: _plain(v) for k, v in x.items()}
+        return {k: plain(v) for k, v in x.items()}
     if isinstance(x, (list, tuple)):
-        return [_plain(v) for v in x]
+        return [plain(v) for v in x]
     if isinstance(x, float) and not math.isfinite(x):
         return str(x)
     return x
 
 
 def _float(d: dict) -> dict:
-    """Undoes ``_plain`` for the numeric fields of one metric or layer."""
+    """Undoes ``plain`` for the numeric fields of one metric or layer."""
 
     def back(v):
         if isinstance(v, list):

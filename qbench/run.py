@@ -14,21 +14,22 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from qbench import provenance, tracking
+from qbench import provenance, published, tracking
 from qbench.data import Calibration
 from qbench.machine import Machine
 from qbench.measure.base import Context, Measure
 from qbench.methods.base import Method
-from qbench.models import quantized
 from qbench.models.checkpoint import OpenCheckpoint
-from qbench.record import LayerReport, Measurement, Metric, Store, digest, read_json, write_json
-from qbench.stream import quantize
+from qbench.models.quantized import QuantizedFolder
+from qbench.record import LayerReport, Measurement, Metric, Store, digest
+from qbench.stream import Remembered, quantize
 
 
 @dataclass
 class Outcome:
     """How one run of a sweep ended: measured, present (it was there already), elsewhere (another process has it),
-    failed (now or before; recorded), refused (bad input; nothing was started)."""
+    failed (now or before; recorded), refused (bad input; nothing was started), left out (the paper's table that was
+    asked for does not print it)."""
 
     cell: str
     status: str
@@ -64,11 +65,23 @@ class Run:
         self.ckpt: OpenCheckpoint = instantiate(cfg.model).open()
         self.method.check(self.ckpt.linears)
         self.store.check_writable()
+        self._check_revision()
         self.quantization = self._science()
         self.sciences = {
             name: self.quantization | {"eval": m.science(self.context)} for name, m in self.measures.items()
         }
         self.ids = {name: digest(science) for name, science in self.sciences.items()}
+
+    def _check_revision(self):
+        """ValueError where the records are of another revision of this model: one results folder, one model a name."""
+        name, now = self.ckpt.model.name, self.ckpt.revision
+        others = self.store.revisions(name) - {now}
+        if others:
+            back = f"model.revision={min(others)} takes the former again; " if self.ckpt.model.repo else ""
+            raise ValueError(
+                f"model {name} is now revision {now}, but the records in {self.store.root} are of revision "
+                f"{', '.join(sorted(others))}; {back}or set machine.results_dir to another folder, or model.name"
+            )
 
     def _science(self) -> dict:
         """What the quantized weights depend on. The unquantized model depends on no calibration."""
@@ -160,28 +173,33 @@ class Run:
         """The quantized model and what quantization did to each linear; quantizes unless the cache has it."""
         if self.method.name == "none":
             return self.ckpt.load(self.machine.device), []
-        done = self.folder / "reports.json"
-        if not done.is_file():
-            shutil.rmtree(self.folder, ignore_errors=True)
-            reports = quantize(
-                self.ckpt,
-                self.method,
-                self.calib.tokens(self.ckpt.tokenizer, self.machine.data_dir),
-                partial(quantized.save_block, self.folder),
-                device=self.machine.device,
-                rest=self.machine.hidden_device,
-                batch=self.machine.batch_size,
-                progress=partial(
-                    tqdm,
-                    desc=self.cell,
-                    total=len(self.ckpt.skeleton.model.layers),
-                    leave=False,
-                    disable=None,
-                ),
-            )
-            write_json(done, reports)
-        reports = [LayerReport(**r | {"notes": tuple(r["notes"])}) for r in read_json(done)]
-        return quantized.load(self.ckpt, self.folder, self.method.acts, self.machine.device), reports
+        folder, blocks = QuantizedFolder(self.folder), self.ckpt.config.num_hidden_layers
+        if not folder.is_complete(blocks):
+            self._quantize(folder)
+        reports = [report for index in range(blocks) for report in folder.reports(index)]
+        return folder.load(self.ckpt, self.method.acts, self.machine.device), reports
+
+    def _quantize(self, folder: QuantizedFolder) -> None:
+        ids_BT = self.calib.tokens(self.ckpt.tokenizer, self.machine.data_dir)
+        quantize(
+            self.ckpt,
+            self.method,
+            ids_BT,
+            folder,
+            device=self.machine.device,
+            rest=self.machine.rest(self.ckpt.hidden_bytes(ids_BT.numel())),
+            batch=self.machine.batch_size,
+            remembered=self._remembered(),
+            progress=partial(tqdm, desc=self.cell, leave=False, disable=None),
+        )
+
+    def _remembered(self) -> Remembered | None:
+        """Where statistics of the unquantized model are shared between methods and bit-widths, if they may take the
+        room."""
+        if self.ckpt.statistics_bytes() > self.machine.statistics_gib * 2**30:
+            return None
+        what = {"model": self.ckpt.science(), "calib": self.quantization["calib"], "batch": self.machine.batch_size}
+        return Remembered(self.machine.cache_dir / "statistics" / digest(what | {"device": self.machine.device}))
 
     def sizes(self, reports: list[LayerReport]) -> tuple[float, float, int]:
         """Nominal and stored bits, means over quantized weights, and bytes of the whole model; the rest at 16 bits."""
@@ -201,12 +219,23 @@ class Run:
 def run(cfg: DictConfig) -> Outcome:
     """Runs one configuration; bad input is an Outcome too, with the reason, and so is a bug, with its traceback."""
     try:
+        if cfg.table is not None and not _is_printed(cfg):
+            return Outcome(_name(cfg), "left out", f"not in table {cfg.table} of the paper")
         return Run(cfg).execute()
     except Exception as e:
         if not isinstance(e, (ValueError, OSError)):
             traceback.print_exc()
-        cell = f"{cfg.model.get('name')} {cfg.method.get('_target_', '').rpartition('.')[2]} W{cfg.grid.get('bits')}"
-        return Outcome(cell, "refused", _first_line(e))
+        return Outcome(_name(cfg), "refused", _first_line(e))
+
+
+def _name(cfg: DictConfig) -> str:
+    return f"{cfg.model.get('name')} {cfg.method.get('_target_', '').rpartition('.')[2]} W{cfg.grid.get('bits')}"
+
+
+def _is_printed(cfg: DictConfig) -> bool:
+    method: Method = instantiate(cfg.method, _convert_="all")
+    bits = method.grid.bits if method.grid else 16
+    return published.is_printed(cfg.table, cfg.model.name, method.name, bits, method.acts.bits if method.acts else 16)
 
 
 def _first_line(e: BaseException) -> str:

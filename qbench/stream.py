@@ -1,23 +1,29 @@
 """Quantizes a model one block at a time: only that block and the hidden states are in memory.
 
 The loop knows ``Method`` and no method by name. Whatever the method, each linear's error is measured on the
-Gram of the inputs it saw.
+Gram of the inputs it saw. Each finished block is written at once with the hidden states behind it, so that a
+quantization that was cut off goes on at the block where it stopped, with the same numbers to the last bit.
+
+What a method that sees "float" wants to know of a block depends on the model and the calibration data alone. Given a
+``Remembered`` folder, these statistics are kept there and serve every such method at every bit-width.
 """
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
-from qbench.calibration import BlockCalibration, first_block_inputs
+from qbench.calibration import BlockCalibration, Inputs, first_block_inputs
 from qbench.grid import QuantWeight
 from qbench.linear import QuantLinear
 from qbench.methods.base import Method
-from qbench.models.block import Block
 from qbench.models.checkpoint import OpenCheckpoint
+from qbench.models.quantized import QuantizedFolder, join, save_whole
 from qbench.record import LayerReport
-from qbench.stats import Gram
+from qbench.stats import AbsMax, Gram
 
 
 @torch.no_grad()
@@ -25,57 +31,151 @@ def quantize(
     ckpt: OpenCheckpoint,
     method: Method,
     ids_BT: Tensor,
-    save: Callable[[Block, dict[str, QuantWeight]], None],
+    folder: QuantizedFolder,
     *,
     device="cpu",
     rest="cpu",
     batch: int = 8,
+    remembered: "Remembered | None" = None,
     progress: Callable = iter,
 ) -> list[LayerReport]:
-    """Runs ``method`` over every block and hands each finished one to ``save(block, weights)``.
+    """Runs ``method`` over every block that ``folder`` does not have yet and saves it there; all blocks' reports.
 
     ``ids_BT`` are the calibration tokens, run ``batch`` sequences at a time; hidden states wait on the device ``rest``.
     Raises: ArithmeticError or ValueError naming the linear when a number is not finite.
     """
     kinds = list(dict.fromkeys(kind for kind in (Gram, method.statistic) if kind is not None))
-    model = ckpt.embedding(device)
-    hidden = first_block_inputs(model, model.model.layers[0], ids_BT, batch, device, rest)
-    del model
-    reports = []
-    for block in progress(ckpt.blocks(device)):
-        calib = BlockCalibration(block, hidden, device)
-        after = None
-        if method.sees == "float":
-            after = calib.observe(kinds, block.stages, outputs=True)
-            method.transform(block, calib)
-        weights: dict[str, QuantWeight] = {}
-        for stages in [(s,) for s in block.stages] if method.sees == "stage" else [block.stages]:
-            if method.sees != "float":
-                calib.observe(kinds, stages)
-            for stage in stages:
-                for name in stage.linears:
-                    weights[name], report = _quantize_linear(method, block, stage, name, calib)
-                    reports.append(report)
-                calib.stats.pop(stage)
-        save(block, weights)
-        hidden = calib.outputs() if after is None else after
+    hidden = _Hidden(ckpt, method, ids_BT, folder, device, rest, batch)
+    reports: list[LayerReport] = []
+    for index in progress(range(ckpt.config.num_hidden_layers)):
+        if folder.has(index):
+            reports += folder.reports(index)
+            continue
+        block = ckpt.block(index, device)
+        if method.sees == "float" and not method.reads_inputs and remembered and remembered.has(index):
+            calib, after = BlockCalibration(block, [], device), None
+            remembered.read(index, calib, kinds)
+        else:
+            calib, after = BlockCalibration(block, hidden.before(index), device), None
+            if method.sees == "float":
+                after = calib.observe([Gram, AbsMax, *kinds[1:]] if remembered else kinds)
+                if remembered:
+                    remembered.write(index, calib)
+        weights, done = _quantize_block(method, block, calib, kinds)
+        folder.save(block, weights, done)
+        reports += done
+        if calib.inputs:
+            hidden.put(index + 1, calib.outputs() if after is None else after)
+    folder.drop_hidden()
     return reports
 
 
-def _quantize_linear(method, block, stage, name, calib):
-    linear, started = block[name], time.perf_counter()
-    full = f"model.layers.{block.index}.{name}"
-    w_NK = linear.weight
-    if not torch.isfinite(w_NK).all():
-        raise ValueError(f"NaN or inf in the weight {full}: the checkpoint is broken")
-    stats = calib.stats[stage]
+def _quantize_block(method, block, calib, kinds):
+    if method.sees == "float":
+        method.transform(block, calib)
+    elif method.sees == "block":
+        calib.observe(kinds)
+    weights: dict[str, QuantWeight] = {}
+    reports = []
+    for stage in block.stages:
+        if method.sees == "stage":
+            calib.advance(kinds)
+        new, done = _quantize_stage(method, block, stage, calib.stats.pop(stage))
+        weights |= new
+        reports += done
+    return weights, reports
+
+
+def _quantize_stage(method, block, stage, stats):
+    started = time.perf_counter()
+    old = {name: block[name].weight for name in stage.linears}
+    where = f"model.layers.{block.index}."
+    for name, w_NK in old.items():
+        if not torch.isfinite(w_NK).all():
+            raise ValueError(f"NaN or inf in the weight {where}{name}: the checkpoint is broken")
     try:
-        weight = method.quantize(w_NK, stats.get(method.statistic), name)
+        weights = method.quantize_stage(old, stats.get(method.statistic))
     except (ArithmeticError, ValueError) as e:
-        raise type(e)(f"{full}: {e}") from e
-    new = QuantLinear(weight, linear.bias, method.acts, w_NK.dtype)
-    error = stats[Gram].relative_error(new.weight.float(), w_NK.float())
-    notes = weight.notes + method.stage_notes(stage)
-    block.install(name, new)
-    seconds = time.perf_counter() - started
-    return weight, LayerReport(block.index, name, error, weight.nominal_bits, weight.stored_bits, seconds, notes)
+        raise type(e)(f"{where}{', '.join(stage.linears)}: {e}") from e
+    errors = {}
+    for name, weight in weights.items():
+        linear = QuantLinear(weight, block[name].bias, method.acts, old[name].dtype)
+        errors[name] = stats[Gram].relative_error(linear.weight.float(), old[name].float())
+        block.install(name, linear)
+    seconds = (time.perf_counter() - started) / len(weights)
+    notes = method.stage_notes(stage)
+    return weights, [
+        LayerReport(block.index, name, errors[name], w.nominal_bits, w.stored_bits, seconds, w.notes + notes)
+        for name, w in weights.items()
+    ]
+
+
+class _Hidden:
+    """What the next block reads, from the model's start or from where an earlier run was cut off."""
+
+    def __init__(self, ckpt, method, ids_BT, folder, device, rest, batch):
+        self.ckpt, self.method, self.ids_BT, self.folder = ckpt, method, ids_BT, folder
+        self.device, self.rest, self.batch = device, rest, batch
+        self.at, self.inputs = 0, None
+
+    def before(self, index: int) -> list[Inputs]:
+        """The inputs of block ``index``; blocks between the last ones known and it are run as they are on disk."""
+        if self.inputs is None:
+            self._start()
+        while self.at < index:
+            if self.method.sees == "float":
+                block = self.ckpt.block(self.at, self.device)
+            else:
+                block = self.folder.block(self.ckpt, self.at, self.method.acts, self.device)
+            self.inputs = BlockCalibration(block, self.inputs, self.device).outputs()
+            self.at += 1
+        return self.inputs
+
+    def put(self, index: int, inputs: list[Inputs]) -> None:
+        self.at, self.inputs = index, inputs
+        if index < self.ckpt.config.num_hidden_layers:
+            self.folder.save_hidden(index, join([item.x_BTD for item in inputs]))
+
+    def _start(self):
+        model = self.ckpt.embedding(self.device)
+        layer0 = model.model.layers[0]
+        self.inputs = first_block_inputs(model, layer0, self.ids_BT, self.batch, self.device, self.rest)
+        kept = self.folder.hidden()
+        if kept is not None:
+            self.at, x_BTD = kept
+            parts = x_BTD.split(self.batch)
+            self.inputs = [Inputs(x.to(self.rest), item.kwargs) for x, item in zip(parts, self.inputs)]
+
+
+class Remembered:
+    """Statistics of the unquantized model in a folder, one file a block."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+
+    def _path(self, index: int) -> Path:
+        return self.folder / f"block-{index:05d}.safetensors"
+
+    def has(self, index: int) -> bool:
+        return self._path(index).is_file()
+
+    def write(self, index: int, calib: BlockCalibration) -> None:
+        found = {
+            f"{i}/{kind.__name__}/{field}": value
+            for i, stage in enumerate(calib.block.stages)
+            for kind, stat in calib.stats[stage].items()
+            for field, value in stat.state().items()
+        }
+        save_whole(found, self._path(index), {})
+
+    def read(self, index: int, calib: BlockCalibration, kinds) -> None:
+        """Puts the statistics ``kinds`` into ``calib.stats``."""
+        with safe_open(self._path(index), framework="pt") as f:
+            for i, stage in enumerate(calib.block.stages):
+                calib.stats[stage] = {}
+                for kind in kinds:
+                    prefix = f"{i}/{kind.__name__}/"
+                    names = [key for key in f.keys() if key.startswith(prefix)]  # noqa: SIM118
+                    stat = kind(calib.block[stage.linears[0]].weight.shape[1], calib.device)
+                    stat.restore({key.removeprefix(prefix): f.get_tensor(key) for key in names})
+                    calib.stats[stage][kind] = stat

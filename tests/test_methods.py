@@ -8,13 +8,14 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from safetensors.torch import load, save
 
-from qbench.cli import conf_dir
 from qbench.grid import ActQuant, Grid, QuantWeight, round_to_nearest
+from qbench.methods import gptq
 from qbench.methods.awq import AWQ
 from qbench.methods.billm import BiLLM
 from qbench.methods.gptq import GPTQ
 from qbench.methods.rtn import RTN
 from qbench.methods.smoothquant import SmoothQuant
+from qbench.shipped import conf_dir
 from qbench.stats import Gram
 
 YAMLS = sorted(Path(conf_dir(), "method").glob("*.yaml"))
@@ -112,15 +113,31 @@ def test_gptq_is_obq_code_for_code(bits, group, act_order, static, symmetric):
     w, x = problem(N=6, K=64, seed=bits)
     stat, grid = seen(x), Grid(bits, group, symmetric)
     perm = torch.argsort(stat.gram_KK.diagonal(), descending=True, stable=True) if act_order else torch.arange(64)
-    q = GPTQ(grid, act_order=act_order, static_groups=static, block_size=16).quantize(w, stat, "x")
+    q = GPTQ(grid, act_order=act_order, static_groups=static).quantize(w, stat, "x")
     assert torch.equal(q.codes_NK, obq(w, stat.gram_KK, grid, perm, 0.01, static))
 
 
-def test_gptq_does_not_depend_on_its_block_size():
+@pytest.mark.parametrize("group", [-1, 8, 32])
+def test_gptq_does_not_depend_on_when_updates_are_made(monkeypatch, group):
     w, x = problem()
-    codes = [GPTQ(Grid(3, 32), block_size=b).quantize(w, seen(x), "x").codes_NK for b in (8, 32, 128)]
-    assert torch.equal(codes[0], codes[1])
-    assert torch.equal(codes[0], codes[2])
+    codes = []
+    for leaf in (1, 8, 24, 128):
+        monkeypatch.setattr(gptq, "LEAF", leaf)
+        codes.append(GPTQ(Grid(3, group)).quantize(w, seen(x), "x").codes_NK)
+    assert all(torch.equal(codes[0], other) for other in codes)
+
+
+def test_gptq_does_the_linears_of_a_stage_as_it_does_each():
+    w, x = problem(N=40)
+    stat = seen(x)
+    parts = {"q": w[:16], "k": w[16:24], "v": w[24:]}
+    for method in (GPTQ(Grid(3, 32), act_order=True), GPTQ(Grid(3, -1, True))):
+        together = method.quantize_stage(parts, stat)
+        assert list(together) == list(parts)
+        for name, part in parts.items():
+            alone = method.quantize(part, stat, name)
+            assert torch.equal(together[name].codes_NK, alone.codes_NK)
+            assert torch.equal(together[name].dequantize(), alone.dequantize())
 
 
 def test_gptq_beats_rtn_where_inputs_correlate():
@@ -144,7 +161,6 @@ def test_gptq_moving_groups_are_stored_and_static_ones_are_not():
     ("fields", "message"),
     [
         (dict(damp=0.0), "method.damp must be between 0 and 1, got 0.0"),
-        (dict(grid=Grid(4, 96)), "one must divide the other"),
     ],
 )
 def test_gptq_refuses(fields, message):
@@ -155,7 +171,7 @@ def test_gptq_refuses(fields, message):
 def test_gptq_notes_the_damping_it_needed():
     w, _ = problem(K=4, T=8)
     stat = Gram(4, "cpu")
-    stat._sum_KK, stat.tokens = torch.diag(torch.tensor([1.0, 1.0, 1.0, -0.05])), 1
+    stat._sum_KK, stat._tokens = torch.diag(torch.tensor([1.0, 1.0, 1.0, -0.05])), torch.tensor(1)
     assert GPTQ(Grid(4, -1)).quantize(w, stat, "x").notes == ("Cholesky failed with damping 0.01 in float32",)
 
 

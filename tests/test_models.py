@@ -7,7 +7,7 @@ from conftest import save_tiny, tiny_config
 from transformers import AutoModelForCausalLM, Qwen3ForCausalLM
 
 from qbench.models.checkpoint import Checkpoint
-from qbench.models.qwen3 import stages
+from qbench.models.qwen3 import anatomy
 
 
 def opened(folder, dtype="float32", **fields):
@@ -45,7 +45,7 @@ def test_linears_are_all_seven_of_every_layer(tiny):
 
 
 def test_value_heads_fold_into_o_proj_only_without_grouped_queries():
-    shared, own = stages(tiny_config()), stages(tiny_config(num_key_value_heads=4))
+    shared, own = anatomy(tiny_config()).stages, anatomy(tiny_config(num_key_value_heads=4)).stages
     assert shared[1].fold is None
     assert "grouped-query attention, 4 query heads on 2 value heads" in shared[1].why_no_fold
     assert own[1].fold == "self_attn.v_proj"

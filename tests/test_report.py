@@ -182,12 +182,12 @@ def test_distinguish_takes_as_few_fields_as_it_can():
 def test_tables_are_byte_stable_and_need_no_torch(results, built, tmp_path):
     code = (
         "import sys; from qbench.report import build; build(sys.argv[1], sys.argv[2], figures=False); "
-        "assert not {'torch', 'transformers'} & set(sys.modules)"
+        "assert not {'torch', 'transformers', 'hydra'} & set(sys.modules)"
     )
     env = {"PYTHONHASHSEED": "7", "PATH": "", "PYTHONPATH": ":".join(p for p in sys.path if p)}
     subprocess.run([sys.executable, "-c", code, results, tmp_path], check=True, env=env)
     tables = [p for p in built[1] if p.parent.name == "tables"]
-    names = ("nano_matrix", "nano_matrix_delta", "nano_subjects")
+    names = ("nano_matrix", "nano_matrix_delta", "nano_subjects", "table1", "table2", "table3", "table4")
     assert {p.name for p in tables} == {f"{n}.{e}" for n in names for e in ("csv", "md", "tex")} | {"nano_summary.md"}
     for path in tables:
         assert (tmp_path / "tables" / path.name).read_bytes() == path.read_bytes()

@@ -15,11 +15,11 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from qbench import run as run_module
-from qbench.cli import conf_dir
 from qbench.machine import Machine
 from qbench.models.checkpoint import NANO
 from qbench.record import Store, digest
 from qbench.run import Run, run
+from qbench.shipped import conf_dir
 
 SMALL = ["calib.n=8", "eval.window=128", "eval.limit=4", "machine.device=cpu", "machine.threads=1"]
 
@@ -106,7 +106,7 @@ def test_parts_of_an_evaluation_are_records_of_their_own(configure, tmp_path):
 def test_weights_are_kept_if_asked_and_used_again(configure, tmp_path, monkeypatch):
     run(configure("method=gptq", "machine.keep_weights=true"))
     (folder,) = (tmp_path / "cache" / "quantized").iterdir()
-    assert (folder / "reports.json").is_file()
+    assert len(list(folder.glob("block-*.safetensors"))) == 2
     monkeypatch.setattr(run_module, "quantize", lambda *a, **k: pytest.fail("quantized again"))
     outcome = run(configure("method=gptq", "eval.limit=3"))
     assert outcome.status == "measured", outcome.message
@@ -338,7 +338,7 @@ def test_wandb_offline_gets_one_run_a_record(configure, tmp_path, monkeypatch):
 
 
 def test_machine_auto_says_what_it_found(tmp_path):
-    machine = Machine("auto", None, 8, "cpu", None, tmp_path, tmp_path, False)
+    machine = Machine("auto", None, 8, "auto", 16, 32, None, tmp_path, tmp_path, False)
     assert machine.device == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -352,3 +352,24 @@ def test_results_dir_follows_the_environment(tmp_path):
     assert got.returncode == 0, got.stdout + got.stderr
     assert len(Store(tmp_path / "elsewhere").measurements()) == 1
     assert {p.name for p in tmp_path.iterdir()} <= {"cache", "elsewhere"}
+
+
+def test_cells_that_a_table_does_not_print_are_left_out(configure):
+    outcome = run(configure("model=qwen3-8b", "method=gptq", "grid.bits=3", "table=2"))
+    assert (outcome.status, outcome.is_bad) == ("left out", False)
+    assert "not in table 2" in outcome.message
+    assert run(configure("method=gptq", "table=5")).status == "refused"
+
+
+def test_a_changed_model_is_refused_with_both_hashes(configure, tmp_path):
+    assert run(configure("method=rtn")).status == "measured"
+    (path,) = (tmp_path / "results" / "measurements").glob("*.json")
+    record = json.loads(path.read_text())
+    now = record["science"]["model"]["revision"]
+    record["science"]["model"]["revision"] = "0" * 40
+    path.unlink()
+    (path.parent / "another.json").write_text(json.dumps(record))
+    outcome = run(configure("method=rtn"))
+    assert outcome.status == "refused"
+    assert now in outcome.message
+    assert "0" * 40 in outcome.message

@@ -60,7 +60,7 @@ def test_dead_channels_get_a_one_on_the_diagonal(x):
 
 def test_a_failed_factorisation_climbs_the_ladder_and_says_so():
     stat = Gram(4, "cpu")
-    stat._sum_KK, stat.tokens = torch.diag(torch.tensor([1.0, 1.0, 1.0, -0.05])), 1
+    stat._sum_KK, stat._tokens = torch.diag(torch.tensor([1.0, 1.0, 1.0, -0.05])), torch.tensor(1)
     U, notes = stat.inverse_cholesky(0.01)
     assert notes == ("Cholesky failed with damping 0.01 in float32",)
     assert torch.isfinite(U).all()
@@ -68,7 +68,7 @@ def test_a_failed_factorisation_climbs_the_ladder_and_says_so():
 
 def test_a_hopeless_matrix_is_an_error_with_the_numbers():
     stat = Gram(2, "cpu")
-    stat._sum_KK, stat.tokens = torch.tensor([[1.0, 50.0], [50.0, 1.0]]), 7
+    stat._sum_KK, stat._tokens = torch.tensor([[1.0, 50.0], [50.0, 1.0]]), torch.tensor(7)
     with pytest.raises(ArithmeticError, match="2 x 2 Gram matrix of 7 tokens cannot be factorised"):
         stat.inverse_cholesky(0.01)
 

@@ -1,3 +1,4 @@
+import dataclasses
 import gc
 import weakref
 
@@ -14,10 +15,10 @@ from qbench.methods.billm import BiLLM
 from qbench.methods.gptq import GPTQ
 from qbench.methods.rtn import RTN
 from qbench.methods.smoothquant import SmoothQuant
-from qbench.models import quantized
 from qbench.models.checkpoint import Checkpoint
+from qbench.models.quantized import QuantizedFolder
 from qbench.stats import AbsMax, Gram
-from qbench.stream import quantize
+from qbench.stream import Remembered, quantize
 
 METHODS = [RTN(), GPTQ(), GPTQ(act_order=True), AWQ(), AWQ(loss="module"), SmoothQuant(), BiLLM()]
 
@@ -27,13 +28,38 @@ def opened(folder, dtype="float32"):
 
 
 def through(ckpt, method, ids, folder, **kwargs):
-    reports = quantize(ckpt, method, ids, lambda b, w: quantized.save_block(folder, b, w), **kwargs)
-    return quantized.load(ckpt, folder, method.acts, "cpu"), reports
+    folder = QuantizedFolder(folder)
+    reports = quantize(ckpt, method, ids, folder, **kwargs)
+    return folder.load(ckpt, method.acts, "cpu"), reports
+
+
+class Shelf(QuantizedFolder):
+    """Keeps blocks in memory, or does with them what the test says."""
+
+    def __init__(self, save=lambda block, weights: None):
+        super().__init__("nowhere")
+        self.save = lambda block, weights, reports: save(block, weights)
+
+    def save_hidden(self, index, x_BTD):
+        pass
 
 
 def logits(model, ids):
     with torch.no_grad():
         return model(ids).logits
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_the_steps_of_a_block_are_its_forward_pass(tiny, ids, dtype, attention):
+    ckpt = opened(tiny, dtype)
+    ckpt.config._attn_implementation = attention
+    source, block = ckpt.embedding("cpu"), ckpt.block(1, "cpu")
+    (item,) = first_block_inputs(source, source.model.layers[0], ids, 16, "cpu", "cpu")
+    state = (item.x_BTD,)
+    for step in block.steps:
+        state = step(block.module, state, item.kwargs)
+    assert torch.equal(state[0], block.module(item.x_BTD, **item.kwargs))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -86,11 +112,11 @@ def test_transform_keeps_the_function(tmp_path, ids, method, kv):
     for block in ckpt.blocks("cpu"):
         gain = block["input_layernorm"].weight.clone()
         calib = BlockCalibration(block, hidden, "cpu")
-        hidden = calib.observe((Gram, AbsMax), block.stages, outputs=True)
+        hidden = calib.observe((Gram, AbsMax))
         method.transform(block, calib)
         moved += not torch.equal(gain, block["input_layernorm"].weight)
         again = BlockCalibration(block, calib.inputs, "cpu")
-        again.observe((Gram, AbsMax), block.stages)
+        again.observe((Gram, AbsMax))
         for stage in block.stages:  # the statistics followed the scales
             for kind, field in ((Gram, "gram_KK"), (AbsMax, "absmax_K")):
                 got, expected = (getattr(c.stats[stage][kind], field) for c in (calib, again))
@@ -108,7 +134,7 @@ def test_smoothquant_scales_are_the_papers(tiny, ids):
     gain = block["input_layernorm"].weight.clone()
     w = torch.cat([block[f"self_attn.{n}_proj"].weight for n in "qkv"]).abs().amax(0)
     calib = BlockCalibration(block, hidden, "cpu")
-    calib.observe((AbsMax,), block.stages)
+    calib.observe((AbsMax,))
     x = calib.stats[block.stages[0]][AbsMax].absmax_K.clone()
     SmoothQuant(alpha=0.7).transform(block, calib)
     torch.testing.assert_close(gain / block["input_layernorm"].weight, x**0.7 / w**0.3)
@@ -140,7 +166,7 @@ def test_awq_takes_the_scale_with_the_least_loss(tiny, ids):
             best = loss, s
     gain = block["input_layernorm"].weight.clone()
     calib = BlockCalibration(block, hidden, "cpu")
-    calib.observe((Gram,), block.stages)
+    calib.observe((Gram,))
     method.transform(block, calib)
     torch.testing.assert_close(gain / block["input_layernorm"].weight, best[1], rtol=1e-3, atol=1e-4)
 
@@ -151,15 +177,16 @@ def test_gptq_sees_the_quantized_predecessors(tiny, ids):
 
     class Spy(GPTQ):
         def quantize(self, w_NK, stat, name):
-            seen.setdefault(name, stat.gram_KK.clone())
+            for part in name.split(", "):
+                seen.setdefault(part, stat.gram_KK.clone())
             return super().quantize(w_NK, stat, name)
 
     ckpt, blocks = opened(tiny), []
-    quantize(ckpt, Spy(), ids, lambda b, w: blocks.append(b))
+    quantize(ckpt, Spy(), ids, Shelf(lambda b, w: blocks.append(b)))
     source = ckpt.embedding("cpu")
     hidden = first_block_inputs(source, source.model.layers[0], ids, 16, "cpu", "cpu")
     calib = BlockCalibration(blocks[0], hidden, "cpu")
-    calib.observe((Gram,), blocks[0].stages)
+    calib.observe((Gram,))
     torch.testing.assert_close(seen["mlp.down_proj"], calib.stats[blocks[0].stages[3]][Gram].gram_KK)
 
 
@@ -172,7 +199,7 @@ def test_one_factorisation_serves_a_stage(tiny, ids, monkeypatch):
         return factor(self, *args)
 
     monkeypatch.setattr(Gram, "_factor", counted)
-    quantize(opened(tiny), GPTQ(act_order=True), ids, lambda b, w: None)
+    quantize(opened(tiny), GPTQ(act_order=True), ids, Shelf())
     assert count[0] == 3 * 4
 
 
@@ -185,7 +212,7 @@ def test_only_one_block_is_alive(tiny, ids):
         gc.collect()
         most.append(len(alive))
 
-    quantize(opened(tiny), GPTQ(), ids, save)
+    quantize(opened(tiny), GPTQ(), ids, Shelf(save))
     assert len(most) == 3
     assert max(most) <= 2
 
@@ -201,6 +228,98 @@ def test_awq_says_that_value_heads_were_not_scaled(tiny, ids, tmp_path):
     notes = {r.name: r.notes for r in reports}
     assert "grouped-query attention" in notes["self_attn.o_proj"][0]
     assert notes["mlp.down_proj"] == ()
+
+
+# --- stopped and started again ---
+
+
+class Killed(BaseException):
+    """What nobody catches."""
+
+
+def counted(method):
+    """The method, and a list of the linears it quantized."""
+    done = []
+
+    class Counted(type(method)):
+        def quantize_stage(self, weights, stat):
+            done.extend(weights)
+            return super().quantize_stage(weights, stat)
+
+    fields = {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}
+    return Counted(**fields), done
+
+
+def killed_at(folder, block, moment):
+    """A folder that dies with ``block``: before or after its file is written, or after its hidden states are."""
+
+    class Dying(QuantizedFolder):
+        def save(self, b, *rest):
+            if (b.index, moment) == (block, "before"):
+                raise Killed
+            super().save(b, *rest)
+            if (b.index, moment) == (block, "after"):
+                raise Killed
+
+        def save_hidden(self, index, x_BTD):
+            super().save_hidden(index, x_BTD)
+            if (index, moment) == (block + 1, "hidden"):
+                raise Killed
+
+    return Dying(folder)
+
+
+@pytest.mark.parametrize("moment", ["before", "after", "hidden"])
+@pytest.mark.parametrize("remember", [False, True])
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m.name}-{getattr(m, 'loss', '')}")
+def test_a_killed_quantization_goes_on_bit_identical(tiny, tmp_path, ids, method, moment, remember):
+    ckpt = opened(tiny, "bfloat16")
+    whole = QuantizedFolder(tmp_path / "whole")
+    reports = quantize(ckpt, method, ids, whole, batch=3)
+    spied, done = counted(method)
+    notes = Remembered(tmp_path / "statistics") if remember else None
+    with pytest.raises(Killed):
+        quantize(ckpt, spied, ids, killed_at(tmp_path / "cut", 1, moment), batch=3, remembered=notes)
+    again = QuantizedFolder(tmp_path / "cut")
+    resumed = quantize(ckpt, spied, ids, again, batch=3, remembered=notes)
+    linears = 7 * (4 if moment == "before" else 3)  # the block that died unwritten is the only one done again
+    assert len(done) == linears
+    for index in range(3):
+        a, b = (folder.read(ckpt, index, "cpu") for folder in (whole, again))
+        for name, weight in a[1].items():
+            for field, tensor in weight.state().items():
+                assert torch.equal(tensor, b[1][name].state()[field]), (index, name, field)
+        for (name, p), q in zip(a[0].module.named_parameters(), b[0].module.parameters()):
+            assert p.is_meta or torch.equal(p, q), name
+    assert [(r.block, r.name, r.error) for r in reports] == [(r.block, r.name, r.error) for r in resumed]
+    assert again.hidden() is None
+
+
+def test_statistics_are_shared_by_methods_and_bits(tiny, tmp_path, ids, monkeypatch):
+    """The second method and every further bit-width run no forward pass, and give the same weights."""
+    ckpt, notes = opened(tiny, "bfloat16"), Remembered(tmp_path / "statistics")
+    quantize(ckpt, AWQ(Grid(4, 64)), ids, QuantizedFolder(tmp_path / "first"), remembered=notes)
+    for method in (AWQ(Grid(3, 64)), SmoothQuant(), RTN(Grid(2, 64))):
+        fresh, shared = QuantizedFolder(tmp_path / f"{method.name}-fresh"), QuantizedFolder(tmp_path / method.name)
+        expected = quantize(ckpt, method, ids, fresh)
+        with monkeypatch.context() as m:
+            m.setattr(BlockCalibration, "observe", lambda *a: pytest.fail("the model was run again"))
+            m.setattr(BlockCalibration, "outputs", lambda *a: pytest.fail("the model was run again"))
+            got = quantize(ckpt, method, ids, shared, remembered=notes)
+        assert [r.error for r in got] == [r.error for r in expected]
+        for index in range(3):
+            assert torch.equal(
+                shared.block(ckpt, index, method.acts, "cpu")["mlp.down_proj"].weight,
+                fresh.block(ckpt, index, method.acts, "cpu")["mlp.down_proj"].weight,
+            )
+
+
+def test_a_damaged_block_is_named(tiny, tmp_path, ids):
+    folder = QuantizedFolder(tmp_path)
+    quantize(opened(tiny), RTN(), ids, folder)
+    folder.block_path(1).write_bytes(folder.block_path(1).read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"block-00001.safetensors is damaged"):
+        quantize(opened(tiny), RTN(), ids, folder)
 
 
 # --- bad numbers ---
@@ -220,7 +339,7 @@ def test_a_broken_weight_is_named(tmp_path, ids, value):
         layer.mlp.gate_proj.weight[3, 4] = value
 
     with pytest.raises(ValueError, match=r"NaN or inf in the weight model.layers.1.mlp.gate_proj"):
-        quantize(broken(tmp_path, change), GPTQ(), ids, lambda b, w: None)
+        quantize(broken(tmp_path, change), GPTQ(), ids, Shelf())
 
 
 @pytest.mark.parametrize("method", [RTN(), GPTQ(), BiLLM(), SmoothQuant()], ids=lambda m: m.name)
@@ -229,4 +348,4 @@ def test_broken_activations_are_named(tmp_path, ids, method):
         layer.post_attention_layernorm.weight[0] = float("inf")
 
     with pytest.raises(ArithmeticError, match=r"NaN or inf in the input of model.layers.1.mlp.gate_proj"):
-        quantize(broken(tmp_path, change), method, ids, lambda b, w: None)
+        quantize(broken(tmp_path, change), method, ids, Shelf())

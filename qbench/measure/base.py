@@ -64,16 +64,17 @@ class TextMeasure(Measure):
 
     `source` and `path` as in `qbench.data.Corpus`: a path is read instead of the source. `window` in
     tokens; without one, 2048 as in the papers, or 256 for nano, whose models were trained on so much.
-    `limit`: only the first so many windows.
+    `limit`: only the first so many windows. `c4`: which part of C4, as in `Corpus`.
     """
 
     source: str | None = None
     path: str | None = None
     window: int | None = None
     limit: int | None = None
+    c4: str = "head"
 
     def __post_init__(self):
-        corpus = Corpus(self.source, self.path)
+        corpus = Corpus(self.source, self.path, self.c4)
         object.__setattr__(self, "source", corpus.source)
         if self.window is None:
             object.__setattr__(self, "window", NANO_WINDOW if corpus.source == "nano" else PAPER_WINDOW)
@@ -88,12 +89,13 @@ class TextMeasure(Measure):
             raise ValueError(
                 f"eval.window={self.window} tokens, but this model reads at most {longest}; lower eval.window"
             )
-        corpus = Corpus(self.source, self.path)
+        corpus = Corpus(self.source, self.path, self.c4)
         return windows(corpus.tokens(ctx.tokenizer, ctx.data_dir), self.window, self.limit)
 
     def science(self, ctx: Context) -> dict:
         ids_BT = self.windows(ctx)
         settings = dict(source=self.source, window=self.window, limit=self.limit, windows=len(ids_BT))
+        settings |= {"draw": self.c4} if self.source == "c4" else {}
         return dict(name=self.name, version=self.version, **settings, data=sha256_of_tokens(ids_BT))
 
 

@@ -13,6 +13,7 @@ Dimensions: B windows, T tokens, D model width, V vocabulary.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -30,12 +31,24 @@ class Perplexity(TextMeasure):
     """`{source}/ppl`: its samples are the windows' mean negative log-likelihoods in nats a token.
 
     The standard error is the delta method's, ppl * se(mean NLL). A diverged model gives inf or nan, as it is.
+    `logits: model` computes logits and each window's mean loss in the model's own dtype, as the papers' code does.
     """
 
     name = "perplexity"
 
+    logits: Literal["float32", "model"] = "float32"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.logits not in ("float32", "model"):
+            raise ValueError(f"eval.logits must be float32 or model, got {self.logits!r}")
+
+    def science(self, ctx: Context) -> dict:
+        return super().science(ctx) | {"logits": self.logits}
+
     def run(self, model: nn.Module, ctx: Context) -> dict[str, Metric]:
-        return {f"{self.source}/ppl": perplexity(window_nlls(model, self.windows(ctx), ctx))}
+        nlls = window_nlls if self.logits == "float32" else window_nlls_in_model_dtype
+        return {f"{self.source}/ppl": perplexity(nlls(model, self.windows(ctx), ctx))}
 
 
 def perplexity(nlls: list[float]) -> Metric:
@@ -58,6 +71,17 @@ def window_nlls(model: nn.Module, ids_BT: Tensor, ctx: Context) -> list[float]:
             for at, logits in logit_chunks(hidden_states(model, batch_BT)[:, :-1], head_VD)
         ]
         nlls += torch.cat(losses).view(len(batch_BT), -1).double().mean(1).tolist()
+    return nlls
+
+
+@torch.inference_mode()
+def window_nlls_in_model_dtype(model: nn.Module, ids_BT: Tensor, ctx: Context) -> list[float]:
+    """As ``window_nlls``, each window's mean loss rounded to the model's dtype: three digits in bfloat16."""
+    head = model.get_output_embeddings()
+    nlls = []
+    for batch_BT in batches(ids_BT, ctx, "perplexity"):
+        for hidden_TD, ids_T in zip(hidden_states(model, batch_BT), batch_BT):
+            nlls.append(F.cross_entropy(head(hidden_TD[:-1]), ids_T[1:]).item())
     return nlls
 
 

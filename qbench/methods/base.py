@@ -19,6 +19,7 @@ Declare what you need instead of fetching it:
   it comes to ``quantize`` as ``stat``. None: the method looks at weights only, ``stat`` is None.
 * ``sees``: which activations calibration shows. "float": those of the unquantized model throughout. "block": earlier
   blocks are quantized. "stage": so are the earlier linears of the same block.
+* ``reads_inputs``: whether ``transform`` needs the activations themselves (``calib.calls``), not only statistics.
 * ``grid``: a field of type Grid, if the method has bits. ``acts``: a field of type ActQuant, if activations are
   quantized.
 
@@ -52,6 +53,7 @@ class Method:
     sees: ClassVar[Literal["float", "block", "stage"]] = "float"
     grid: ClassVar[Grid | None] = None
     acts: ClassVar[ActQuant | None] = None
+    reads_inputs: ClassVar[bool] = False
 
     def check(self, shapes: dict[str, tuple[int, int]]) -> None:
         """ValueError, before weights load, for a linear (name -> N, K) that this method cannot take."""
@@ -69,6 +71,10 @@ class Method:
     def quantize(self, w_NK: Tensor, stat: Statistic | None, name: str) -> QuantWeight:
         """The quantized weight of the linear ``name``. Pure: ``w_NK`` (in the model's dtype) stays as it is."""
         return FloatWeight(w_NK.clone())
+
+    def quantize_stage(self, weights: dict[str, Tensor], stat: Statistic | None) -> dict[str, QuantWeight]:
+        """The quantized weights of linears that read the same input; override where doing them together is faster."""
+        return {name: self.quantize(w_NK, stat, name) for name, w_NK in weights.items()}
 
     def stage_notes(self, stage: Stage) -> tuple[str, ...]:
         """What every linear of ``stage`` must say in the record about how it was treated."""

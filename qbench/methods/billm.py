@@ -12,11 +12,12 @@ To binarize a set of weights, row by row: mean + scale sign(w - mean), scale = m
 paper's equation 2 but in the authors' code, which made the published numbers.
 
 Deviations from the authors' code:
-* s uses diag(H^-1), as the paper writes; the code takes the diagonal of its Cholesky factor.
-* The split minimises the error of the weights, as the paper writes; the code minimises that of s. For the
-  number of salient columns we do as the code does: on the weights, against the paper's equation, every further
-  column lowers the error, so that search would always end at its bound.
-* Quantiles are taken over the weights that are split; the code counts the zeros it left in the salient columns.
+* s uses diag(H^-1), as the paper writes; the code takes the diagonal of its Cholesky factor (``salience``).
+* The split minimises the error of the weights, as the paper writes; the code minimises that of s, and its quantiles
+  count the zeros it left in the salient columns (``split_on``). For the number of salient columns we do as the
+  code does: on the weights, against the paper's equation, every further column lowers the error, so that
+  search would always end at its bound.
+* All salient columns are counted; the code counts those of each linear's last block (``count``).
 * sign(0) is +1, so that a bit can hold it. Means and scales are float16.
 
 The bits: ``nominal_bits`` is the paper's 1 + share of salient columns. ``stored_bits`` also counts which columns are
@@ -26,7 +27,7 @@ Dimension key: N output channels, K input channels, C blocks of columns, k colum
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -47,6 +48,7 @@ class BinaryWeight(QuantWeight):
     sparse_NK: Tensor  # bool, meaningful in the other columns
     levels_NC42: Tensor  # float16
     block_size: int
+    count: str = "all"
     notes: tuple[str, ...] = ()
 
     def dequantize(self):
@@ -63,7 +65,8 @@ class BinaryWeight(QuantWeight):
 
     @property
     def nominal_bits(self):
-        return 1 + self.salient_K.float().mean().item()
+        counted = self.salient_K if self.count == "all" else self.salient_K[-self.block_size :]
+        return 1 + counted.float().mean().item()
 
     @property
     def stored_bits(self):
@@ -74,7 +77,9 @@ class BinaryWeight(QuantWeight):
 
 @dataclass(frozen=True)
 class BiLLM(Method):
-    """``max_salient``: salient columns tried in a block; ``damp`` as in GPTQ."""
+    """``max_salient``: salient columns tried in a block; ``damp`` as in GPTQ; the others are the authors' code's ways,
+    see the module's head: ``salience`` inverse or cholesky, ``split_on`` weights or salience, ``count`` all or
+    last_block."""
 
     name: ClassVar[str] = "billm"
     statistic = Gram
@@ -82,8 +87,19 @@ class BiLLM(Method):
     block_size: int = 128
     max_salient: int = 49
     damp: float = 0.01
+    salience: Literal["inverse", "cholesky"] = "inverse"
+    split_on: Literal["weights", "salience"] = "weights"
+    count: Literal["all", "last_block"] = "all"
 
     def __post_init__(self):
+        choices = {
+            "salience": ("inverse", "cholesky"),
+            "split_on": ("weights", "salience"),
+            "count": ("all", "last_block"),
+        }
+        for field, known in choices.items():
+            if getattr(self, field) not in known:
+                raise ValueError(f"method.{field} must be {' or '.join(known)}, got {getattr(self, field)!r}")
         if not 0 < self.max_salient < self.block_size:
             raise ValueError(
                 f"method.max_salient must be 1..block_size - 1 = {self.block_size - 1}, got {self.max_salient}"
@@ -102,14 +118,17 @@ class BiLLM(Method):
     def quantize(self, w_NK, stat, name):
         U, notes = stat.inverse_cholesky(self.damp)
         W = w_NK.float().clone()
-        importance_K = 1 / U.square().sum(0).square()  # 1 / [H^-1]_jj^2
+        inverse_K = U.diagonal() if self.salience == "cholesky" else U.square().sum(0)
+        importance_K = 1 / inverse_K.square()
         planes, masks, levels = [], [], []
         for i1 in range(0, W.shape[1], self.block_size):
             i2 = min(i1 + self.block_size, W.shape[1])
             w = W[:, i1:i2]
-            salient = self._search_salient(w.square() * importance_K[i1:i2])
+            metric = w.square() * importance_K[i1:i2]
+            salient = self._search_salient(metric)
             rest = ~salient.expand_as(w)
-            sparse = _search_split(w, rest)
+            split = (w, rest) if self.split_on == "weights" else (metric * rest, torch.ones_like(rest))
+            sparse = rest & _search_split(*split)
             first = _Binary(w, ~rest)
             second = _Binary(w - first.value, ~rest)
             low, high = _Binary(w, rest & ~sparse), _Binary(w, rest & sparse)
@@ -124,7 +143,7 @@ class BiLLM(Method):
         levels_NC42 = torch.stack(levels, 1).half()
         if not torch.isfinite(levels_NC42).all():
             raise ValueError(f"BiLLM: a level of {name} is not a finite float16 number")
-        return BinaryWeight(sign, residual, torch.cat(masks), sparse, levels_NC42, self.block_size, notes)
+        return BinaryWeight(sign, residual, torch.cat(masks), sparse, levels_NC42, self.block_size, self.count, notes)
 
     def _search_salient(self, metric):
         """The salient columns of a block, as a mask."""
@@ -160,22 +179,22 @@ class _Binary:
         self.levels = torch.cat([mean, scale], 1)
 
 
-def _search_split(w, rest):
-    """Which of the weights in the mask ``rest`` are sparse, that is above the best magnitude p.
+def _search_split(x, among):
+    """Which entries are sparse, above the best magnitude p; quantiles and errors are those of the mask ``among``.
 
-    A part with n weights leaves the error sum (x - mean)^2 - n scale^2, so nothing has to be binarized to compare.
+    A part with n entries leaves the error sum (x - mean)^2 - n scale^2, so nothing has to be binarized to compare.
     """
-    size, square = w.abs(), w.square()
-    ordered = size[rest].sort().values
-    quantiles = torch.linspace(0.1, 0.9, 81, device=w.device) * (len(ordered) - 1)
+    size, square = x.abs(), x.square()
+    ordered = size[among].sort().values
+    quantiles = torch.linspace(0.1, 0.9, 81, device=x.device) * (len(ordered) - 1)
     thresholds = ordered[quantiles.round().long()]
     errors = []
     for p in thresholds:
         error = 0
-        for mask in ((rest & (size <= p)).float(), (rest & (size > p)).float()):
+        for mask in ((among & (size <= p)).float(), (among & (size > p)).float()):
             n = mask.sum(1, keepdim=True).clamp(min=1)
-            mean = (w * mask).sum(1, keepdim=True) / n
-            scale = ((w - mean).abs_().mul_(mask)).sum(1, keepdim=True) / n
+            mean = (x * mask).sum(1, keepdim=True) / n
+            scale = ((x - mean).abs_().mul_(mask)).sum(1, keepdim=True) / n
             error = error + (square * mask).sum() - (n * (mean.square() + scale.square())).sum()
         errors.append(error)
-    return rest & (size > thresholds[torch.stack(errors).argmin()])
+    return size > thresholds[torch.stack(errors).argmin()]

@@ -1,11 +1,11 @@
 """RTN, round to nearest: the baseline that looks at nothing but the weight.
 
-Deviation from the study's code (which ignores the group size): groups are honoured, group_size -1 is its setting.
+Deviation from the study's code, which ignores the group size: groups are honoured. ``whole_rows`` does as it does.
 
 Dimension key: N output channels, K input channels.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from qbench.grid import Grid, round_to_nearest
@@ -14,10 +14,12 @@ from qbench.methods.base import Method
 
 @dataclass(frozen=True)
 class RTN(Method):
-    """Every weight to the nearest level of its group's min-max grid."""
+    """Every weight to the nearest level of its group's min-max grid; ``whole_rows``: of its row's, whatever the group
+    size."""
 
     name: ClassVar[str] = "rtn"
     grid: Grid = Grid()
+    whole_rows: bool = False
 
     def quantize(self, w_NK, stat, name):
-        return round_to_nearest(w_NK, self.grid)
+        return round_to_nearest(w_NK, replace(self.grid, group_size=-1) if self.whole_rows else self.grid)

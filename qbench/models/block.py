@@ -1,12 +1,16 @@
-"""A transformer block as quantization sees it: stages of linears, and the places where scales fold.
+"""A transformer block as quantization sees it: stages of linears, the steps between them, and where scales fold.
 
 Dimension key: K input channels.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+State = tuple[Tensor, ...]
+Step = Callable[[nn.Module, State, dict], State]
 
 
 @dataclass(frozen=True)
@@ -19,11 +23,25 @@ class Stage:
     why_no_fold: str = ""
 
 
+@dataclass(frozen=True)
+class Anatomy:
+    """How a decoder layer works, cut where its stages read.
+
+    ``steps`` has one entry more than ``stages``. A step takes the layer, a state (a tuple of tensors) and the layer's
+    keyword arguments to the next state: ``steps[i]`` ends with the state whose first tensor the linears of
+    ``stages[i]`` read, the last one with the layer's output. All steps in a row are the layer's own forward pass, bit
+    for bit.
+    """
+
+    stages: tuple[Stage, ...]
+    steps: tuple[Step, ...]
+
+
 class Block:
     """One decoder layer on a device: ``block["mlp.up_proj"]`` is that submodule."""
 
-    def __init__(self, module: nn.Module, stages: tuple[Stage, ...], index: int):
-        self.module, self.stages, self.index = module, stages, index
+    def __init__(self, module: nn.Module, anatomy: Anatomy, index: int):
+        self.module, self.stages, self.steps, self.index = module, anatomy.stages, anatomy.steps, index
 
     def __getitem__(self, name: str) -> nn.Module:
         return self.module.get_submodule(name)

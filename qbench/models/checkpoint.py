@@ -26,7 +26,7 @@ from qbench.models.block import Block
 
 NANO = Path(__file__).parent.parent / "nano" / "models"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-STAGES = {"qwen3": qwen3.stages}
+ANATOMIES = {"qwen3": qwen3.anatomy}
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,9 @@ class OpenCheckpoint:
         if not (folder / "config.json").is_file():
             raise FileNotFoundError(f"model {model.name}: no config.json in {folder}; is it a Hugging Face checkpoint?")
         self.config = AutoConfig.from_pretrained(folder)
-        if self.config.model_type not in STAGES:
-            raise ValueError(f"model {model.name} is a {self.config.model_type}; known here: {', '.join(STAGES)}")
-        self.stages = STAGES[self.config.model_type](self.config)
+        if self.config.model_type not in ANATOMIES:
+            raise ValueError(f"model {model.name} is a {self.config.model_type}; known here: {', '.join(ANATOMIES)}")
+        self.anatomy = ANATOMIES[self.config.model_type](self.config)
         self.files = self._read_headers()
 
     def science(self) -> dict:
@@ -117,7 +117,7 @@ class OpenCheckpoint:
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
         """Shape (N, K) of every linear that is quantized, by full name."""
-        names = [name for stage in self.stages for name in stage.linears]
+        names = [name for stage in self.anatomy.stages for name in stage.linears]
         layers = range(self.config.num_hidden_layers)
         full = (f"model.layers.{i}.{name}" for i in layers for name in names)
         return {name: tuple(self.skeleton.get_submodule(name).weight.shape) for name in full}
@@ -125,6 +125,17 @@ class OpenCheckpoint:
     def parameters(self) -> int:
         """How many numbers the model has, tied ones once."""
         return sum(p.numel() for p in self.skeleton.parameters())
+
+    def hidden_bytes(self, tokens: int) -> int:
+        """Bytes of ``tokens`` tokens between two stages of a block: the residual stream and what the widest stage
+        reads."""
+        widest = max(K for _, K in self.linears.values())
+        return tokens * (self.config.hidden_size + widest) * self.dtype.itemsize
+
+    def statistics_bytes(self) -> int:
+        """Bytes of the float32 Gram matrices of all stages of all blocks."""
+        stages = [self.skeleton.model.layers[0].get_submodule(s.linears[0]).in_features for s in self.anatomy.stages]
+        return self.config.num_hidden_layers * sum(4 * K * K for K in stages)
 
     @cached_property
     def skeleton(self) -> nn.Module:
@@ -162,18 +173,18 @@ class OpenCheckpoint:
 
     def empty_block(self, index: int) -> Block:
         """Decoder layer ``index`` on the meta device."""
-        return Block(copy.deepcopy(self.skeleton.model.layers[index]), self.stages, index)
+        return Block(copy.deepcopy(self.skeleton.model.layers[index]), self.anatomy, index)
 
     def blocks(self, device) -> Iterator[Block]:
         for index in range(self.config.num_hidden_layers):
             yield self.block(index, device)
 
     def load(self, device, block=None) -> nn.Module:
-        """The whole model. ``block(index) -> Block`` gives the decoder layers; None: as they are on disk."""
+        """The whole model. ``block(index, device) -> Block`` gives the decoder layers; None: as they are on disk."""
         model = self.embedding(device)
-        block = block or (lambda index: self.block(index, device))
+        block = block or self.block
         for index in range(self.config.num_hidden_layers):
-            model.model.layers[index] = block(index).module
+            model.model.layers[index] = block(index, device).module
         self.fill(model.model.norm, "model.norm.", device)
         if self.config.tie_word_embeddings:
             model.lm_head.weight = model.model.embed_tokens.weight

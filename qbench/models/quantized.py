@@ -1,7 +1,9 @@
-"""A quantized model on disk: one safetensors file a block.
+"""A quantized model on disk: one safetensors file a block, whole or absent.
 
 A file holds the stored tensors of each quantized weight as ``<linear>/<field>``, and whatever else the block has
-(norms, biases) under its own name; its metadata says the class and the plain fields of each weight.
+(norms, biases) under its own name; its metadata says the class and the plain fields of each weight, and what
+quantization did to each linear. A quantization that was cut off leaves the blocks that were done, and the
+hidden states on their way to the next one.
 """
 
 import json
@@ -9,61 +11,112 @@ import os
 from pathlib import Path
 from pydoc import locate
 
-from safetensors import safe_open
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from qbench.grid import ActQuant, QuantWeight
 from qbench.linear import QuantLinear
 from qbench.models.block import Block
 from qbench.models.checkpoint import OpenCheckpoint
+from qbench.record import LayerReport, plain
 
 
-def block_path(folder: Path, index: int) -> Path:
-    return folder / f"block-{index:05d}.safetensors"
+class QuantizedFolder:
+    """The blocks of one quantized model, as far as they are done."""
 
+    def __init__(self, path: Path):
+        self.path = Path(path)
 
-def save_block(folder: Path, block: Block, weights: dict[str, QuantWeight]) -> None:
-    """Writes the block, whose linears ``weights`` names, so that the file is whole or absent."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors, about = {}, {}
-    for name, weight in weights.items():
-        about[name] = {
-            "class": f"{type(weight).__module__}.{type(weight).__qualname__}",
-            "settings": weight.settings(),
-        }
-        tensors |= {f"{name}/{field}": t.cpu().contiguous() for field, t in weight.state().items()}
-    inside = tuple(f"{name}.weight" for name in weights)
-    tensors |= {name: p.cpu().contiguous() for name, p in block.module.named_parameters() if name not in inside}
-    path = block_path(folder, block.index)
-    save_file(tensors, path.with_suffix(".tmp"), metadata={"weights": json.dumps(about)})
-    os.replace(path.with_suffix(".tmp"), path)
+    def block_path(self, index: int) -> Path:
+        return self.path / f"block-{index:05d}.safetensors"
 
+    def has(self, index: int) -> bool:
+        return self.block_path(index).is_file()
 
-def read_block(ckpt: OpenCheckpoint, folder: Path, index: int, device) -> tuple[Block, dict[str, QuantWeight]]:
-    """A block without its quantized linears, and their weights."""
-    with safe_open(block_path(folder, index), framework="pt", device=str(device)) as f:
-        about = json.loads(f.metadata()["weights"])
-        tensors = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
-    weights = {}
-    for name, what in about.items():
-        state = {key.rpartition("/")[2]: t for key, t in tensors.items() if key.startswith(f"{name}/")}
-        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in what["settings"].items()}
-        weights[name] = locate(what["class"])(**state, **settings)
-    block = ckpt.empty_block(index)
-    block.module.load_state_dict({k: v for k, v in tensors.items() if "/" not in k}, strict=False, assign=True)
-    return block, weights
+    def is_complete(self, blocks: int) -> bool:
+        return all(self.has(index) for index in range(blocks))
 
+    def save(self, block: Block, weights: dict[str, QuantWeight], reports: list[LayerReport]) -> None:
+        """Writes the block, whose linears ``weights`` names."""
+        tensors, about = {}, {}
+        for name, weight in weights.items():
+            about[name] = {
+                "class": f"{type(weight).__module__}.{type(weight).__qualname__}",
+                "settings": weight.settings(),
+            }
+            tensors |= {f"{name}/{field}": t.cpu().contiguous() for field, t in weight.state().items()}
+        inside = tuple(f"{name}.weight" for name in weights)
+        tensors |= {name: p.cpu().contiguous() for name, p in block.module.named_parameters() if name not in inside}
+        metadata = {"weights": json.dumps(about), "reports": json.dumps(plain(reports))}
+        save_whole(tensors, self.block_path(block.index), metadata)
 
-def load(ckpt: OpenCheckpoint, folder: Path, acts: ActQuant | None, device) -> nn.Module:
-    """The whole quantized model, ready to evaluate."""
+    def reports(self, index: int) -> list[LayerReport]:
+        """What quantization did to the linears of a block that is there.
 
-    def block(index):
-        block, weights = read_block(ckpt, folder, index, device)
+        Raises: ValueError when its file is damaged.
+        """
+        try:
+            with safe_open(self.block_path(index), framework="pt") as f:
+                return [LayerReport.of(r) for r in json.loads(f.metadata()["reports"])]
+        except SafetensorError as e:
+            raise ValueError(f"{self.block_path(index)} is damaged ({e}); delete its folder to quantize again") from e
+
+    def read(self, ckpt: OpenCheckpoint, index: int, device) -> tuple[Block, dict[str, QuantWeight]]:
+        """A block without its quantized linears, and their weights."""
+        with safe_open(self.block_path(index), framework="pt", device=str(device)) as f:
+            about = json.loads(f.metadata()["weights"])
+            tensors = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
+        weights = {}
+        for name, what in about.items():
+            state = {key.rpartition("/")[2]: t for key, t in tensors.items() if key.startswith(f"{name}/")}
+            settings = {k: tuple(v) if isinstance(v, list) else v for k, v in what["settings"].items()}
+            weights[name] = locate(what["class"])(**state, **settings)
+        block = ckpt.empty_block(index)
+        block.module.load_state_dict({k: v for k, v in tensors.items() if "/" not in k}, strict=False, assign=True)
+        return block, weights
+
+    def block(self, ckpt: OpenCheckpoint, index: int, acts: ActQuant | None, device) -> Block:
+        """A block as it runs: with its quantized linears."""
+        block, weights = self.read(ckpt, index, device)
         for name, weight in weights.items():
             bias = getattr(block[name], "bias", None)
             block.install(name, QuantLinear(weight, bias, acts, ckpt.dtype))
         block.module.requires_grad_(False)
         return block
 
-    return ckpt.load(device, block)
+    def load(self, ckpt: OpenCheckpoint, acts: ActQuant | None, device) -> nn.Module:
+        """The whole quantized model, ready to evaluate."""
+        return ckpt.load(device, lambda index, device: self.block(ckpt, index, acts, device))
+
+    def save_hidden(self, index: int, x_BTD: Tensor) -> None:
+        """Keeps what block ``index`` reads, the latest only: with it a cut-off quantization goes on there."""
+        save_whole({"x_BTD": x_BTD}, self.path / "hidden.safetensors", {"block": str(index)})
+
+    def hidden(self) -> tuple[int, Tensor] | None:
+        """The block and what it reads, as kept last."""
+        path = self.path / "hidden.safetensors"
+        if not path.is_file():
+            return None
+        with safe_open(path, framework="pt") as f:
+            return int(f.metadata()["block"]), f.get_tensor("x_BTD")
+
+    def drop_hidden(self) -> None:
+        (self.path / "hidden.safetensors").unlink(missing_ok=True)
+
+
+def save_whole(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Writes a safetensors file so that ``path`` holds either the whole of it or what it held before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        save_file({k: t.detach().to("cpu", copy=False).contiguous() for k, t in tensors.items()}, temporary, metadata)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def join(parts: list[Tensor]) -> Tensor:
+    """Batches in one tensor on the CPU."""
+    return torch.cat([part.cpu() for part in parts])

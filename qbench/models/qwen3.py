@@ -1,21 +1,64 @@
 """Where quantization happens in a Qwen3 decoder layer (dense models)."""
 
+import contextlib
+
+from torch import nn
 from transformers import Qwen3Config
 
-from qbench.models.block import Stage
+from qbench.models.block import Anatomy, Stage, State
 
 
-def stages(config: Qwen3Config) -> tuple[Stage, ...]:
-    """The four stages, in the order of the forward pass.
+def anatomy(config: Qwen3Config) -> Anatomy:
+    """The four stages and the five steps around them, in the order of the forward pass.
 
     What o_proj reads are the value heads. Under grouped-query attention several query heads share one of
     them, so v_proj has fewer rows than o_proj has columns and no scale of a single column can fold into it.
     """
     heads, kv = config.num_attention_heads, config.num_key_value_heads
     shared = f"v_proj to o_proj not scaled: grouped-query attention, {heads} query heads on {kv} value heads"
-    return (
+    stages = (
         Stage(("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), "input_layernorm"),
         Stage(("self_attn.o_proj",), None, shared) if kv < heads else Stage(("self_attn.o_proj",), "self_attn.v_proj"),
         Stage(("mlp.gate_proj", "mlp.up_proj"), "post_attention_layernorm"),
         Stage(("mlp.down_proj",), "mlp.up_proj"),
     )
+    return Anatomy(stages, (_attention_input, _attention_output, _mlp_input, _mlp_hidden, _output))
+
+
+def _attention_input(layer: nn.Module, state: State, kwargs: dict) -> State:
+    (x,) = state
+    return layer.input_layernorm(x), x
+
+
+def _attention_output(layer, state, kwargs):
+    h, x = state
+    with _without(layer.self_attn, "o_proj"):
+        return layer.self_attn(hidden_states=h, **kwargs)[0], x
+
+
+def _mlp_input(layer, state, kwargs):
+    heads, x = state
+    x = x + layer.self_attn.o_proj(heads)
+    return layer.post_attention_layernorm(x), x
+
+
+def _mlp_hidden(layer, state, kwargs):
+    h, x = state
+    with _without(layer.mlp, "down_proj"):
+        return layer.mlp(h), x
+
+
+def _output(layer, state, kwargs):
+    h, x = state
+    return (x + layer.mlp.down_proj(h),)
+
+
+@contextlib.contextmanager
+def _without(module: nn.Module, name: str):
+    """Inside, the submodule ``name`` passes its input on: ``module`` stops short of it."""
+    kept = getattr(module, name)
+    setattr(module, name, nn.Identity())
+    try:
+        yield
+    finally:
+        setattr(module, name, kept)

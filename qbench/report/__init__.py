@@ -1,21 +1,33 @@
 """Records to tables and figures: ``results/measurements`` in, ``results/tables`` and ``results/figures`` out.
 
 The same records give the same bytes. Whatever part of the records exists is shown; a cell nobody measured is
-"–", one that failed says so, one that diverged keeps its inf or nan.
+"–", one that failed says so, one that diverged keeps its inf or nan. The paper's four tables are always there,
+ours beside the printed numbers as far as measured, and ``results/audit`` says which printed ones cannot be right.
 """
 
 import json
 import sys
 from pathlib import Path
 
+from qbench.published import METRICS, TABLES
+from qbench.published import load as load_published
 from qbench.record import Store, write_atomic
+from qbench.report.audit import write_audit
 from qbench.report.frame import frame, layer_frame
+from qbench.report.ours import of_table
+from qbench.report.protocol import protocol_of
+from qbench.report.reproduction import reproduce
+from qbench.report.reproduction_text import to_text
+from qbench.report.reproduction_write import to_csv as paper_csv
+from qbench.report.reproduction_write import to_latex as paper_latex
+from qbench.report.reproduction_write import to_markdown as paper_markdown
 from qbench.report.specs import specs
 from qbench.report.summary import summarize
 from qbench.report.table import TableSpec, make_table
 from qbench.report.write import to_csv, to_latex, to_markdown
 
-__all__ = ["TableSpec", "build", "frame", "layer_frame", "load", "main", "make_table", "summary"]
+__all__ = ["TableSpec", "build", "frame", "layer_frame", "load", "main", "make_table", "paper_table", "summary"]
+__all__ += ["reproduce", "write_audit"]
 
 
 def load(results_dir: str | Path) -> tuple[list, list[dict]]:
@@ -31,8 +43,14 @@ def load(results_dir: str | Path) -> tuple[list, list[dict]]:
     return Store(results_dir).measurements(), failures
 
 
-def build(results_dir: str | Path, out: str | Path | None = None, *, figures: bool = True) -> list[Path]:
-    """Writes ``out``/tables and ``out``/figures (default: in ``results_dir``); the paths, sorted."""
+def build(
+    results_dir: str | Path, out: str | Path | None = None, *, figures: bool = True, paper: bool = True
+) -> list[Path]:
+    """Writes ``out``/tables, ``out``/figures and ``out``/audit (default: in ``results_dir``); the paths, sorted.
+
+    Without ``paper``, or without any record, neither the paper's tables nor the audit. ValueError, after all else
+    is written, where records contradict each other in a cell of the paper's tables.
+    """
     measurements, failures = load(results_dir)
     out, df, written = Path(out or results_dir), frame(measurements, failures), []
 
@@ -55,7 +73,41 @@ def build(results_dir: str | Path, out: str | Path | None = None, *, figures: bo
             from qbench.report.figures import draw  # matplotlib takes a second to import
 
             written += draw(table, layer_frame(measurements), out / "figures")
+    if paper and len(df):
+        written += write_audit(out / "audit", figures=figures)
+        written += _paper_tables(measurements, failures, out, put, figures)
     return sorted(written)
+
+
+def _paper_tables(measurements: list, failures: list[dict], out: Path, put, figures: bool) -> list[Path]:
+    printed, refused, written = load_published(), [], []
+    for protocol in ("paper", "released"):
+        tables = []
+        for k in TABLES:
+            there = any(protocol_of(m.science) == protocol for m in of_table(measurements, k, printed))
+            if protocol != "paper" and not there:
+                continue
+            try:
+                t = reproduce(measurements, k, protocol, failures=failures)
+            except ValueError as e:
+                refused.append(f"table {k}, protocol {protocol}: {e}")
+                continue
+            tables.append(t)
+            for extension, write in (("csv", paper_csv), ("md", paper_markdown), ("tex", paper_latex)):
+                put(f"{t.name}.{extension}", write(t))
+        if figures and any(line.measured for t in tables for line in t.lines):
+            from qbench.report.reproduction_figure import draw
+
+            written += draw(tables, out / "figures")
+    if refused:
+        raise ValueError("; ".join(refused))
+    return written
+
+
+def paper_table(results_dir: str | Path, table: int, protocol: str | None = None, metric: str | None = None) -> str:
+    """One of the paper's tables with ours beside it, as text; ValueError as in ``reproduce``."""
+    measurements, failures = load(results_dir)
+    return to_text(reproduce(measurements, table, protocol, (metric,) if metric else METRICS, failures))
 
 
 def summary(results_dir: str | Path) -> str:
@@ -64,10 +116,34 @@ def summary(results_dir: str | Path) -> str:
     return "\n".join(summarize(make_table(spec, df)) for spec in specs(df["science"]) if spec.summary)
 
 
-def main(results_dir: str | Path, out: str | Path | None = None, *, figures: bool = True, stream=None) -> int:
-    """Builds everything, prints the compact table and where the files lie; 1 where there is no record."""
+def main(
+    results_dir: str | Path,
+    out: str | Path | None = None,
+    *,
+    figures: bool = True,
+    paper: bool = True,
+    table: int | None = None,
+    protocol: str | None = None,
+    metric: str | None = None,
+    stream=None,
+) -> int:
+    """Builds everything, prints the compact table and where the files lie; 1 where there is no record.
+
+    With ``table`` (1 to 4) it builds nothing and prints that table of the paper, under ``protocol`` and only
+    ``metric`` if named. 2 where the request or the records contradict themselves.
+    """
     stream = stream or sys.stdout
-    paths = build(results_dir, out, figures=figures)
+    if table is None and (protocol or metric):
+        print("a protocol or a metric is chosen for one of the paper's tables: name it with table 1 to 4", file=stream)
+        return 2
+    try:
+        if table is not None:
+            print(paper_table(results_dir, table, protocol, metric), file=stream, end="")
+            return 0
+        paths = build(results_dir, out, figures=figures, paper=paper)
+    except ValueError as e:
+        print(f"qbench report: {e}", file=stream)
+        return 2
     if not paths:
         where = Path(results_dir) / "measurements"
         print(f"no records in {where}; measure something first, e.g. qbench run model=nano-s", file=stream)

@@ -3,7 +3,7 @@
 import fnmatch
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +11,7 @@ import pandas as pd
 
 from qbench.report.columns import Column, column
 from qbench.report.frame import UNQUANTIZED, canon
+from qbench.report.protocol import OWN, PROTOCOLS, protocol_of
 from qbench.report.rows import Cell, Row, make_rows
 from qbench.report.variants import flatten, is_hash
 
@@ -171,5 +172,9 @@ def _protocol(df: pd.DataFrame, columns: list[Column]) -> list[str]:
         if metric in headers and science.get("eval"):
             evals[f"{science['eval'].get('name', 'eval')}: {say(science['eval'])}"].add(headers[metric])
     order = list(headers.values())
-    lines = [f"{', '.join(sorted(evals[text], key=order.index))} by {text}." for text in sorted(evals)]
+    records = {m: s for m, s in zip(df["id"], df["science"])}
+    named = Counter(protocol_of(s) for s in records.values())
+    which = [f"{p} ({named[p]} records)" if len(named) > 1 else p for p in (*PROTOCOLS, OWN) if named[p]]
+    lines = [f"Protocol: {', '.join(which)}."] if which else []
+    lines += [f"{', '.join(sorted(evals[text], key=order.index))} by {text}." for text in sorted(evals)]
     return lines + [f"Calibration: {say(calibs[k])}." for k in sorted(calibs)]

@@ -1,0 +1,176 @@
+"""What things cost: floating-point operations and memory traffic, counted here and nowhere else.
+
+Everything is plain arithmetic on the numbers of a decoder's shape, so a plan needs no torch and a test can compare each
+count with the real modules. A matrix product of [M, K] with [K, N] is 2 M K N operations. What is small beside these
+(norms, rotary embeddings, softmax, residuals: under 1 % at Qwen3's widths) is left out. ``qbench.footprint`` says what
+lies where.
+
+Dimension key: B sequences, T tokens a sequence, N output channels, K input channels, D hidden width, V vocabulary.
+"""
+
+from dataclasses import dataclass
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A dense decoder with grouped-query attention, a gated MLP and norms on queries and keys (Qwen3)."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    tied: bool
+
+    @classmethod
+    def of(cls, config) -> "Shape":
+        """From a transformers configuration, or from the mapping that config.json holds."""
+        get = config.__getitem__ if isinstance(config, dict) else config.__getattribute__
+        names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+        return cls(*map(get, names), get("head_dim"), get("vocab_size"), get("tie_word_embeddings"))
+
+    @property
+    def stages(self) -> tuple[tuple[int, dict[str, int], bool], ...]:
+        """(K, {linear: N}, whether a scale folds into what comes before) for linears that read the same tensor."""
+        D, query, kv = self.hidden, self.heads * self.head_dim, self.kv_heads * self.head_dim
+        return (
+            (D, {"q_proj": query, "k_proj": kv, "v_proj": kv}, True),
+            (query, {"o_proj": D}, self.heads == self.kv_heads),
+            (D, {"gate_proj": self.intermediate, "up_proj": self.intermediate}, True),
+            (self.intermediate, {"down_proj": D}, True),
+        )
+
+    @property
+    def linears(self) -> list[tuple[int, int]]:
+        """(N, K) of the linears of one layer."""
+        return [(N, K) for K, names, _ in self.stages for N in names.values()]
+
+    @property
+    def linear_parameters(self) -> int:
+        """Weights that get quantized, in all layers."""
+        return self.layers * sum(N * K for N, K in self.linears)
+
+    @property
+    def layer_parameters(self) -> int:
+        """One layer: its linears, two norms of D and two of a head."""
+        return sum(N * K for N, K in self.linears) + 2 * self.hidden + 2 * self.head_dim
+
+    @property
+    def parameters(self) -> int:
+        """layers + embedding (+ head, if it is not the embedding) + the last norm."""
+        return self.layers * self.layer_parameters + (2 - self.tied) * self.vocab * self.hidden + self.hidden
+
+    def weight_bytes(self, dtype: str = "bfloat16") -> int:
+        """Of the whole model, on the Hub and in memory; the Hub's file may hold a tied head once more."""
+        return self.parameters * BYTES[dtype]
+
+
+def _qwen3(hidden, intermediate, layers, heads, tied):
+    return Shape(hidden, intermediate, layers, heads, kv_heads=8, head_dim=128, vocab=151936, tied=tied)
+
+
+QWEN3 = {
+    "0.6b": _qwen3(1024, 3072, 28, 16, True),
+    "1.7b": _qwen3(2048, 6144, 28, 16, True),
+    "4b": _qwen3(2560, 9728, 36, 32, True),
+    "8b": _qwen3(4096, 12288, 36, 32, False),
+    "14b": _qwen3(5120, 17408, 40, 40, False),
+    "32b": _qwen3(5120, 25600, 64, 64, False),
+}
+
+
+# -- operations of a forward pass and of evaluation
+
+
+def attention_flops(shape: Shape, B: int, T: int, past: int = 0, causal: bool = True) -> int:
+    """QK^T and its product with V.
+
+    A query sees ``past`` cached tokens and, if ``causal``, itself and those before; else all T (what a kernel does that
+    computes the masked half too).
+    """
+    return pair_flops(shape, B * (T * past + (T * (T + 1) // 2 if causal else T * T)))
+
+
+def pair_flops(shape: Shape, pairs: int) -> int:
+    """Attention of so many (query, key) pairs: one product with the key, one with the value, all heads and layers."""
+    return 4 * shape.layers * shape.heads * shape.head_dim * pairs
+
+
+def forward_flops(shape: Shape, B: int, T: int, past: int = 0, causal: bool = True) -> int:
+    """All layers over B x T tokens, without the head: 2 a weight and token, and attention."""
+    return 2 * shape.linear_parameters * B * T + attention_flops(shape, B, T, past, causal)
+
+
+def head_flops(shape: Shape, positions: int) -> int:
+    """Logits at so many positions: 2 D V each."""
+    return 2 * shape.hidden * shape.vocab * positions
+
+
+# -- operations of the methods, for one linear [N, K] or one Gram [K, K]
+
+
+PARTS = 8  # block columns in which qbench.stats computes symmetric products
+
+
+def gram_flops(K: int, tokens: int, parts: int = PARTS) -> int:
+    """X^T X in ``parts`` block columns, down to the diagonal block of each: K^2 (1 + 1/parts) a token.
+
+    One part is the whole product, 2 K^2; with K parts only one triangle is computed, K (K + 1).
+    """
+    return K * K * (parts + 1) * tokens // parts
+
+
+def factor_flops(K: int) -> int:
+    """Cholesky, K^3 / 3, and the inverse of the factor by halves, 2 K^3 / 3."""
+    return K**3
+
+
+def energy_flops(N: int, K: int, parts: int = PARTS) -> int:
+    """diag(W G W^T) from the same block columns of a symmetric G: N K^2 (1 + 1/parts)."""
+    return N * K * K * (parts + 1) // parts
+
+
+def columns_flops(N: int, K: int) -> int:
+    """GPTQ's error feedback: column i changes the K - 1 - i columns after it in N rows, 2 each: N K (K - 1).
+
+    Lazy updates of later blocks do the same operations in larger products.
+    """
+    return N * K * (K - 1)
+
+
+def error_flops(N: int, K: int) -> int:
+    """||(Q - W) X|| and ||W X|| by the Gram."""
+    return 2 * energy_flops(N, K)
+
+
+def scale_search_flops(N: int, K: int, n_scale: int) -> int:
+    """AWQ with the Gram: the energy of the error for each exponent."""
+    return n_scale * energy_flops(N, K)
+
+
+def clip_search_flops(N: int, K: int, group: int, n_clip: int) -> int:
+    """AWQ: for each range the product of every group with its block of the Gram, [N, g] x [g, g]."""
+    return 2 * N * K * group * n_clip
+
+
+def block_columns_flops(N: int, K: int, block: int = 128) -> int:
+    """BiLLM's error feedback, from a block of columns to all columns after it: 2 N block (K - i2) a block."""
+    return sum(2 * N * (min(i + block, K) - i) * (K - min(i + block, K)) for i in range(0, K, block))
+
+
+ROUND_PASSES = 8  # reads and writes of a float32 copy of the weight: range, divide, round, clamp, shift, scale, store
+SALIENT_PASSES, SPLIT_PASSES = 14, 22  # the same for one candidate of BiLLM's two searches
+
+
+def round_bytes(N: int, K: int, times: int = 1) -> int:
+    """Memory traffic of rounding an [N, K] weight ``times`` times, element by element in float32."""
+    return 4 * ROUND_PASSES * N * K * times
+
+
+def binary_search_bytes(N: int, K: int, max_salient: int = 49, splits: int = 81) -> int:
+    """Memory traffic of BiLLM's searches, element by element in float32."""
+    return 4 * N * K * (max_salient * SALIENT_PASSES + splits * SPLIT_PASSES)
