@@ -1,9 +1,12 @@
 """Where and how to run."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from qbench.models.placement import Placement
 
 
 @dataclass
@@ -16,6 +19,7 @@ class Machine:
     hidden_device: str
     hidden_gib: float
     statistics_gib: float
+    max_memory: dict[str, float] | None
     data_dir: Path | None
     results_dir: Path
     cache_dir: Path
@@ -39,6 +43,12 @@ class Machine:
             Path(self.results_dir).expanduser(),
             Path(self.cache_dir).expanduser(),
         )
+
+    @property
+    def placement(self) -> Placement:
+        """Where the layers of a model lie while it is evaluated."""
+        memory = None if self.max_memory is None else dict(self.max_memory)
+        return Placement(self.device, memory, self.cache_dir / "offload" / str(os.getpid()))
 
     def rest(self, hidden_bytes: int) -> str:
         """The device where hidden states of so many bytes wait between two blocks."""

@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from qbench import provenance, published, tracking
+from qbench import preflight, provenance, tracking
 from qbench.data import Calibration
 from qbench.machine import Machine
 from qbench.measure.base import Context, Measure
@@ -65,23 +65,13 @@ class Run:
         self.ckpt: OpenCheckpoint = instantiate(cfg.model).open()
         self.method.check(self.ckpt.linears)
         self.store.check_writable()
-        self._check_revision()
+        preflight.check_revision(self.store, self.ckpt)
+        preflight.check_room(self.ckpt, self.method, self.machine, self.cell)
         self.quantization = self._science()
         self.sciences = {
             name: self.quantization | {"eval": m.science(self.context)} for name, m in self.measures.items()
         }
         self.ids = {name: digest(science) for name, science in self.sciences.items()}
-
-    def _check_revision(self):
-        """ValueError where the records are of another revision of this model: one results folder, one model a name."""
-        name, now = self.ckpt.model.name, self.ckpt.revision
-        others = self.store.revisions(name) - {now}
-        if others:
-            back = f"model.revision={min(others)} takes the former again; " if self.ckpt.model.repo else ""
-            raise ValueError(
-                f"model {name} is now revision {now}, but the records in {self.store.root} are of revision "
-                f"{', '.join(sorted(others))}; {back}or set machine.results_dir to another folder, or model.name"
-            )
 
     def _science(self) -> dict:
         """What the quantized weights depend on. The unquantized model depends on no calibration."""
@@ -99,7 +89,7 @@ class Run:
             data_dir=self.machine.data_dir,
             cache_dir=self.machine.cache_dir,
             model_id=digest(self.ckpt.science()),
-            reference=lambda: self.ckpt.load(self.machine.device),
+            reference=lambda: self.ckpt.load(self.machine.device, placement=self.machine.placement),
         )
 
     @property
@@ -153,6 +143,7 @@ class Run:
                 attempt([name], partial(self._record, name, model, reports))
         if not self.machine.keep_weights:
             shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.machine.placement.folder, ignore_errors=True)
         return errors
 
     def _record(self, name, model, reports):
@@ -172,12 +163,12 @@ class Run:
     def model(self) -> tuple[torch.nn.Module, list[LayerReport]]:
         """The quantized model and what quantization did to each linear; quantizes unless the cache has it."""
         if self.method.name == "none":
-            return self.ckpt.load(self.machine.device), []
+            return self.ckpt.load(self.machine.device, placement=self.machine.placement), []
         folder, blocks = QuantizedFolder(self.folder), self.ckpt.config.num_hidden_layers
         if not folder.is_complete(blocks):
             self._quantize(folder)
         reports = [report for index in range(blocks) for report in folder.reports(index)]
-        return folder.load(self.ckpt, self.method.acts, self.machine.device), reports
+        return folder.load(self.ckpt, self.method.acts, self.machine.device, self.machine.placement), reports
 
     def _quantize(self, folder: QuantizedFolder) -> None:
         ids_BT = self.calib.tokens(self.ckpt.tokenizer, self.machine.data_dir)
@@ -219,7 +210,7 @@ class Run:
 def run(cfg: DictConfig) -> Outcome:
     """Runs one configuration; bad input is an Outcome too, with the reason, and so is a bug, with its traceback."""
     try:
-        if cfg.table is not None and not _is_printed(cfg):
+        if cfg.table is not None and not preflight.is_printed(cfg.table, cfg.model.name, instantiate(cfg.method)):
             return Outcome(_name(cfg), "left out", f"not in table {cfg.table} of the paper")
         return Run(cfg).execute()
     except Exception as e:
@@ -230,12 +221,6 @@ def run(cfg: DictConfig) -> Outcome:
 
 def _name(cfg: DictConfig) -> str:
     return f"{cfg.model.get('name')} {cfg.method.get('_target_', '').rpartition('.')[2]} W{cfg.grid.get('bits')}"
-
-
-def _is_printed(cfg: DictConfig) -> bool:
-    method: Method = instantiate(cfg.method, _convert_="all")
-    bits = method.grid.bits if method.grid else 16
-    return published.is_printed(cfg.table, cfg.model.name, method.name, bits, method.acts.bits if method.acts else 16)
 
 
 def _first_line(e: BaseException) -> str:

@@ -75,6 +75,40 @@ def test_c4_is_gptqs_draw_without_repetition(tokenizer, encode, folder):
     assert got.tolist() == expected
 
 
+def test_lines_are_short_documents_joined_and_cut(tokenizer, encode, folder):
+    documents, rng = texts(folder / "c4/c4-train.parquet"), random.Random(42)
+    rng.shuffle(documents)
+    short = [ids for text in documents if len(ids := encode(text.strip())) <= 150][:9]
+    stream = [token for ids in short for token in ids]
+    got = Calibration("c4", n=9, length=150, seed=42, draw="lines").tokens(tokenizer, folder)
+    assert got.flatten().tolist() == stream[: len(stream) // 150 * 150]
+    nano = Calibration("nano", n=20, length=64, draw="lines")
+    assert len(nano.tokens(tokenizer)) < 20
+    assert nano.science(tokenizer)["draw"] == "lines"
+    with pytest.raises(ValueError, match=r"asked for 500 calibration documents of at most 150 tokens, but c4 has"):
+        Calibration("c4", n=500, length=150, draw="lines").tokens(tokenizer, folder)
+    with pytest.raises(ValueError, match=r"calib.draw=lines needs documents"):
+        Calibration("wikitext2", draw="lines")
+
+
+def test_released_c4_windows_start_where_the_study_said(tokenizer, encode, tmp_path):
+    places = json.loads((Path(qbench.__file__).parent / "released_c4_windows.json").read_text())
+    assert len(places["document"]) == len(places["offset"]) == 256
+    assert max(places["document"]) == 45219
+    assert len(set(places["document"])) == 231
+    documents = [world.text("train", 1, seed=i % 50) * (60 if i % 50 == 31 else 1) for i in range(45220)]
+    (tmp_path / "c4").mkdir()
+    write(tmp_path / "c4/c4-validation.parquet", documents)
+    ids = Corpus("c4", c4="released").tokens(tokenizer, tmp_path)
+    expected = []
+    for document, offset in zip(places["document"], places["offset"]):
+        expected += encode(documents[document])[offset : offset + 2048]
+    assert ids.tolist() == expected
+    write(tmp_path / "c4/c4-validation.parquet", documents[:100])
+    with pytest.raises(ValueError, match=r"document 45219 .* but this part of C4 has 100 documents"):
+        Corpus("c4", c4="released").tokens(tokenizer, str(tmp_path) + "/.")
+
+
 def test_c4_with_too_few_long_documents(tokenizer, encode, folder):
     found = sum(len(encode(d)) > 400 for d in texts(folder / "c4/c4-train.parquet"))
     with pytest.raises(ValueError, match=rf"asked for 128 .* longer than 400 .* has {found} among 40; lower calib.n"):

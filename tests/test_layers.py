@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "qbench"
 LAYERS = [
     ("nano", "texts", "shipped"),
-    ("grid", "stats", "record", "data", "models.block", "models.shapes", "published", "costs"),
+    ("grid", "stats", "record", "data", "models.block", "models.shapes", "models.placement", "published", "costs"),
     ("models.qwen3", "calibration", "report", "provenance", "machine", "footprint"),
     ("methods.base", "linear", "models.checkpoint", "tracking"),
     (
@@ -23,6 +23,7 @@ LAYERS = [
     ),
     ("stream", "measure"),
     ("plan",),
+    ("preflight",),
     ("run",),
     ("cli",),
 ]

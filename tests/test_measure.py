@@ -74,6 +74,23 @@ def test_the_models_own_loss_agrees(model, ctx):
     assert metric.samples == pytest.approx(losses, rel=1e-5)
 
 
+def test_logits_in_the_models_dtype_are_rounded(tiny, ctx):
+    """As the papers' code: bfloat16 logits and a bfloat16 loss a window, so the samples are bfloat16 numbers."""
+    model = Qwen3ForCausalLM.from_pretrained(tiny, dtype=torch.bfloat16).eval()
+    fine, coarse = (
+        Perplexity(window=100, limit=6, logits=logits).run(model, ctx)["nano/ppl"] for logits in ("float32", "model")
+    )
+    ids_BT = windows(Corpus("nano").tokens(ctx.tokenizer), 100, 6)
+    with torch.no_grad():
+        expected = [torch.nn.functional.cross_entropy(model(i[None]).logits[0, :-1], i[1:]).item() for i in ids_BT]
+    assert coarse.samples == expected
+    assert all(torch.tensor(x).bfloat16().item() == x for x in coarse.samples)
+    assert coarse.samples != fine.samples
+    assert coarse.value == pytest.approx(fine.value, rel=0.03)  # a loss of 7 in steps of 1/32
+    with pytest.raises(ValueError, match=r"eval.logits must be float32 or model"):
+        Perplexity(logits="bfloat16")
+
+
 def test_batch_size_changes_nothing_that_matters(model, ctx):
     one, many = (Perplexity(limit=5).run(model, replace(ctx, batch_size=b))["nano/ppl"] for b in (1, 16))
     assert one.value == pytest.approx(many.value, rel=1e-5)

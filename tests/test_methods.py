@@ -202,6 +202,53 @@ def test_awq_leaves_q_and_k_unclipped():
     assert not torch.equal(AWQ().quantize(w, stat, "x.v_proj").dequantize(), round_to_nearest(w, Grid()).dequantize())
 
 
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_awq_in_bfloat16_is_llm_awqs_quantizer(bits):
+    """Group by group in bfloat16 scalars; all-positive groups leave zero out of their range."""
+    w, x = problem(N=3, K=64)
+    w[1] = w[1].abs() + 0.1
+    w = w.bfloat16()
+    got = AWQ(Grid(bits, 16), arithmetic="bfloat16", n_clip=1).quantize(w, seen(x), "mlp.up_proj").dequantize()
+    for n in range(3):
+        for g in range(0, 64, 16):
+            part = w[n, g : g + 16]
+            scale = (part.max() - part.min()).clamp(min=1e-5) / (2**bits - 1)
+            zero = (-(part.min() / scale).round()).clamp(0, 2**bits - 1)
+            codes = ((part / scale).round() + zero).clamp(0, 2**bits - 1)
+            expected = (codes - zero) * scale
+            assert torch.equal(got[n, g : g + 16].bfloat16(), expected)
+    assert not torch.equal(got.bfloat16(), round_to_nearest(w, Grid(bits, 16)).dequantize().bfloat16())
+
+
+def test_awq_searches_on_some_rows_what_it_finds_on_all():
+    w, x = problem(N=256, K=64)
+    stat, loss = seen(x), {}
+    scales = stat.mean_abs_K.pow(torch.arange(20)[:, None] / 20)
+    for rows in (64, 1000, None):
+        loss[rows] = AWQ(Grid(3, 16), search_rows=rows)._gram_loss(w, stat, scales)
+    assert torch.equal(loss[1000], loss[None])
+    assert loss[64].argmin() == loss[None].argmin()
+    torch.testing.assert_close(4 * loss[64], loss[None], rtol=0.25, atol=0)
+    exact = [stat.energy(round_to_nearest(w * s, Grid(3, 16)).dequantize() / s - w).sum() for s in scales]
+    torch.testing.assert_close(loss[None], torch.stack(exact), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize(
+    "fields", [dict(arithmetic="float16"), dict(search_rows=0), dict(arithmetic="bfloat16", grid=Grid(4, 16, True))]
+)
+def test_awq_refuses(fields):
+    with pytest.raises(ValueError, match=r"method\.(arithmetic|search_rows)"):
+        AWQ(**fields)
+
+
+def test_rtn_can_ignore_the_group_size():
+    w, _ = problem()
+    assert torch.equal(
+        RTN(Grid(4, 32), whole_rows=True).quantize(w, None, "x").dequantize(),
+        RTN(Grid(4, -1)).quantize(w, None, "x").dequantize(),
+    )
+
+
 # --- SmoothQuant ---
 
 
@@ -239,7 +286,8 @@ def billm(w, gram, method):
     W, out = w.double().clone(), torch.zeros(N, K).double()
     for i1 in range(0, K, method.block_size):
         cols = list(range(i1, min(i1 + method.block_size, K)))
-        metric = W[:, cols] ** 2 / Hinv.diagonal()[cols] ** 2
+        inverse = U.diagonal() if method.salience == "cholesky" else Hinv.diagonal()
+        metric = W[:, cols] ** 2 / inverse[cols] ** 2
         order = sorted(range(len(cols)), key=lambda j: -metric[:, j].sum().item())
         best = None
         for count in range(1, method.max_salient + 1):
@@ -255,19 +303,31 @@ def billm(w, gram, method):
                 best = error, order[:count]
         salient = [cols[j] for j in best[1]]
         rest = [c for c in cols if c not in salient]
-        sizes = sorted(W[:, rest].abs().flatten().tolist())
+        X, among = W, rest
+        if method.split_on == "salience":
+            X, among = torch.zeros_like(W), cols
+            X[:, rest] = metric[:, [cols.index(c) for c in rest]]
+        sizes = sorted(X[:, among].abs().flatten().tolist())
         best = None
         for i in range(81):
             p = sizes[round((0.1 + i * 0.01) * (len(sizes) - 1))]
-            error, values = 0.0, {}
+            error = 0.0
             for n in range(N):
-                for part in ([c for c in rest if abs(W[n, c]) <= p], [c for c in rest if abs(W[n, c]) > p]):
-                    mean, scale = binarize([W[n, c].item() for c in part])
-                    for c in part:
-                        values[n, c] = mean + scale * (1 if W[n, c] >= mean else -1)
-                        error += (W[n, c].item() - values[n, c]) ** 2
+                for part in ([c for c in among if abs(X[n, c]) <= p], [c for c in among if abs(X[n, c]) > p]):
+                    values = X[n, part]
+                    if len(part):
+                        centred = values - values.mean()
+                        sign = torch.where(centred >= 0, 1.0, -1.0)
+                        error += (centred - centred.abs().mean() * sign).square().sum().item()
             if best is None or error < best[0]:
-                best = error, values
+                best = error, p
+        values = {}
+        for n in range(N):
+            for sparse in (False, True):
+                part = [c for c in rest if (abs(X[n, c]) > best[1]) == sparse]
+                mean, scale = binarize([W[n, c].item() for c in part])
+                values |= {(n, c): mean + scale * (1 if W[n, c] >= mean else -1) for c in part}
+        best = None, values
         for (n, c), value in best[1].items():
             out[n, c] = value
         for n in range(N):
@@ -281,10 +341,11 @@ def billm(w, gram, method):
     return out, len(salient)
 
 
+@pytest.mark.parametrize("ways", [{}, {"salience": "cholesky"}, {"split_on": "salience"}], ids=str)
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_billm_is_the_paper_weight_by_weight(seed):
+def test_billm_is_the_paper_weight_by_weight(seed, ways):
     w, x = problem(N=5, K=48, seed=seed)
-    method, stat = BiLLM(block_size=16, max_salient=6), seen(x)
+    method, stat = BiLLM(block_size=16, max_salient=6, **ways), seen(x)
     expected, _ = billm(w, stat.gram_KK, method)
     got = method.quantize(w, stat, "x").dequantize().double()
     torch.testing.assert_close(got, expected, rtol=2e-3, atol=2e-5)
@@ -297,6 +358,17 @@ def test_billm_counts_its_bits():
     assert q.nominal_bits == pytest.approx(1 + share)
     # a sign, a second plane (residual sign or part), which columns are salient, and 8 float16 a row and block
     assert q.stored_bits == pytest.approx(2 + 1 / 64 + 16 * 8 / 128)
+
+
+def test_billm_can_count_the_last_block_only():
+    w, x = problem(N=8, K=64)
+    honest, printed = (
+        BiLLM(block_size=16, max_salient=6, count=count).quantize(w, seen(x), "x") for count in ("all", "last_block")
+    )
+    assert torch.equal(honest.dequantize(), printed.dequantize())
+    assert printed.nominal_bits == 1 + printed.salient_K[-16:].float().mean().item()
+    assert honest.nominal_bits == 1 + printed.salient_K.float().mean().item()
+    assert honest.stored_bits == printed.stored_bits
 
 
 def test_billm_beats_one_bit_rounding():

@@ -6,8 +6,12 @@ import torch
 from conftest import save_tiny, tiny_config
 from transformers import AutoModelForCausalLM, Qwen3ForCausalLM
 
+from qbench.methods.rtn import RTN
 from qbench.models.checkpoint import Checkpoint
+from qbench.models.placement import Placement
+from qbench.models.quantized import QuantizedFolder
 from qbench.models.qwen3 import anatomy
+from qbench.stream import quantize
 
 
 def opened(folder, dtype="float32", **fields):
@@ -145,3 +149,39 @@ def test_the_hub_out_of_reach_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"model=local model.path=FOLDER, or try model=nano-s"):
         Checkpoint("x", repo="Qwen/Qwen3-0.6B").open()
+
+
+# --- a model that does not fit one device ---
+
+
+def test_layers_go_where_there_is_room():
+    place = Placement("cuda", {"cuda:0": 10, "cuda:1": 4, "cpu": 3})
+    gib = 2**30
+    assert place.layers(2 * gib, 8, 3 * gib) == ["cuda:0"] * 3 + ["cuda:1"] * 2 + ["cpu"] + ["disk"] * 2
+    assert Placement("cpu").layers(2 * gib, 3, gib) == ["cpu"] * 3
+    assert Placement("cuda:1", {"cpu": 3}).layers(2 * gib, 3, gib) == ["cpu", "disk", "disk"]
+
+
+@pytest.mark.parametrize("memory", [{"gpu": 3}, {"cpu": -1}, {"cpu": "much"}])
+def test_a_placement_is_checked(memory):
+    with pytest.raises(ValueError, match=r"machine.max_memory"):
+        Placement("cpu", memory)
+
+
+def test_a_model_larger_than_its_memory_gives_the_same_logits(tiny, ids, tmp_path):
+    """One layer in memory, two on disk, unquantized and quantized."""
+    ckpt = Checkpoint("tiny", path=str(tiny), dtype="float32").open()
+    layer = sum(p.numel() for p in ckpt.skeleton.model.layers[0].parameters()) * 4
+    rest = ckpt.parameters() * 4 - 3 * layer
+    small = Placement("cpu", {"cpu": (rest + 1.5 * layer) / 2**30}, tmp_path / "offload")
+    folder = QuantizedFolder(tmp_path / "quantized")
+    quantize(ckpt, RTN(), ids, folder)
+    pairs = [(ckpt.load("cpu"), ckpt.load("cpu", placement=small))]
+    pairs += [(folder.load(ckpt, None, "cpu"), folder.load(ckpt, None, "cpu", small))]
+    for whole, spread in pairs:
+        assert [next(l.parameters()).is_meta for l in spread.model.layers] == [False, True, True]
+        with torch.inference_mode():
+            torch.testing.assert_close(whole(ids).logits, spread(ids).logits, rtol=1e-4, atol=1e-5)
+            cached = [m(ids[:, :40], use_cache=True).past_key_values for m in (whole, spread)]
+            a, b = (m(ids[:, 40:], past_key_values=c).logits for m, c in zip((whole, spread), cached))
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

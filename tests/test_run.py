@@ -338,7 +338,7 @@ def test_wandb_offline_gets_one_run_a_record(configure, tmp_path, monkeypatch):
 
 
 def test_machine_auto_says_what_it_found(tmp_path):
-    machine = Machine("auto", None, 8, "auto", 16, 32, None, tmp_path, tmp_path, False)
+    machine = Machine("auto", None, 8, "auto", 16, 32, None, None, tmp_path, tmp_path, False)
     assert machine.device == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -373,3 +373,14 @@ def test_a_changed_model_is_refused_with_both_hashes(configure, tmp_path):
     assert outcome.status == "refused"
     assert now in outcome.message
     assert "0" * 40 in outcome.message
+
+
+def test_what_cannot_fit_is_refused_before_it_starts(configure, monkeypatch):
+    from qbench.plan import fits
+
+    monkeypatch.setattr(fits, "available", lambda *a: fits.Bytes(ram=2**40, disk=1000))
+    outcome = run(configure("method=gptq"))
+    assert outcome.status == "refused"
+    assert "disk space in machine.cache_dir" in outcome.message
+    assert "set machine.cache_dir to a larger disk" in outcome.message
+    assert run(configure("method=none")).status == "measured"

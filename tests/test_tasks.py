@@ -12,6 +12,7 @@ from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from pyarrow import parquet
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 import qbench.nano
@@ -105,12 +106,45 @@ def test_batch_size_changes_no_answer(model, ctx, nano):
     assert Tasks("nano_world").run(model, replace(ctx, batch_size=5)) == nano
 
 
+def test_examples_are_dropped_from_the_end_while_a_prompt_is_too_long(ctx):
+    def length(prompt):
+        return len(ctx.tokenizer.encode(prompt))
+
+    free = suite.suite(("nano_town", "nano_trade"), 4, 6, None).tasks
+    for subject, task in free.items():
+        questions = world.questions()[subject.removeprefix("nano_")]
+        shown = [f"{world.prompt(q['question'])} {q['choices'][q['answer']]}" for q in questions[:4]]
+        asked = [r.args[0] for r in task.instances[::4]]
+        for most in (length(asked[0]), length(asked[0]) - 1, length(asked[0]) // 2, 3):
+            expected = []
+            for question in questions[5:11]:
+                prompts = ["\n\n".join([*shown[:k], world.prompt(question["question"])]) for k in range(5)]
+                expected.append(max((p for p in prompts if length(p) <= most), key=len, default=prompts[0]))
+            measure = Tasks(subject, num_fewshot=4, limit=6, max_prompt=most)
+            assert [r.args[0] for r in measure.suite(ctx).tasks[subject].instances[::4]] == expected
+
+
+def test_few_shot_draws_are_kept_when_examples_are_dropped(ctx):
+    """Fewer examples are the first of those drawn at random, not a draw of their own."""
+
+    class Sampler:
+        def sample(self, n, eval_doc=None):
+            self.draws = getattr(self, "draws", 0) + 1
+            return [f"{self.draws}{letter}" for letter in "abcde"[:n]]
+
+    drawn = suite._DrawnOnce(Sampler())
+    assert drawn.sample(n=3, eval_doc=None) == ["1a", "1b", "1c"]
+    assert drawn.sample(n=2, eval_doc=None) == ["1a", "1b"]
+    assert suite._DrawnOnce(drawn.sampler).sample(n=1) == ["2a"]
+
+
 def test_science(ctx):
     science = Tasks("nano_world", limit=3).science(ctx)
     assert json.loads(json.dumps(science)) == science
     assert science["tasks"] == {"nano_world": "1.0"}
     other = (Tasks("nano_world"), Tasks("nano_world", num_fewshot=2, limit=3), Tasks("nano_town", limit=3))
-    assert len({json.dumps(t.science(ctx)) for t in other} | {json.dumps(science)}) == 4
+    other = (*other, Tasks("nano_world", limit=3, max_prompt=2048), Tasks("nano_world", limit=3, max_length=2048))
+    assert len({json.dumps(t.science(ctx)) for t in other} | {json.dumps(science)}) == 6
 
 
 def test_a_model_of_nan_scores_nan(tiny, ctx):
@@ -143,11 +177,9 @@ def test_one_token_answers_share_a_forward(model, ctx):
     prompt = ctx.tokenizer.encode("Answer:")
     letters = [c for c in "abcdefgh" if len(ctx.tokenizer.encode("Answer: " + c)) == len(prompt) + 1]
     assert len(letters) > 2
-    rows = []
-    hook = model.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
-    Scorer(model, ctx, None).loglikelihood([request("Answer:", " " + c) for c in letters])
-    hook.remove()
-    assert rows == [1]
+    scorer = Scorer(model, ctx, None)
+    scorer.loglikelihood([request("Answer:", " " + c) for c in letters])
+    assert scorer.tokens == len(ctx.tokenizer.encode("Answer: " + letters[0])) - 1
 
 
 def test_long_prompts_are_cut_to_what_the_model_reads(model, ctx):
@@ -161,6 +193,7 @@ def test_long_prompts_are_cut_to_what_the_model_reads(model, ctx):
         (dict(tasks=[]), "eval.tasks is empty"),
         (dict(tasks="nano_world", num_fewshot=-1), "eval.num_fewshot must be at least 0"),
         (dict(tasks="nano_world", limit=0), "eval.limit must be at least 1"),
+        (dict(tasks="nano_world", max_prompt=0), "eval.max_prompt must be at least 1"),
         (
             dict(tasks="nano_world", num_fewshot=9),
             "asked for 9 examples a prompt, but its few-shot split has 5",
@@ -226,6 +259,67 @@ def test_mmlu_over_all_subjects(qwen3):
     assert prompt.startswith("The following are multiple choice questions (with answers) about anatomy.\n\n")
     assert prompt.count("\nAnswer:") == 6
     assert found.tasks["mmlu_anatomy"].instances[1].args[1] == " B"
+
+
+def hendrycks_prompt(subject: str, shots: list[dict], question: dict) -> str:
+    """The prompt of the benchmark's authors, built anew from the rows of the data."""
+    blocks = []
+    for row in [*shots, question]:
+        options = "".join(f"\n{letter}. {text}" for letter, text in zip("ABCD", row["choices"], strict=True))
+        blocks.append(f"{row['question']}{options}\nAnswer:")
+    for i, row in enumerate(shots):
+        blocks[i] += " " + "ABCD"[row["answer"]]
+    head = f"The following are multiple choice questions (with answers) about  {subject.replace('_', ' ')}."
+    return "\n\n".join([head, *blocks])
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("subject", ["anatomy", "high_school_us_history", "moral_scenarios", "abstract_algebra"])
+def test_mmlu_hendrycks_is_the_authors_prompt(qwen3, subject):
+    _, ctx = qwen3
+    rows = {
+        split: parquet.read_table(DATA / "mmlu" / f"{split}.parquet", filters=[("subject", "==", subject)]).to_pylist()
+        for split in ("dev", "test")
+    }
+    measure = Tasks(f"mmlu_hendrycks_{subject}", num_fewshot=5, limit=3)
+    task = measure.suite(ctx).tasks[f"mmlu_hendrycks_{subject}"]
+    scorer = Scorer(qwen3[0], ctx, None)
+    for i, question in enumerate(rows["test"][:3]):
+        choices = task.instances[4 * i : 4 * i + 4]
+        prompt = hendrycks_prompt(subject, rows["dev"], question)
+        assert [r.args for r in choices] == [(prompt, letter) for letter in "ABCD"]
+        ids = ctx.tokenizer(prompt)["input_ids"]
+        assert [scorer._encode_pair(*r.args) for r in choices] == [(ids, [token]) for token in (32, 33, 34, 35)]
+        assert task.doc_to_target(choices[0].doc) == question["answer"]
+    if subject == "high_school_us_history":
+        cut = replace(measure, max_prompt=2048).suite(ctx).tasks[task.task_name].instances[::4]
+        assert [len(ctx.tokenizer(r.args[0])["input_ids"]) <= 2048 for r in cut] == [True] * 3
+        fewer = [[hendrycks_prompt(subject, rows["dev"][:k], q) for k in range(5)] for q in rows["test"][:3]]
+        assert all(r.args[0] in prompts for r, prompts in zip(cut, fewer, strict=True))
+
+
+@pytest.mark.data
+def test_mmlu_hendrycks_over_all_subjects(qwen3):
+    model, ctx = qwen3
+    metrics = Tasks("mmlu_hendrycks", num_fewshot=5, limit=1).run(model, ctx)
+    assert metrics["mmlu_hendrycks/acc"].n == 57
+    found = {name.removeprefix("mmlu_hendrycks_").removesuffix("/acc") for name in metrics} - {"mmlu_hendrycks"}
+    theirs = suite.suite(("mmlu",), 5, 2, str(DATA)).tasks
+    assert found == {name.removeprefix("mmlu_") for name in theirs}
+
+
+@pytest.mark.data
+def test_mmlu_hendrycks_through_the_harness(qwen3, model, ctx):
+    """By lm-eval's own evaluation: with our scorer, and with its own where no token spans the colon and a letter."""
+    name, limits = "mmlu_hendrycks_virology", dict(num_fewshot=5, limit=6)
+    manager = TaskManager(include_path=str(suite.OUR_TASKS), include_defaults=False)
+    with from_folder(DATA):
+        own = reference(model, ctx.tokenizer, [name], task_manager=manager, **limits)
+        ours = simple_evaluate(Scorer(*qwen3, None), tasks=[name], task_manager=manager, bootstrap_iters=0, **limits)
+    nano = Tasks(name, **limits).run(model, replace(ctx, data_dir=DATA))
+    assert nano[f"{name}/acc"].value == own["results"][name]["acc,none"]
+    real = Tasks(name, **limits).run(*qwen3)
+    assert real[f"{name}/acc"].samples == [s["acc"] for s in ours["samples"][name]]
 
 
 @pytest.mark.data

@@ -1,38 +1,74 @@
-"""A model as lm-eval sees it."""
+"""A model as lm-eval sees it, which forwards what requests share once.
+
+`Scorer` answers the requests of any likelihood task with lm-eval's own tokenization, truncation and arithmetic
+(log-softmax in float32), so that its answers are `HFLM`'s up to rounding. What differs is the work: the
+requests are a tree of tokens (`qbench.measure.prefix`), each stretch of which is forwarded once, and the output
+head is applied to scored positions alone. All of MMLU, 5-shot, takes about a seventh of the tokens.
+
+One kind of request HFLM cannot score at all: where a tokenizer merges the end of the context with the whole
+continuation (Qwen's makes ":A" of "Answer:" and "A"), its rule leaves a continuation of no tokens. Here the two
+are then encoded apart, which is what the original MMLU does.
+
+Dimensions: Q tokens of a forward pass, P tokens in the cache, D model width, V vocabulary, n scored positions.
+"""
 
 import contextlib
 import logging
+from collections import defaultdict
 from functools import lru_cache
 
 import datasets
+import numpy as np
 import torch
+import torch.nn.functional as F
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import DynamicCache
 
 from qbench.data import Encoder
 from qbench.measure.base import Context
+from qbench.measure.prefix import Pack, Step, Tree
+
+PACK = {"cpu": 256, "cuda": 2048}  # tokens a forward pass
+HEAD_FLOATS = 2**25  # logits held at a time
 
 
 class Scorer(HFLM):
-    """A model as lm-eval sees it, with log-probabilities in float32.
+    """A model as lm-eval sees it; `tokens` counts what it has forwarded.
 
-    Requests that differ in the last token only (A, B, C, D) share one forward pass, which is lm-eval's
-    default. Ours is that the output head is applied to the continuations alone, not to every token of a
-    long prompt.
+    `max_length`: the longest input in tokens, longer ones are cut from the left; None: the model's own. Memory
+    is that of a batch of `ctx.batch_size` sequences at most. Raises ValueError for a model whose attention
+    reaches less far than all tokens before.
     """
 
     def __init__(self, model: nn.Module, ctx: Context, max_length: int | None):
+        kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
+        if kinds != {"full_attention"}:
+            raise ValueError(f"this model has layers of {', '.join(sorted(kinds))}; only full attention is supported")
         settings = dict(max_length=max_length, add_bos_token=False, softmax_dtype="float32")
         with quiet():
             super().__init__(pretrained=model, tokenizer=ctx.tokenizer, batch_size=ctx.batch_size, **settings)
+        self.tokens = 0
+        self._recent = {}
         self._pairs = _pairs(Encoder.of(ctx.tokenizer))
-        self._longest = 0
+
+    def tok_encode(self, string: str, *args, **kwargs) -> list[int]:
+        """lm-eval's, remembering the last two strings: the choices of a question share their context."""
+        key = string, args, *kwargs.items()
+        ids = self._recent.pop(key, None) or super().tok_encode(string, *args, **kwargs)
+        self._recent[key] = ids
+        if len(self._recent) > 2:
+            del self._recent[next(iter(self._recent))]
+        return ids
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         key = context, continuation
         if (pair := self._pairs.get(key)) is None:
             pair = super()._encode_pair(context, continuation)
+            if continuation and not pair[1]:
+                pair = pair[0], self.tok_encode(context[len(context.rstrip()) :] + continuation)
             if len(self._pairs) < 10_000:
                 self._pairs[key] = pair
         return pair
@@ -43,19 +79,100 @@ class Scorer(HFLM):
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         return super().loglikelihood_rolling(requests, disable_tqdm=_few(requests))
 
+    @torch.inference_mode()
     def _loglikelihood_tokens(self, requests, disable_tqdm: bool = False, **kwargs) -> list[tuple[float, bool]]:
-        self._longest = max(len(continuation) for _, _, continuation in requests)
-        return super()._loglikelihood_tokens(requests, disable_tqdm=_few(requests), **kwargs)
+        """(log-likelihood, whether greedy decoding gives it) of each (strings, context, continuation)."""
+        if not requests:
+            return []
+        longest = self.max_length
+        tree = Tree([_input(*request, longest) for request in requests])
+        asked = defaultdict(list)
+        for i, row in enumerate(tree.row):
+            asked[row].append(i)
+        likelihood, greedy = np.zeros(len(requests)), np.ones(len(requests), dtype=bool)
+        cache = DynamicCache()
+        progress = tqdm(total=len(requests), disable=disable_tqdm or _few(requests), desc="requests")
+        for step in tree.plan(self._budget(int(tree.length.max()))):
+            pack = tree.pack(step)
+            of, places, targets = _scored(tree, step, pack, asked, requests)
+            if len(pack.ids_Q):
+                cache = _cropped(cache, step.start)
+                hidden_QD = self._hidden(pack, step, cache)
+                for some, logp, best in self._predictions(hidden_QD, places, targets):
+                    np.add.at(likelihood, of[some], logp)
+                    np.logical_and.at(greedy, of[some], best)
+            if step.stop is None:
+                done = [i for row in range(step.first, step.last) for i in asked[row]]
+                for i in done:
+                    if (strings := requests[i][0]) is not None:
+                        self.cache_hook.add_partial("loglikelihood", strings, (float(likelihood[i]), bool(greedy[i])))
+                progress.update(len(done))
+        progress.close()
+        return list(zip(likelihood.tolist(), greedy.tolist()))
 
-    def _model_call(self, inps: Tensor, attn_mask=None, labels=None) -> Tensor:
-        """Logits of the last positions only, as many as hold every continuation of the batch.
+    def _budget(self, longest: int) -> int:
+        return min(PACK.get(self.device.type, PACK["cuda"]), self.batch_size * longest)
 
-        Rows are padded with zeros on the right, so a continuation begins at most (trailing zeros + its
-        length) before the end. lm-eval counts positions from the end when it gets fewer than it put in.
-        """
-        padding = (inps.flip(1).ne(0).cumsum(1) == 0).sum(1).max().item()
-        with torch.inference_mode():
-            return self.model(inps, use_cache=False, logits_to_keep=padding + self._longest).logits
+    def _hidden(self, pack: Pack, step: Step, cache: DynamicCache) -> Tensor:
+        """hidden_QD of a pack's tokens, behind what the cache holds; the cache gains them."""
+        self.tokens += len(pack.ids_Q)
+        inputs = dict(input_ids=torch.from_numpy(pack.ids_Q)[None].to(self.device))
+        if pack.sees_QQ is not None:
+            sees = F.pad(torch.from_numpy(pack.sees_QQ), (step.start, 0), value=True).to(self.device)
+            mask = torch.zeros(sees.shape, dtype=self.model.dtype, device=self.device)
+            inputs["attention_mask"] = mask.masked_fill_(~sees, torch.finfo(mask.dtype).min)[None, None]
+            inputs["position_ids"] = torch.from_numpy(pack.depth_Q)[None].to(self.device)
+        cached = step.start > 0 or step.stop is not None
+        inputs |= dict(past_key_values=cache if cached else None, use_cache=cached)
+        return self.model.base_model(**inputs).last_hidden_state[0]
+
+    def _predictions(self, hidden_QD: Tensor, places: np.ndarray, targets: np.ndarray):
+        """Some scored positions at a time: which, their targets' log-probabilities, whether these are the best."""
+        head = self.model.get_output_embeddings()
+        unique, which = np.unique(places, return_inverse=True)
+        at_once = max(1, HEAD_FLOATS // self.model.config.vocab_size)
+        for a in range(0, len(unique), at_once):
+            logits_nV = head(hidden_QD[torch.from_numpy(unique[a : a + at_once]).to(self.device)])
+            logp_nV = F.log_softmax(logits_nV, dim=-1, dtype=self.softmax_dtype)
+            some = np.flatnonzero((which >= a) & (which < a + at_once))
+            position = torch.from_numpy(which[some] - a).to(self.device)
+            target = torch.from_numpy(targets[some]).to(self.device)
+            best = logp_nV.argmax(-1)[position] == target
+            yield some, logp_nV[position, target].double().cpu().numpy(), best.cpu().numpy()
+
+
+def _input(strings, context: list[int], continuation: list[int], longest: int) -> list[int]:
+    """What the model reads: all tokens but the last, at most `longest` of them, cut from the left."""
+    if not context or not 0 < len(continuation) <= longest:
+        raise ValueError(
+            f"a request has {len(context)} tokens of context and {len(continuation)} of continuation, but needs at "
+            f"least 1 of context and 1 to {longest} of continuation: {str(strings)[-200:]}"
+        )
+    return (context + continuation)[-(longest + 1) :][:-1]
+
+
+def _scored(tree: Tree, step: Step, pack: Pack, asked: dict[int, list[int]], requests: list):
+    """(request, place in Q, target token) of each position that this step scores, as three arrays."""
+    of, places, targets = [], [], []
+    for row, path in zip(range(step.first, step.last), pack.paths, strict=True):
+        for i in asked[row]:
+            continuation = requests[i][2]
+            begin = int(tree.length[row]) - len(continuation)
+            a, b = max(begin, step.start), step.start + len(path)
+            if a < b:
+                of += [i] * (b - a)
+                places += path[a - step.start :].tolist()
+                targets += continuation[a - begin : b - begin]
+    return np.array(of, dtype=int), np.array(places, dtype=int), np.array(targets, dtype=int)
+
+
+def _cropped(cache: DynamicCache, length: int) -> DynamicCache:
+    """The cache with its first `length` tokens."""
+    if length == 0:
+        return DynamicCache()
+    if (more := cache.get_seq_length() - length) > 0:
+        cache.crop(-more)
+    return cache
 
 
 def _few(requests: list) -> bool:

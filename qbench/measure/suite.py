@@ -2,9 +2,9 @@
 
 `lm_eval.simple_evaluate` renders every prompt anew for each model, and its index of 14,000 task files takes
 seconds to build; a sweep of a hundred small models would spend its time there. A `Suite` keeps the rendered
-requests, so that a second model costs its forward passes and little else. Tasks, prompts, tokenization,
-batching and scoring are lm-eval's own code, seeds are its defaults, no chat template is applied, and the
-tests compare the results with `simple_evaluate`'s.
+requests, so that a second model costs its forward passes and little else. Tasks, prompts, tokenization and
+metrics are lm-eval's own code, seeds are its defaults, no chat template is applied, and the tests compare the
+results with `simple_evaluate`'s.
 """
 
 import contextlib
@@ -22,11 +22,13 @@ from unittest import mock
 import lm_eval.tasks
 import lm_eval.utils
 from lm_eval.api.instance import Instance
+from lm_eval.api.samplers import ContextSampler
 from lm_eval.api.task import Task
 from lm_eval.defaults import DEFAULT_OTHER_SEED
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
+from qbench.data import Encoder
 from qbench.measure.local_data import from_folder
 from qbench.measure.scorer import quiet
 
@@ -80,8 +82,18 @@ def _by_document(task: Task) -> dict[int, list[Instance]]:
 
 
 @lru_cache(maxsize=4)
-def suite(names: tuple[str, ...], num_fewshot: int, limit: int | None, data_dir: str | None) -> Suite:
-    """The tasks of `names`, ready to score; ValueError for an unknown name, with the names near to it."""
+def suite(
+    names: tuple[str, ...],
+    num_fewshot: int,
+    limit: int | None,
+    data_dir: str | None,
+    max_prompt: int | None = None,
+    encoder: Encoder | None = None,
+) -> Suite:
+    """The tasks of `names`, ready to score; ValueError for an unknown name, with the names near to it.
+
+    With `max_prompt`, examples are dropped while a prompt has more tokens than that by `encoder`.
+    """
     manager = find(names)
     with quiet(), from_folder(data_dir):
         try:
@@ -97,6 +109,8 @@ def suite(names: tuple[str, ...], num_fewshot: int, limit: int | None, data_dir:
     tasks, groups = loaded["tasks"], loaded["groups"]
     for name, task in tasks.items():
         _set_fewshot(name, task, num_fewshot)
+        if num_fewshot and max_prompt is not None:
+            _drop_examples(task, max_prompt, encoder)
         _render(task, limit)
     members = {}
     for name in names:
@@ -142,6 +156,34 @@ def _set_fewshot(name: str, task: Task, shots: int) -> None:
         )
     task.set_config("num_fewshot", shots)
     task.set_fewshot_seed(DEFAULT_OTHER_SEED)
+
+
+def _drop_examples(task: Task, max_prompt: int, encoder: Encoder) -> None:
+    """Makes the task leave out its prompts' last examples, one by one, while they exceed `max_prompt` tokens."""
+    whole, sampler = task.fewshot_context, task.sampler
+
+    def context(doc: dict, num_fewshot: int, **settings) -> str | list[str]:
+        with mock.patch.object(task, "sampler", _DrawnOnce(sampler)):
+            for shots in range(num_fewshot, -1, -1):
+                prompt = whole(doc, num_fewshot=shots, **settings)
+                each = [prompt] if isinstance(prompt, str) else prompt
+                if max(len(encoder.ids(text)) for text in each) <= max_prompt:
+                    break
+        return prompt
+
+    task.fewshot_context = context
+
+
+class _DrawnOnce:
+    """Examples drawn once; asked again, it gives the first so many of these."""
+
+    def __init__(self, sampler: ContextSampler):
+        self.sampler, self.drawn = sampler, None
+
+    def sample(self, n: int, **settings) -> list[dict]:
+        if self.drawn is None:
+            self.drawn = self.sampler.sample(n=n, **settings)
+        return self.drawn[:n]
 
 
 def _render(task: Task, limit: int | None) -> None:

@@ -1,8 +1,8 @@
 """Multiple-choice accuracy and document perplexity by lm-eval, the harness the papers use.
 
-`nano_world` is ours (lm_eval_tasks/, also for `lm_eval --include_path`); all else is lm-eval's own
-definition: mmlu, piqa, arc_easy, arc_challenge, hellaswag, winogrande, boolq, wikitext, c4, and every other
-task that scores likelihoods. No chat template, no BOS.
+`nano_world` and `mmlu_hendrycks` (MMLU in its authors' own prompt) are ours, in lm_eval_tasks/, also for
+`lm_eval --include_path`; all else is lm-eval's own definition: mmlu, piqa, arc_easy, arc_challenge, hellaswag,
+winogrande, boolq, wikitext, c4, and every other task that scores likelihoods. No chat template, no BOS.
 """
 
 import math
@@ -13,6 +13,7 @@ import lm_eval
 import numpy as np
 from torch import nn
 
+from qbench.data import Encoder
 from qbench.measure.base import Context, Measure, mean_metric
 from qbench.measure.scorer import Scorer
 from qbench.measure.suite import Suite, suite
@@ -30,7 +31,8 @@ class Tasks(Measure):
 
     `num_fewshot` examples a prompt; `limit`: the first so many documents of every task; `max_length`: the
     longest input in tokens, without one the model's own (cuts long few-shot prompts from the left, and sets
-    the window of wikitext and c4).
+    the window of wikitext and c4); `max_prompt`: while a prompt is longer than so many tokens, its last
+    example is dropped, as the Qwen3 study does with 2048; without one all examples stay.
     """
 
     name = "tasks"
@@ -39,6 +41,7 @@ class Tasks(Measure):
     num_fewshot: int = 0
     limit: int | None = None
     max_length: int | None = None
+    max_prompt: int | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "tasks", (self.tasks,) if isinstance(self.tasks, str) else tuple(self.tasks))
@@ -46,16 +49,21 @@ class Tasks(Measure):
             raise ValueError("eval.tasks is empty; name at least one lm-eval task")
         if self.num_fewshot < 0:
             raise ValueError(f"eval.num_fewshot must be at least 0, got {self.num_fewshot}")
-        for name, value in (("limit", self.limit), ("max_length", self.max_length)):
+        for name in ("limit", "max_length", "max_prompt"):
+            value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"eval.{name} must be at least 1, got {value}; use null for none")
 
     def suite(self, ctx: Context) -> Suite:
-        return suite(self.tasks, self.num_fewshot, self.limit, ctx.data_dir and str(ctx.data_dir))
+        """The tasks with their requests; the prompts depend on the tokenizer only where max_prompt is set."""
+        encoder = None if self.max_prompt is None else Encoder.of(ctx.tokenizer)
+        data_dir = ctx.data_dir and str(ctx.data_dir)
+        return suite(self.tasks, self.num_fewshot, self.limit, data_dir, self.max_prompt, encoder)
 
     def science(self, ctx: Context) -> dict:
         found = self.suite(ctx)
         settings = dict(num_fewshot=self.num_fewshot, limit=self.limit, max_length=self.max_length)
+        settings |= dict(max_prompt=self.max_prompt)
         harness = ".".join(lm_eval.__version__.split(".")[:2])
         what = dict(name=self.name, version=self.version, tasks=found.versions, lm_eval=harness)
         return what | settings | dict(data=found.data)

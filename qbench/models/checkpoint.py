@@ -23,6 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from qbench.models import qwen3
 from qbench.models.block import Block
+from qbench.models.placement import Placement
 
 NANO = Path(__file__).parent.parent / "nano" / "models"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -179,12 +180,16 @@ class OpenCheckpoint:
         for index in range(self.config.num_hidden_layers):
             yield self.block(index, device)
 
-    def load(self, device, block=None) -> nn.Module:
+    def load(self, device, block=None, placement: Placement | None = None) -> nn.Module:
         """The whole model. ``block(index, device) -> Block`` gives the decoder layers; None: as they are on disk."""
         model = self.embedding(device)
-        block = block or self.block
-        for index in range(self.config.num_hidden_layers):
-            model.model.layers[index] = block(index, device).module
+        block, placement = block or self.block, placement or Placement(str(device))
+        count = self.config.num_hidden_layers
+        layer = sum(p.numel() for p in self.skeleton.model.layers[0].parameters()) * self.dtype.itemsize
+        places = placement.layers(layer, count, self.parameters() * self.dtype.itemsize - count * layer)
+        for index, place in enumerate(places):
+            module = block(index, "cpu" if place == "disk" else place).module
+            model.model.layers[index] = placement.settle(module, place, index)
         self.fill(model.model.norm, "model.norm.", device)
         if self.config.tie_word_embeddings:
             model.lm_head.weight = model.model.embed_tokens.weight

@@ -20,6 +20,7 @@ from qbench.grid import ActQuant, QuantWeight
 from qbench.linear import QuantLinear
 from qbench.models.block import Block
 from qbench.models.checkpoint import OpenCheckpoint
+from qbench.models.placement import Placement
 from qbench.record import LayerReport, plain
 
 
@@ -86,9 +87,11 @@ class QuantizedFolder:
         block.module.requires_grad_(False)
         return block
 
-    def load(self, ckpt: OpenCheckpoint, acts: ActQuant | None, device) -> nn.Module:
+    def load(
+        self, ckpt: OpenCheckpoint, acts: ActQuant | None, device, placement: Placement | None = None
+    ) -> nn.Module:
         """The whole quantized model, ready to evaluate."""
-        return ckpt.load(device, lambda index, device: self.block(ckpt, index, acts, device))
+        return ckpt.load(device, lambda index, place: self.block(ckpt, index, acts, place), placement)
 
     def save_hidden(self, index: int, x_BTD: Tensor) -> None:
         """Keeps what block ``index`` reads, the latest only: with it a cut-off quantization goes on there."""

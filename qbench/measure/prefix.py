@@ -1,0 +1,129 @@
+"""Token sequences that begin alike, planned so that what they share is forwarded once.
+
+All 5-shot prompts of an MMLU subject begin with the same few hundred tokens, all endings of a HellaSwag item
+with the same context. Sorted, the sequences are a tree of tokens, and two sequences share exactly what
+neighbours share: the longest common prefix. `plan` walks this tree depth first and emits `Step`s of two kinds:
+
+    keep    forward the stretch [start, stop) that the rows first..last share, and leave its keys and values
+            in the cache, behind the `start` tokens that are there already
+    else    forward whatever of the rows lies beyond `start`, packed: one row of tokens in which each branch of
+            the tree stands once, and each token sees the cache and its own ancestors only
+
+A packed row has no padding, and the cache is never copied for each sequence of a batch. What it costs are the
+scores of tokens that must not see each other, so packs are small (`budget` tokens). A stretch is kept only if
+that saves tokens enough to pay for a forward pass of its own; otherwise each pack carries it along.
+
+Numpy only: the plan, its token count included, needs no model.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+FORWARD = 32  # a forward pass costs about as much as so many more tokens in another one
+
+
+@dataclass(frozen=True)
+class Step:
+    """One forward pass: rows first..last (exclusive) from token `start` on, up to `stop` where it is kept.
+
+    The cache holds the first `start` tokens of these rows once it is cropped to so many.
+    """
+
+    first: int
+    last: int
+    start: int
+    stop: int | None = None
+
+
+@dataclass(frozen=True)
+class Pack:
+    """The tokens of a step: ids_Q, their positions depth_Q, and sees_QQ, True where a token sees another.
+
+    sees_QQ is None where the tokens are one sequence, which is causal attention. `paths`: for each row the
+    places in Q of its tokens, from `start` on.
+    """
+
+    ids_Q: np.ndarray
+    depth_Q: np.ndarray
+    sees_QQ: np.ndarray | None
+    paths: list[np.ndarray]
+
+
+class Tree:
+    """Unique token sequences in sorted order (`rows`); `row[i]` is where the i-th given one stands."""
+
+    def __init__(self, sequences: list[list[int]]):
+        keys = [np.asarray(s, dtype=">u4").tobytes() for s in sequences]  # big endian sorts as numbers do
+        unique = sorted(set(keys))
+        place = {key: i for i, key in enumerate(unique)}
+        self.row = [place[key] for key in keys]
+        self.rows = [np.frombuffer(key, dtype=">u4") for key in unique]
+        self.length = np.array([len(r) for r in self.rows])
+        self.shared = np.array([0, *map(_common, self.rows[:-1], self.rows[1:])])[: len(self.rows)]
+        self._fresh = np.concatenate([[0], np.cumsum(self.length - self.shared)])
+
+    def tokens(self, first: int, last: int, start: int) -> int:
+        """How many tokens beyond `start` the rows have, shared ones counted once."""
+        return int(self._fresh[last] - self._fresh[first + 1] + self.length[first] - start)
+
+    def plan(self, budget: int) -> Iterator[Step]:
+        """The steps that forward every row, at most `budget` tokens a pack unless one row alone has more."""
+        todo = [(0, len(self.rows), 0)] if self.rows else []
+        while todo:
+            first, last, start = todo.pop()
+            total = self.tokens(first, last, start)
+            if total <= budget or last == first + 1:
+                yield Step(first, last, start)
+                continue
+            fork = int(self.shared[first + 1 : last].min())
+            if (fork - start) * (-(-total // budget) - 1) >= FORWARD:
+                yield Step(first, last, start, fork)
+                start = fork
+            todo += reversed([(a, b, start) for a, b in self._parts(first, last, start, fork, budget)])
+
+    def _parts(self, first: int, last: int, start: int, fork: int, budget: int) -> list[tuple[int, int]]:
+        """The branches at `fork`, neighbours joined while they fit the budget."""
+        starts = first + 1 + np.flatnonzero(self.shared[first + 1 : last] == fork)
+        bounds = [first, *starts.tolist(), last]
+        parts = [(bounds[0], bounds[1])]
+        for a, b in pairwise(bounds[1:]):
+            if self.tokens(parts[-1][0], b, start) <= budget:
+                parts[-1] = (parts[-1][0], b)
+            else:
+                parts.append((a, b))
+        return parts
+
+    def forwarded(self, step: Step) -> int:
+        """The tokens that a step forwards."""
+        return self.tokens(step.first, step.last, step.start) if step.stop is None else step.stop - step.start
+
+    def pack(self, step: Step) -> Pack:
+        """The tokens of a step and who sees whom."""
+        start, count = step.start, step.last - step.first
+        if step.stop is not None or count == 1:
+            ids = self.rows[step.first][start : step.stop].astype(np.int64)
+            return Pack(ids, start + np.arange(len(ids)), None, [np.arange(len(ids))] * count)
+        Q = self.tokens(step.first, step.last, start)
+        ids_Q, depth_Q = np.empty(Q, dtype=np.int64), np.empty(Q, dtype=np.int64)
+        sees_QQ, paths, path, at = np.zeros((Q, Q), dtype=bool), [], np.empty(0, dtype=np.int64), 0
+        for r in range(step.first, step.last):
+            row = self.rows[r]
+            known = int(self.shared[r]) - start if r > step.first else 0
+            new = np.arange(at, at + len(row) - start - known)
+            ids_Q[new], depth_Q[new] = row[start + known :], start + known + np.arange(len(new))
+            sees_QQ[np.ix_(new, path[:known])] = True
+            sees_QQ[np.ix_(new, new)] = np.tri(len(new), dtype=bool)
+            path = np.concatenate([path[:known], new])
+            paths.append(path)
+            at += len(new)
+        return Pack(ids_Q, depth_Q, sees_QQ, paths)
+
+
+def _common(a: np.ndarray, b: np.ndarray) -> int:
+    """The length of the longest common prefix."""
+    n = min(len(a), len(b))
+    differ = np.flatnonzero(a[:n] != b[:n])
+    return int(differ[0]) if len(differ) else n

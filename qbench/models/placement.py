@@ -1,0 +1,64 @@
+"""Where the decoder layers of a model lie that does not fit one device.
+
+Layers go, in the order of the forward pass, to the devices of ``max_memory`` in its order, as many as fit; what fits
+nowhere lies on disk. A layer on another accelerator runs there; one on the CPU or on disk is brought to the main device
+when its turn comes. The moving is accelerate's. Embedding, final norm and head stay on the main device.
+"""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import cpu_offload, disk_offload
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+from torch import nn
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Placement:
+    """``max_memory``: GiB that weights may take, by device ("cuda:0", "cuda:1", "cpu"); layers that fit nowhere are
+    kept in ``folder``. None: everything is on ``device``."""
+
+    device: str
+    max_memory: dict[str, float] | None = None
+    folder: Path | None = None
+
+    def __post_init__(self):
+        for name, gib in (self.max_memory or {}).items():
+            try:
+                torch.device(name)
+            except RuntimeError as e:
+                raise ValueError(f"machine.max_memory: {name!r} is no device; use names like cuda:0 or cpu") from e
+            if not isinstance(gib, int | float) or gib < 0:
+                raise ValueError(f"machine.max_memory: {name} is given {gib!r}; give GiB as a number")
+
+    def layers(self, layer_bytes: int, count: int, rest_bytes: int) -> list[str]:
+        """The place of each of ``count`` layers; ``rest_bytes`` are those of embedding, norm and head."""
+        if self.max_memory is None:
+            return [self.device] * count
+        free = {_name(device): gib * GIB for device, gib in self.max_memory.items()}
+        free[_name(self.device)] = free.get(_name(self.device), 0) - rest_bytes
+        places = []
+        for device, room in free.items():
+            places += [device] * max(0, int(room // layer_bytes))
+        return (places + ["disk"] * count)[:count]
+
+    def settle(self, layer: nn.Module, place: str, index: int) -> nn.Module:
+        """``layer``, whose weights are on ``place`` or, for "disk", on the CPU, made to run where it is needed."""
+        main = _name(self.device)
+        if place == main:
+            return layer
+        if place == "disk":
+            self.folder.mkdir(parents=True, exist_ok=True)
+            folder = tempfile.mkdtemp(dir=self.folder, prefix=f"layer-{index:05d}-")  # models may be alive together
+            return disk_offload(layer, folder, execution_device=torch.device(main))
+        if place == "cpu":
+            return cpu_offload(layer, execution_device=torch.device(main))
+        return add_hook_to_module(layer, AlignDevicesHook(execution_device=place, io_same_device=True))
+
+
+def _name(device: str) -> str:
+    return "cuda:0" if str(device) == "cuda" else str(device)

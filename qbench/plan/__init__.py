@@ -1,0 +1,59 @@
+"""``qbench plan``: what a sweep would do, what of it is done, and what the rest will cost, before it runs.
+
+    qbench plan experiment=table3                       this machine
+    qbench plan experiment=table3 --on H200             another one, by its published peaks
+    qbench plan experiment=table3 model=qwen3-8b-base --strict
+
+Arguments are those of ``qbench run``. Nothing is loaded, downloaded or measured. The numbers are estimates: operations
+and bytes are counted, speeds are assumed (and printed), and corrected where records of the same device tell better.
+"""
+
+import argparse
+import sys
+
+from omegaconf.errors import OmegaConfBaseException
+
+from qbench.plan import fits, overview
+from qbench.plan.machines import NAMED, machine
+from qbench.plan.status import Records
+from qbench.plan.sweep import cells
+
+NAMES = ", ".join(m.name for m in NAMED.values())
+
+
+def main(args: list[str]) -> int:
+    """Prints the plan; 2 for bad input, 1 with --strict if something cannot fit, else 0."""
+    parser = argparse.ArgumentParser(
+        prog="qbench plan", description="What a sweep would cost; arguments as for `qbench run`, without -m."
+    )
+    parser.add_argument("overrides", nargs="*", help="GROUP=CHOICE or GROUP.FIELD=VALUE, commas for several")
+    parser.add_argument("--on", default="this", help=f"the machine to plan for: this (default), {NAMES}")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 if something does not fit")
+    parser.add_argument("-m", "--multirun", action="store_true", help=argparse.SUPPRESS)
+    options, more = parser.parse_known_args(args)
+    if wrong := [word for word in more if word.startswith("--") or "=" not in word]:
+        parser.error(f"unknown argument {wrong[0]}")
+    try:
+        lines, problems = _plan([*options.overrides, *more], options.on)
+    except (ValueError, OSError, OmegaConfBaseException) as e:
+        print(f"qbench plan: {e}", file=sys.stderr)
+        return 2
+    print("\n".join([*lines, *(f"warning: {line}" for line in problems)]))
+    return int(options.strict and bool(problems))
+
+
+def _plan(overrides, on) -> tuple[list[str], list[str]]:
+    """The plan, and what does not fit."""
+    found = cells(overrides)
+    if not found:
+        return ["no cells: the table of the paper prints none of these"], []
+    settings = found[0]["machine"]
+    where = machine(on, settings["device"])
+    records = Records(settings["results_dir"])
+    rows = overview.rows(found, records, where)
+    here = on == "this"
+    has = fits.Bytes(where.memory, fits.memory() if here else None, fits.free(settings["cache_dir"]) if here else None)
+    problems = fits.warnings({row.model: row.peak for row in rows}, has)
+    if here and (problem := overview.folder_problem(settings["results_dir"], rows)):
+        problems.append(problem)
+    return [overview.text(rows, where, settings["results_dir"])], problems

@@ -1,0 +1,96 @@
+"""Whether a run can fit: warnings from what is expected, refusals from what is certain.
+
+For a plan, ``warnings`` compares expected peaks with a machine and names what to change. Before a run, ``check_fits``
+compares what is needed in any case (``footprint.least_*``, quantized weights on disk) with what this machine has, and
+raises. It never refuses a run that might go through.
+
+    check_fits(Needs.of(shape, "gptq", dtype="bfloat16", stored=..., device="cuda"), available("cuda", cache_dir), cell)
+"""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from qbench import footprint
+from qbench.costs import Shape
+from qbench.plan.machines import GIB
+
+ADVICE = {
+    "gpu": "use a smaller machine.batch_size, machine.hidden_device=cpu, a GPU with more memory, or machine=cpu",
+    "ram": "use a machine with more memory, or a smaller calib.n (hidden states wait there)",
+    "disk": "free some space, or set machine.cache_dir to a larger disk",
+}
+WORDS = {"gpu": "GPU memory", "ram": "CPU memory", "disk": "disk space in machine.cache_dir"}
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Of GPU memory, CPU memory and disk; None: not known, or none of it."""
+
+    gpu: int | None = None
+    ram: int | None = None
+    disk: int | None = None
+
+
+def needs(
+    shape: Shape, *, device: str, dtype: str = "bfloat16", quantizes: bool = True, stored: int = 0, resting: int = 0
+) -> Bytes:
+    """What a run certainly needs. ``stored``: bytes of its quantized weights; ``resting``: bytes of hidden states that
+    wait in CPU memory; ``quantizes``: False for the unquantized model, or where the weights lie in the cache."""
+    least = max(footprint.least_quantize(shape, dtype) if quantizes else 0, footprint.least_evaluate(shape, dtype))
+    if device.startswith("cuda"):
+        return Bytes(gpu=least, ram=resting if quantizes else 0, disk=stored if quantizes else 0)
+    return Bytes(ram=max(least, resting), disk=stored if quantizes else 0)
+
+
+def available(device: str, cache_dir: str | Path) -> Bytes:
+    """What this machine has: total GPU and CPU memory (others may give theirs back), free disk."""
+    gpu = None
+    if device.startswith("cuda"):
+        import torch
+
+        gpu = torch.cuda.get_device_properties(device).total_memory
+    return Bytes(gpu=gpu, ram=memory(), disk=free(cache_dir))
+
+
+def check_fits(need: Bytes, has: Bytes, cell: str) -> None:
+    """ValueError, with what is needed, what there is and what to do, where ``cell`` certainly cannot run."""
+    for kind, words in WORDS.items():
+        wanted, there = getattr(need, kind), getattr(has, kind)
+        if wanted is not None and there is not None and wanted > there:
+            asked = f"{cell} needs at least {wanted / GIB:.1f} GiB of {words}"
+            raise ValueError(f"{asked}, but there are {there / GIB:.1f}; {ADVICE[kind]}")
+
+
+def memory() -> int | None:
+    """Bytes of CPU memory of this machine, or of the control group that confines this process, if less."""
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return None
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+    except (OSError, ValueError):
+        return total
+    return min(total, limit)
+
+
+def free(folder: str | Path) -> int:
+    """Free bytes of the disk that holds ``folder``, or will."""
+    path = Path(folder).expanduser().absolute()
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def warnings(peaks: dict[str, Bytes], has: Bytes) -> list[str]:
+    """A line for each model (``peaks``: by name, as expected) and resource that does not fit."""
+    lines = []
+    for model, peak in peaks.items():
+        for kind, words in WORDS.items():
+            wanted, there = getattr(peak, kind), getattr(has, kind)
+            if wanted and there is not None and wanted > there:
+                size = f"about {wanted / GIB:.1f} GiB of {words}, but there are {there / GIB:.1f}"
+                lines.append(f"{model} does not fit: it needs {size}; {ADVICE[kind]}")
+    return lines

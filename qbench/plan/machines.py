@@ -1,0 +1,110 @@
+"""Machines to plan for: published peaks of GPUs by name, or a measurement of this machine.
+
+Peaks are the makers' data sheets: dense bfloat16 with float32 sums, float32 without TF32, bytes a second of the memory,
+GiB as the driver counts them. Nobody reaches a peak; the shares below are assumptions, not measurements, and every plan
+prints them. Where there are records of the same device, a plan corrects them by what was measured.
+"""
+
+import time
+from dataclasses import dataclass
+
+GEMM_SHARE, FLOAT32_SHARE, MEMORY_SHARE = 0.45, 0.7, 0.6
+LAUNCH = 6e-6  # seconds from one small GPU kernel to the next, as Python starts them; an assumption too
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Rates a second and memory in bytes. ``device`` is how provenance.device names it, or a part of that."""
+
+    name: str
+    device: str
+    flops16: float
+    flops32: float
+    bandwidth: float
+    memory: int | None
+    is_gpu: bool = True
+    launch: float = LAUNCH
+    basis: str = ""
+
+    def is_like(self, device: str | None) -> bool:
+        """Whether a record's device is this one."""
+        return bool(device) and self.device.lower() in device.lower()
+
+
+def _published(name, device, tera16, tera32, tera_bytes, gib):
+    basis = (
+        f"published peaks x assumed shares (bfloat16 {GEMM_SHARE:.0%}, float32 {FLOAT32_SHARE:.0%}, "
+        f"memory {MEMORY_SHARE:.0%})"
+    )
+    rates = (tera16 * 1e12 * GEMM_SHARE, tera32 * 1e12 * FLOAT32_SHARE, tera_bytes * 1e12 * MEMORY_SHARE)
+    return Machine(name, device, *rates, int(gib * GIB), basis=basis)
+
+
+NAMED = {
+    m.name.lower(): m
+    for m in (
+        _published("H200", "H200", 989, 67, 4.8, 140),
+        _published("H100-SXM", "H100", 989, 67, 3.35, 80),
+        _published("A100-80GB", "A100", 312, 19.5, 2.04, 80),
+        _published("A800-80GB", "A800", 312, 19.5, 2.04, 80),
+        _published("L40S", "L40S", 362, 91.6, 0.864, 45),
+        _published("RTX-4090", "4090", 165, 82.6, 1.01, 24),
+    )
+}
+
+
+def machine(name: str, device: str = "auto") -> Machine:
+    """A named machine, or with ``this`` the one it runs on: its GPU unless ``device`` is cpu. ValueError for others."""
+    if name == "this":
+        return _this(device)
+    if name.lower() not in NAMED:
+        known = ", ".join(m.name for m in NAMED.values())
+        raise ValueError(f"--on {name}: no such machine; choose one of {known}, or this")
+    return NAMED[name.lower()]
+
+
+def _this(device: str) -> Machine:
+    """Half a second of matrix products: what this machine really does, so no share is assumed."""
+    import torch
+
+    from qbench import provenance
+
+    is_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    where = ("cuda" if device == "auto" else device) if is_gpu else "cpu"
+    name = torch.cuda.get_device_name(where) if is_gpu else provenance.collect("cpu", 0)["device"]
+    size, memory = (8192, torch.cuda.get_device_properties(where).total_memory) if is_gpu else (768, None)
+    rates = [_gemm_rate(size, dtype, where) for dtype in (torch.bfloat16, torch.float32)]
+    basis = f"measured here: {rates[0]:.2g} bfloat16 and {rates[1]:.2g} float32 operations a second"
+    copy = _copy_rate(where)
+    return Machine(f"this machine ({name})", name, *rates, copy, memory, is_gpu, LAUNCH if is_gpu else 0.0, basis)
+
+
+def _gemm_rate(size, dtype, where) -> float:
+    import torch
+
+    a = torch.randn(size, size, dtype=dtype, device=where)
+    return 2 * size**3 / _seconds(lambda: a @ a, where)
+
+
+def _copy_rate(where) -> float:
+    import torch
+
+    x = torch.zeros(1 << 24, device=where)
+    return 2 * x.numel() * 4 / _seconds(x.clone, where)
+
+
+def _seconds(work, where) -> float:
+    """Of one call, over a fifth of a second of calls."""
+    import torch
+
+    def wait():
+        if where != "cpu":
+            torch.cuda.synchronize(where)
+
+    work(), wait()
+    calls, started = 0, time.perf_counter()
+    while time.perf_counter() - started < 0.2:
+        work(), wait()
+        calls += 1
+    return (time.perf_counter() - started) / calls

@@ -1,0 +1,39 @@
+"""What is checked before a run starts: that it is wanted, that it fits, and that it continues the records there are."""
+
+from dataclasses import asdict
+
+from qbench import published
+from qbench.costs import Shape
+from qbench.machine import Machine
+from qbench.methods.base import Method
+from qbench.models.checkpoint import OpenCheckpoint
+from qbench.plan import estimate, fits
+from qbench.record import Store
+
+
+def is_printed(table: int, model: str, method: Method) -> bool:
+    """Whether a table of the paper prints this cell; ValueError for an unknown table."""
+    bits, acts = (method.grid.bits if method.grid else 16), (method.acts.bits if method.acts else 16)
+    return published.is_printed(table, model, method.name, bits, acts)
+
+
+def check_revision(store: Store, ckpt: OpenCheckpoint) -> None:
+    """ValueError where the records are of another revision of this model: one results folder, one model a name."""
+    others = store.revisions(ckpt.model.name) - {ckpt.revision}
+    if others:
+        back = f"model.revision={min(others)} takes the former again; " if ckpt.model.repo else ""
+        raise ValueError(
+            f"model {ckpt.model.name} is now revision {ckpt.revision}, but the records in {store.root} are of revision "
+            f"{', '.join(sorted(others))}; {back}or set machine.results_dir to another folder, or model.name"
+        )
+
+
+def check_room(ckpt: OpenCheckpoint, method: Method, machine: Machine, cell: str) -> None:
+    """ValueError where memory or disk certainly cannot hold this run; layers spread over devices are not judged."""
+    if machine.max_memory is not None:
+        return
+    shape, quantizes = Shape.of(ckpt.config), method.name != "none"
+    settings = {"grid": method.grid and asdict(method.grid), "block_size": getattr(method, "block_size", None)}
+    stored = estimate.stored(shape, method.name, settings) if quantizes else 0
+    need = fits.needs(shape, device=machine.device, dtype=ckpt.model.dtype, quantizes=quantizes, stored=stored)
+    fits.check_fits(need, fits.available(machine.device, machine.cache_dir), cell)

@@ -1,0 +1,201 @@
+"""The numbers that the text of paper/ quotes, each under a key that says which record it comes from.
+
+No number of a result is typed into the text. ``\\result{nano/s/gptq/4/ppl}`` asks for one by its key, and a key that
+no record gives stops the build. The families of keys:
+
+    nano/<s|m|l>/<method>/<bits>/<ppl|kl|top1|acc|nominal|stored|mb>   one model; accuracies in per cent
+    nano/<method>/<bits>/<ppl|acc|...>                              the same of all sizes, joined: "3.13, 2.93 and 2.34"
+    nano/worst/<bits>             the largest loss of perplexity of a method that leaves activations alone, per cent
+    nano/least/1                  the least perplexity of a uniform grid at one bit
+    ablation/<method>/<bits>/<field>=<value>/<ppl|acc>              as measured with one field changed
+    printed/<table>/<model>/<method>/<W>/<A>/<metric>               a printed cell of the study
+    audit/...                                                       counts of the audit
+    <folder>/<file>/<path>                                          every leaf of a JSON record of ``FOLDERS``
+
+Beside results/ only the embedded models' own files are read, for their sizes.
+"""
+
+import json
+import math
+import re
+from pathlib import Path
+
+from qbench.published import METRICS, load
+from qbench.record import Measurement
+from qbench.report.audit import doubted, findings
+from qbench.report.columns import column
+from qbench.report.finding import KINDS, mean
+from qbench.report.frame import UNQUANTIZED, method_of
+from qbench.report.protocol import protocol_of
+from qbench.report.summary import short
+from qbench.report.write import _tex as tex
+
+SIZES = ("s", "m", "l")
+METRIC_KEYS = {"nano/ppl": "ppl", "nano/kl": "kl", "nano/top1": "top1", "nano_world/acc": "acc"}
+VARIED = {"gptq": "act_order", "awq": "loss", "smoothquant": "alpha"}
+FOLDERS = ("full_size", "speed", "quirks")
+
+
+def numbers(results: Path, measurements: list[Measurement], ablations: list[Measurement], nano: Path) -> dict[str, str]:
+    """Key to text, as it is to be printed.
+
+    ``measurements`` and ``ablations`` are the records of ``results`` and of its nano_ablations, ``nano`` the folder of
+    the embedded models. ValueError where there is no record of an embedded model.
+    """
+    study = [m for m in measurements if in_study(m)]
+    if not study:
+        raise ValueError(f"{results}: no record of an embedded model, which the text is about; run make results first")
+    real = [m for m in measurements if not _size(m)]
+    out = _cells(study, "nano", lambda m: str(_bits(m))) | _study(study) | _models(nano)
+    out |= _cells(ablations, "ablation", _variant)
+    out |= {"ablation/records": str(len(ablations)), "real/records": str(len(real))}
+    if real:
+        out["real/models"] = joined(sorted({m.science["model"]["name"] for m in real}))
+    return out | _printed() | _audit() | _records(results)
+
+
+def joined(texts: list[str]) -> str:
+    """a, b and c; one of them where all are the same."""
+    return texts[0] if len(set(texts)) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
+
+
+def _size(m: Measurement) -> str | None:
+    name = m.science["model"]["name"]
+    return name.removeprefix("nano-") if name.removeprefix("nano-") in SIZES and name.startswith("nano-") else None
+
+
+def in_study(m: Measurement) -> bool:
+    """Whether the record is of the nano study: the protocol of the text, groups of 128, 8-bit activations."""
+    if not _size(m):
+        return False
+    method, grid = method_of(m.science), m.science.get("grid") or {}
+    if method["name"] in ("rtn", "gptq", "awq") and grid["group_size"] != 128:
+        return False
+    return protocol_of(m.science) == "paper" and (method.get("acts") or {"bits": 8})["bits"] == 8
+
+
+def _bits(m: Measurement) -> int:
+    name = method_of(m.science)["name"]
+    return {UNQUANTIZED: 16, "billm": 1}.get(name) or m.science["grid"]["bits"]
+
+
+def _variant(m: Measurement) -> str:
+    method = method_of(m.science)
+    field = VARIED.get(method["name"])
+    return str(_bits(m)) + (f"/{field}={str(method.get(field)).lower()}" if field else "")
+
+
+def _cells(records: list[Measurement], family: str, place) -> dict[str, str]:
+    """One key a record and metric, and one for the sizes together."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for m in records:
+        where = f"{method_of(m.science)['name']}/{place(m)}"
+        values = {METRIC_KEYS[k]: short(column(k), x.value) for k, x in m.metrics.items() if k in METRIC_KEYS}
+        if "kl" in values:
+            values["kl"] = f"{m.metrics['nano/kl'].value:.2g}"
+        values |= {
+            "nominal": f"{m.nominal_bits:.2f}",
+            "stored": f"{m.stored_bits:.2f}",
+            "mb": f"{m.model_bytes / 1e6:.2f}",
+        }
+        for name, text in values.items():
+            told = found.setdefault((where, name), {})
+            if told.setdefault(_size(m), text) != text:
+                raise ValueError(f"two records say {told[_size(m)]} and {text} for {family}/{_size(m)}/{where}/{name}")
+    out = {f"{family}/{s}/{where}/{k}": tex(text) for (where, k), t in found.items() for s, text in t.items()}
+    for (where, name), t in found.items():
+        out[f"{family}/{where}/{name}"] = tex(joined([t[s] for s in SIZES if s in t]))
+    return out
+
+
+def _study(study: list[Measurement]) -> dict[str, str]:
+    """Counts, machines, and how much perplexity is lost at each bit-width."""
+    ppl = {
+        (_size(m), method_of(m.science)["name"], _bits(m)): m.metrics["nano/ppl"]
+        for m in study
+        if "nano/ppl" in m.metrics
+    }
+    out = {"nano/records": str(len(study)), "nano/cells": str(len(ppl))}
+    for b in range(1, 9):
+        lost = [ppl[s, name, b].value / ppl[s, UNQUANTIZED, 16].value - 1 for s, name, bits in ppl
+                if bits == b and name in ("rtn", "gptq", "awq") and (s, UNQUANTIZED, 16) in ppl]  # fmt: skip
+        if lost and math.isfinite(max(lost)):
+            out[f"nano/worst/{b}"] = f"{100 * max(lost):.2g}" if max(lost) < 1 else f"{100 * max(lost):,.0f}"
+    ones = [x.value for (_, name, bits), x in ppl.items() if bits == 1 and name != "billm"]
+    if ones:
+        out["nano/least/1"] = short(column("nano/ppl"), min(ones))
+    out["nano/windows"] = str(max(x.n for x in ppl.values()))
+    out["nano/questions"] = str(max(m.metrics["nano_world/acc"].n for m in study if "nano_world/acc" in m.metrics))
+    out["nano/devices"] = tex(joined(sorted({m.provenance["device"] for m in study})))
+    for package in ("torch", "transformers", "lm_eval"):
+        versions = {m.provenance["packages"][package].partition("+")[0] for m in study}
+        out[f"nano/version/{package.replace('_', '-')}"] = tex(joined(sorted(versions)))
+    return out
+
+
+def _models(folder: Path) -> dict[str, str]:
+    """Millions of parameters, and shape of each embedded model, from its own files."""
+    out = {}
+    for s in SIZES:
+        home = folder / f"nano-{s}"
+        with (home / "model.safetensors").open("rb") as f:
+            header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
+        count = sum(math.prod(t["shape"]) for name, t in header.items() if name != "__metadata__")
+        config = json.loads((home / "config.json").read_text())
+        out[f"nano/{s}/parameters"] = f"{count / 1e6:.2g}"
+        out |= {f"nano/{s}/{k}": str(config[k]) for k in ("hidden_size", "num_hidden_layers", "intermediate_size")}
+        out |= {f"nano/{s}/heads": f"{config['num_attention_heads']} / {config['num_key_value_heads']}"}
+    return out
+
+
+def _printed() -> dict[str, str]:
+    return {
+        f"printed/{r.table}/{r.model}/{r.method}/{r.w_bits:g}/{r.a_bits}/{m}": tex(r.text[m])
+        for r in load()
+        for m in METRICS
+    }
+
+
+def _audit() -> dict[str, str]:
+    rows = load()
+    found = findings(rows)
+    off = [abs(r.values["zeroshot_mean"] - mean(r)) for r in rows]
+    out = {"audit/findings": str(len(found)), "audit/doubted": str(len(doubted(found)))}
+    out |= {"audit/rows": str(len(rows)), "audit/cells": f"{len(rows) * len(METRICS):,}".replace(",", "{,}")}
+    out |= {f"audit/{kind}": str(sum(f.kind == kind for f in found)) for kind in KINDS}
+    out["audit/inferences"] = str(sum(f.inference for f in found))
+    swapped = {cell for f in found if f.kind == "group_order" for cell in f.cells}
+    out |= {"audit/group_order/cells": str(len(swapped)), "audit/not_mean/largest": f"{max(off):.1f}"}
+    out["audit/group_order/models"] = str(len({cell[1] for cell in swapped}))
+    return out
+
+
+def _records(results: Path) -> dict[str, str]:
+    """Every leaf of the JSON files of ``FOLDERS``; ``<folder>/any`` and ``records/any`` where there is one."""
+    out = {}
+    for folder in FOLDERS:
+        for path in sorted((results / folder).glob("*.json")):
+            out |= {f"{folder}/any": "yes", "records/any": "yes"}
+            out |= {f"{folder}/{path.stem}/{key}": tex(plain(v)) for key, v in leaves(json.loads(path.read_text()))}
+    return {re.sub(r"[^\w/=.-]", "-", key): text for key, text in out.items()}
+
+
+def leaves(x, path: str = ""):
+    """(path, value) of every number, text or truth value, nested; a list of such counts by first, last and length."""
+    if isinstance(x, dict):
+        for key, value in x.items():
+            yield from leaves(value, f"{path}/{key}" if path else str(key))
+    elif isinstance(x, list):
+        if any(isinstance(value, (dict, list)) for value in x):
+            yield from leaves({str(i): value for i, value in enumerate(x)}, path)
+        elif x:
+            yield from [(f"{path}/first", x[0]), (f"{path}/last", x[-1]), (f"{path}/length", len(x))]
+    elif x is not None:
+        yield path, x
+
+
+def plain(x) -> str:
+    """Numbers with four digits and thousands apart, everything else as it is."""
+    if isinstance(x, bool) or not isinstance(x, (int, float)):
+        return str(x)
+    return f"{x:,}" if isinstance(x, int) else f"{x:,.0f}" if 1e3 <= abs(x) < 1e7 else f"{x:.4g}"

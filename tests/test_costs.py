@@ -1,0 +1,184 @@
+"""What is counted, against real modules, real parameters and real loops."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM
+
+from qbench import costs, footprint
+from qbench.calibration import BlockCalibration, first_block_inputs
+from qbench.costs import Shape
+from qbench.grid import Grid
+from qbench.methods.billm import BiLLM
+from qbench.methods.gptq import GPTQ
+from qbench.methods.rtn import RTN
+from qbench.models import shapes
+from qbench.models.checkpoint import Checkpoint
+from qbench.stats import Gram
+
+PARAMETERS = {
+    "0.6b": 596_049_920,
+    "1.7b": 1_720_574_976,
+    "4b": 4_022_468_096,
+    "8b": 8_190_735_360,
+    "14b": 14_768_307_200,
+    "32b": 32_762_123_264,
+}
+
+
+@pytest.fixture
+def ckpt(tiny):
+    return Checkpoint("tiny", path=str(tiny), dtype="float32").open()
+
+
+@pytest.fixture
+def shape(ckpt):
+    return Shape.of(ckpt.config)
+
+
+def counted(work) -> int:
+    """Operations of all matrix products; attention is taken apart into its products, so that they count too."""
+    in_place = {torch.ops.aten.addmm_: lambda sum, a, b, **_: 2 * a[0] * a[1] * b[1]}
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=in_place) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("size", PARAMETERS)
+def test_shapes_are_qwen3s(size):
+    config = shapes.config(f"qwen3-{size}")
+    assert Shape.of(config) == Shape.of(config.to_dict()) == costs.QWEN3[size]
+    assert costs.QWEN3[size].parameters == PARAMETERS[size]
+    assert costs.QWEN3[size].weight_bytes("bfloat16") == 2 * PARAMETERS[size]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_parameters_and_linears_are_the_models(ckpt, tied):
+    config = copy.deepcopy(ckpt.config)
+    config.tie_word_embeddings = tied
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    shape = Shape.of(config)
+    assert shape.parameters == sum(p.numel() for p in model.parameters())
+    assert shape.layer_parameters == sum(p.numel() for p in model.model.layers[0].parameters())
+    of_layer = {name.split(".")[-1]: NK for name, NK in ckpt.linears.items() if ".layers.0." in name}
+    assert {name: (N, K) for K, names, _ in shape.stages for name, N in names.items()} == of_layer
+    assert shape.linear_parameters == sum(N * K for N, K in ckpt.linears.values())
+    folds = [stage.fold is not None for stage in ckpt.anatomy.stages]
+    assert [fold for _, _, fold in shape.stages] == folds
+
+
+@pytest.mark.parametrize(("B", "T"), [(1, 16), (3, 40)])
+def test_forward_is_what_torch_counts(ckpt, shape, B, T):
+    model = ckpt.load("cpu")
+    ids = torch.zeros(B, T, dtype=torch.int64)
+    with torch.no_grad():
+        found = counted(lambda: model(ids, use_cache=False))
+    assert found == costs.forward_flops(shape, B, T, causal=False) + costs.head_flops(shape, B * T)
+    assert costs.forward_flops(shape, B, T) < costs.forward_flops(shape, B, T, causal=False)
+
+
+def test_attention_pairs():
+    shape, T, past = costs.QWEN3["0.6b"], 7, 5
+    each = sum(past + i + 1 for i in range(T))
+    assert costs.attention_flops(shape, 2, T, past) == costs.pair_flops(shape, 2 * each)
+    one = costs.forward_flops(shape, 1, past) + costs.forward_flops(shape, 1, T, past)
+    assert one == costs.forward_flops(shape, 1, past + T)
+
+
+@pytest.mark.parametrize("K", [512, 1024])
+def test_gram_and_energy_are_what_stats_does(K):
+    gram, x, w = Gram(K, "cpu"), torch.randn(32, K), torch.randn(48, K)
+    assert counted(lambda: gram.update(x)) == costs.gram_flops(K, 32)
+    assert counted(lambda: gram.energy(w)) == costs.energy_flops(48, K)
+    assert counted(lambda: gram.relative_error(w, 2 * w)) == costs.error_flops(48, K)
+    assert costs.gram_flops(K, 32, parts=1) == counted(lambda: x.T @ x)
+    assert costs.gram_flops(K, 32, parts=K) == K * (K + 1) * 32
+
+
+def test_factor():
+    """Products inside the inversion by halves, plus Cholesky and the small triangles, which torch does not count."""
+    K, gram = 1024, Gram(1024, "cpu")
+    gram.update(torch.randn(2048, K))
+    inside = counted(lambda: gram.inverse_cholesky(0.01))
+    leaves = 4 * 2 * 256**3 // 3
+    assert inside == pytest.approx(costs.factor_flops(K) - K**3 / 3 - leaves, rel=1e-6)
+
+
+def test_column_updates_by_a_plain_count():
+    N, K, block = 3, 40, 16
+    assert costs.columns_flops(N, K) == sum(2 * N * (K - 1 - i) for i in range(K))
+    spans = [range(i, min(i + block, K)) for i in range(0, K, block)]
+    assert costs.block_columns_flops(N, K, block) == sum(2 * N * (K - span[-1] - 1) for span in spans for _ in span)
+
+
+def test_column_updates_are_billms():
+    N, K = 32, 384
+    gram = Gram(K, "cpu")
+    gram.update(torch.randn(1024, K))
+    gram.inverse_cholesky(0.01)
+    method, w = BiLLM(), torch.randn(N, K)
+    assert counted(lambda: method.quantize(w, gram, "w")) == costs.block_columns_flops(N, K)
+
+
+def test_clip_search_products():
+    N, K, g = 8, 256, 64
+    d, gram = torch.randn(K // g, N, g), torch.randn(K // g, g, g)
+    assert counted(lambda: d @ gram) * 10 == costs.clip_search_flops(N, K, g, 10)
+
+
+@pytest.mark.parametrize("group_size", [64, -1])
+def test_stored_bytes_are_the_tensors(ckpt, shape, group_size):
+    block = ckpt.block(0, "cpu")
+    weights = [RTN(Grid(4, group_size)).quantize(block[n].weight, None, n) for s in block.stages for n in s.linears]
+    found = sum(t.numel() * t.element_size() for w in weights for t in w.state().values())
+    norms = 2 * (2 * shape.hidden + 2 * shape.head_dim)
+    assert footprint.codes_bytes(shape, group_size) == shape.layers * (found + norms)
+
+
+def test_binary_bytes_are_the_tensors(ckpt, shape):
+    block, found = ckpt.block(0, "cpu"), 0
+    for stage in block.stages:
+        for name in stage.linears:
+            gram = Gram(block[name].weight.shape[1], "cpu")
+            gram.update(torch.randn(512, gram.K))
+            weight = BiLLM().quantize(block[name].weight, gram, name)
+            found += sum(t.numel() * t.element_size() for t in weight.state().values())
+    norms = 2 * (2 * shape.hidden + 2 * shape.head_dim)
+    assert footprint.binary_bytes(shape) == shape.layers * (found + norms)
+
+
+def test_hidden_and_grams_are_the_tensors(ckpt, shape, ids):
+    model = ckpt.embedding("cpu")
+    inputs = first_block_inputs(model, model.model.layers[0], ids, 4, "cpu", "cpu")
+    x = sum(i.x_BTD.numel() * i.x_BTD.element_size() for i in inputs)
+    assert x == footprint.hidden_bytes(shape, ids.numel(), "float32")
+    calib = BlockCalibration(ckpt.block(0, "cpu"), inputs, "cpu")
+    calib.observe([GPTQ.statistic])
+    grams = [stats[Gram].gram_KK for stats in calib.stats.values()]
+    assert sum(g.numel() * g.element_size() for g in grams) * shape.layers == footprint.statistics_bytes(shape)
+    assert ckpt.statistics_bytes() == footprint.statistics_bytes(shape)
+    assert ckpt.hidden_bytes(ids.numel()) == footprint.waiting_bytes(shape, ids.numel(), "float32")
+
+
+@pytest.mark.parametrize("size", PARAMETERS)
+def test_peaks_are_at_least_what_is_certain(size):
+    shape = costs.QWEN3[size]
+    for grams in ("stage", "all"):
+        assert footprint.peak_quantize(shape, grams, 1, 2048) > footprint.least_quantize(shape)
+    assert footprint.peak_evaluate(shape, 1, 2048) > footprint.least_evaluate(shape) == 2 * shape.parameters
+    stage, whole = (footprint.peak_quantize(shape, grams, 8, 2048) for grams in ("stage", "all"))
+    assert stage < whole < footprint.peak_quantize(shape, "all", 16, 2048)
+    assert footprint.peak_quantize(shape, "all", 8, 2048, resting=10) == whole + 10
+    deeper = replace(shape, layers=2 * shape.layers)
+    assert footprint.peak_quantize(deeper, "all", 8, 2048) == whole, "memory must not grow with depth"
+
+
+def test_peak_of_8b_is_near_a_hand_count():
+    """16.4 GB of weights, 2.5 GB of float32 head and a few hundred MB in flight."""
+    peak = footprint.peak_evaluate(costs.QWEN3["8b"], 1, 2048)
+    assert 16.38e9 + 2.49e9 < peak < 20e9
