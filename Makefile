@@ -12,12 +12,13 @@ OUT     ?= demo
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help install demo test lint results clean
+.PHONY: help install demo test lint results paper clean
 
 help:
 	@echo "make demo     the whole nano study: 5 methods x 1-8 bits x 3 models, then tables and figures in $(OUT)/"
 	@echo "make test     ruff and all tests"
 	@echo "make results  the nano study into results/ and the README, as committed"
+	@echo "make paper    paper/build/paper.pdf from results/, where there is a TeX with latexmk"
 	@echo "make install  only the environment in $(VENV)"
 	@echo "make clean    removes $(OUT)/ and build leftovers, not $(VENV)"
 
@@ -37,6 +38,13 @@ demo: $(STAMP)
 results: $(STAMP)
 	@$(BIN)/python experiments/nano_matrix.py --results results --workers $(WORKERS)
 	@$(BIN)/python experiments/readme.py
+
+paper: $(if $(shell command -v latexmk),$(STAMP))
+	@if ! command -v latexmk >/dev/null; then \
+	  echo "no latexmk, so no PDF (Debian: latexmk texlive-latex-recommended texlive-fonts-recommended)"; exit 0; fi; \
+	$(BIN)/python experiments/paper.py && cd paper && mkdir -p build && \
+	if latexmk -pdf -interaction=nonstopmode -halt-on-error -outdir=build paper.tex > build/latexmk.out 2>&1; \
+	then echo "paper/build/paper.pdf"; else tail -n 30 build/latexmk.out; exit 1; fi
 
 test: $(STAMP) lint
 	@echo "== tests (those marked data need ../shared/data or QBENCH_TEST_DATA, those marked gpu a GPU)"

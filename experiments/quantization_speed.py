@@ -180,8 +180,8 @@ class Bench:
         return found
 
     def error(self, weights) -> dict[str, float]:
-        """On 8 unseen sequences: ||(Q - W) X|| / ||W X|| over all linears with X as it occurs in the quantized model, and
-        the change of the last block's output, relative to that output."""
+        """On 8 unseen sequences: ||(Q - W) X|| / ||W X|| over all linears with X as it occurs in the quantized model,
+        and the change of the last block's output, relative to that output."""
         ids_BT = torch.randint(0, 151936, (8, 512), generator=torch.Generator().manual_seed(1))
         source, moved, total = self.ckpt.embedding("cpu"), 0.0, 0.0
         plain = ours = first_block_inputs(source, source.model.layers[0], ids_BT, 2, "cpu", "cpu")

@@ -14,6 +14,7 @@ qbench: post-training quantization of Qwen3, measured.
   qbench plan experiment=table3 ...                      what a sweep would measure, what is there, what it would cost
   qbench report [RESULTS_DIR]                            tables and figures from the records, the paper's beside ours
   qbench report --table 4 --metric mmlu                  one of the paper's tables in the terminal
+  qbench audit [FOLDER]                                  what is wrong in the paper's printed numbers, by themselves
 
 First steps, with models that are inside the package (no network, no GPU):
 
@@ -36,10 +37,12 @@ def main() -> None:
         sys.exit(plan.main(rest))
     if command == "report":
         sys.exit(_report(rest))
+    if command == "audit":
+        sys.exit(_audit(rest))
     if command in ("-h", "--help", "help"):
         print(HELP)
         sys.exit(0)
-    print(f"qbench: unknown command {command!r}; it is run, plan or report, see qbench --help", file=sys.stderr)
+    print(f"qbench: unknown command {command!r}; it is run, plan, report or audit, see qbench --help", file=sys.stderr)
     sys.exit(2)
 
 
@@ -109,6 +112,18 @@ def _report(args: list[str]) -> int:
     parser.add_argument("--metric", help="one column, e.g. mmlu or c4_ppl (with --table)")
     options = parser.parse_args(args)
     return report.main(options.results_dir, table=options.table, protocol=options.protocol, metric=options.metric)
+
+
+def _audit(args: list[str]) -> int:
+    import argparse
+
+    from qbench.report.audit import write_audit
+
+    parser = argparse.ArgumentParser(prog="qbench audit", description="Checks the printed numbers of the paper.")
+    parser.add_argument("folder", nargs="?", default="results/audit", help="where the page goes (default: %(default)s)")
+    for path in write_audit(parser.parse_args(args).folder):
+        print(path)
+    return 0
 
 
 if __name__ == "__main__":

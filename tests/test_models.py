@@ -7,6 +7,7 @@ from conftest import save_tiny, tiny_config
 from transformers import AutoModelForCausalLM, Qwen3ForCausalLM
 
 from qbench.methods.rtn import RTN
+from qbench.models import shapes
 from qbench.models.checkpoint import Checkpoint
 from qbench.models.placement import Placement
 from qbench.models.quantized import QuantizedFolder
@@ -185,3 +186,36 @@ def test_a_model_larger_than_its_memory_gives_the_same_logits(tiny, ids, tmp_pat
             cached = [m(ids[:, :40], use_cache=True).past_key_values for m in (whole, spread)]
             a, b = (m(ids[:, 40:], past_key_values=c).logits for m, c in zip((whole, spread), cached))
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+# --- the real shapes ---
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("qwen3-0.6b", 596_049_920),
+        ("qwen3-1.7b-base", 1_720_574_976),
+        ("qwen3-4b", 4_022_468_096),
+        ("qwen3-8b-base", 8_190_735_360),
+        ("qwen3-14b", 14_768_307_200),
+        ("qwen3-32b", 32_762_123_264),
+    ],
+)
+def test_the_shapes_are_the_real_ones(name, parameters):
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(shapes.config(name))
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    with pytest.raises(ValueError, match=r"no dense Qwen3 is called 'qwen3-7b'; known: qwen3-0.6b"):
+        shapes.config("qwen3-7b")
+
+
+def test_a_random_checkpoint_has_a_file_a_block_and_the_same_bits(tmp_path, monkeypatch):
+    monkeypatch.setitem(shapes._SIZES, "0.6b", (128, 256, 28, 16, True))
+    monkeypatch.setitem(shapes._COMMON, "vocab_size", 512)
+    a, b = (shapes.write_random(tmp_path / x, "qwen3-0.6b", layers=3) for x in "ab")
+    assert len(list(a.glob("*.safetensors"))) == 5  # embedding, three blocks, the last norm
+    assert all((a / p.name).read_bytes() == p.read_bytes() for p in b.glob("*.safetensors"))
+    ckpt = Checkpoint("random", path=str(a)).open()
+    assert ckpt.config.num_hidden_layers == 3
+    assert torch.isfinite(ckpt.load("cpu")(torch.arange(20)[None]).logits).all()

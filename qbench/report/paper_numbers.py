@@ -10,14 +10,13 @@ no record gives stops the build. The families of keys:
     ablation/<method>/<bits>/<field>=<value>/<ppl|acc>              as measured with one field changed
     printed/<table>/<model>/<method>/<W>/<A>/<metric>               a printed cell of the study
     audit/...                                                       counts of the audit
-    <folder>/<file>/<path>                                          every leaf of a JSON record of ``FOLDERS``
+    <folder>/<file>/<path>                                          a leaf of a JSON record, see ``leaves``
 
-Beside results/ only the embedded models' own files are read, for their sizes.
+Beside results/, the embedded models' own files are read for their sizes.
 """
 
 import json
 import math
-import re
 from pathlib import Path
 
 from qbench.published import METRICS, load
@@ -26,6 +25,7 @@ from qbench.report.audit import doubted, findings
 from qbench.report.columns import column
 from qbench.report.finding import KINDS, mean
 from qbench.report.frame import UNQUANTIZED, method_of
+from qbench.report.leaves import of_folders
 from qbench.report.protocol import protocol_of
 from qbench.report.summary import short
 from qbench.report.write import _tex as tex
@@ -33,7 +33,6 @@ from qbench.report.write import _tex as tex
 SIZES = ("s", "m", "l")
 METRIC_KEYS = {"nano/ppl": "ppl", "nano/kl": "kl", "nano/top1": "top1", "nano_world/acc": "acc"}
 VARIED = {"gptq": "act_order", "awq": "loss", "smoothquant": "alpha"}
-FOLDERS = ("full_size", "speed", "quirks")
 
 
 def numbers(results: Path, measurements: list[Measurement], ablations: list[Measurement], nano: Path) -> dict[str, str]:
@@ -51,7 +50,7 @@ def numbers(results: Path, measurements: list[Measurement], ablations: list[Meas
     out |= {"ablation/records": str(len(ablations)), "real/records": str(len(real))}
     if real:
         out["real/models"] = joined(sorted({m.science["model"]["name"] for m in real}))
-    return out | _printed() | _audit() | _records(results)
+    return out | _printed() | _audit() | of_folders(results)
 
 
 def joined(texts: list[str]) -> str:
@@ -101,7 +100,8 @@ def _cells(records: list[Measurement], family: str, place) -> dict[str, str]:
         for name, text in values.items():
             told = found.setdefault((where, name), {})
             if told.setdefault(_size(m), text) != text:
-                raise ValueError(f"two records say {told[_size(m)]} and {text} for {family}/{_size(m)}/{where}/{name}")
+                key = f"{family}/{_size(m)}/{where}/{name}"
+                raise ValueError(f"{key} is {told[_size(m)]} and {text} in two records; move one of them elsewhere")
     out = {f"{family}/{s}/{where}/{k}": tex(text) for (where, k), t in found.items() for s, text in t.items()}
     for (where, name), t in found.items():
         out[f"{family}/{where}/{name}"] = tex(joined([t[s] for s in SIZES if s in t]))
@@ -117,13 +117,17 @@ def _study(study: list[Measurement]) -> dict[str, str]:
     }
     out = {"nano/records": str(len(study)), "nano/cells": str(len(ppl))}
     for b in range(1, 9):
-        lost = [ppl[s, name, b].value / ppl[s, UNQUANTIZED, 16].value - 1 for s, name, bits in ppl
-                if bits == b and name in ("rtn", "gptq", "awq") and (s, UNQUANTIZED, 16) in ppl]  # fmt: skip
-        if lost and math.isfinite(max(lost)):
-            out[f"nano/worst/{b}"] = f"{100 * max(lost):.2g}" if max(lost) < 1 else f"{100 * max(lost):,.0f}"
+        pairs = [(x, ppl.get((s, UNQUANTIZED, 16))) for (s, name, bits), x in ppl.items()
+                 if bits == b and name in ("rtn", "gptq", "awq")]  # fmt: skip
+        worst = max((100 * (x.value / full.value - 1) for x, full in pairs if full), default=math.nan)
+        if math.isfinite(worst):
+            out[f"nano/worst/{b}"] = f"{worst:.2g}" if worst < 100 else f"{worst:,.0f}"
     ones = [x.value for (_, name, bits), x in ppl.items() if bits == 1 and name != "billm"]
     if ones:
         out["nano/least/1"] = short(column("nano/ppl"), min(ones))
+    rows = {method_of(m.science).get("search_rows") for m in study if method_of(m.science)["name"] == "awq"}
+    if len(rows) == 1 and None not in rows:
+        out["nano/awq/search_rows"] = str(*rows)
     out["nano/windows"] = str(max(x.n for x in ppl.values()))
     out["nano/questions"] = str(max(m.metrics["nano_world/acc"].n for m in study if "nano_world/acc" in m.metrics))
     out["nano/devices"] = tex(joined(sorted({m.provenance["device"] for m in study})))
@@ -168,34 +172,3 @@ def _audit() -> dict[str, str]:
     out |= {"audit/group_order/cells": str(len(swapped)), "audit/not_mean/largest": f"{max(off):.1f}"}
     out["audit/group_order/models"] = str(len({cell[1] for cell in swapped}))
     return out
-
-
-def _records(results: Path) -> dict[str, str]:
-    """Every leaf of the JSON files of ``FOLDERS``; ``<folder>/any`` and ``records/any`` where there is one."""
-    out = {}
-    for folder in FOLDERS:
-        for path in sorted((results / folder).glob("*.json")):
-            out |= {f"{folder}/any": "yes", "records/any": "yes"}
-            out |= {f"{folder}/{path.stem}/{key}": tex(plain(v)) for key, v in leaves(json.loads(path.read_text()))}
-    return {re.sub(r"[^\w/=.-]", "-", key): text for key, text in out.items()}
-
-
-def leaves(x, path: str = ""):
-    """(path, value) of every number, text or truth value, nested; a list of such counts by first, last and length."""
-    if isinstance(x, dict):
-        for key, value in x.items():
-            yield from leaves(value, f"{path}/{key}" if path else str(key))
-    elif isinstance(x, list):
-        if any(isinstance(value, (dict, list)) for value in x):
-            yield from leaves({str(i): value for i, value in enumerate(x)}, path)
-        elif x:
-            yield from [(f"{path}/first", x[0]), (f"{path}/last", x[-1]), (f"{path}/length", len(x))]
-    elif x is not None:
-        yield path, x
-
-
-def plain(x) -> str:
-    """Numbers with four digits and thousands apart, everything else as it is."""
-    if isinstance(x, bool) or not isinstance(x, (int, float)):
-        return str(x)
-    return f"{x:,}" if isinstance(x, int) else f"{x:,.0f}" if 1e3 <= abs(x) < 1e7 else f"{x:.4g}"

@@ -6,7 +6,8 @@ from pathlib import Path
 from qbench.record import Measurement
 from qbench.report.columns import column
 from qbench.report.frame import UNQUANTIZED, frame
-from qbench.report.paper_numbers import in_study, leaves, plain
+from qbench.report.leaves import leaves, plain
+from qbench.report.paper_numbers import in_study
 from qbench.report.rows import Row
 from qbench.report.specs import nano
 from qbench.report.summary import short

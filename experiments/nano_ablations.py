@@ -1,0 +1,146 @@
+"""What single changes do, on the nano models: first of all the ways of the study's released code, one by one.
+
+    python experiments/nano_ablations.py [--results results/nano_ablations] [MODEL ...]
+
+What conf/protocol/method/released_*.yaml sets is turned on field by field, then together, and compared with the
+default (the paper's text) on the same windows and questions; differences are paired. So are AWQ's scale search on
+fewer rows, and perplexity from logits in the model's dtype (in bfloat16; the rest is in float32). What is measured is
+left out. Writes the records, their tables, and tables/quirks.md and .csv.
+"""
+
+import argparse
+import csv
+import io
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from hydra import compose, initialize_config_dir
+
+from qbench.record import Metric, Store, write_atomic
+from qbench.report import build
+from qbench.run import Run, run
+from qbench.shipped import conf_dir
+
+STUDY = ["eval=study", "eval.text.limit=64"]
+BF16 = ["model.dtype=bfloat16", "eval=ppl", "eval.limit=64"]
+LINES = ["calib.draw=lines", "calib.length=256", "calib.seed=42"]
+BILLM = ["method.salience=cholesky", "method.split_on=salience", "method.count=last_block"]
+AWQ = {
+    "loss=module": ["method.loss=module"],
+    "arithmetic=bfloat16": ["method.arithmetic=bfloat16"],
+    "draw=lines": LINES,
+}
+CHANGES = [  # method, bits, what all share, {change: overrides}
+    ("rtn", (4, 3), STUDY, {"whole_rows": ["method.whole_rows=true"]}),
+    ("gptq", (4, 3, 2), STUDY, {"act_order": ["method.act_order=true"]}),
+    (
+        "awq",
+        (4, 3, 2),
+        STUDY,
+        AWQ
+        | {
+            "all of them": [o for overrides in AWQ.values() for o in overrides],
+            "search_rows=64": ["method.search_rows=64"],
+        },
+    ),
+    ("smoothquant", (8, 4), STUDY, {"alpha=null": ["method.alpha=null"]}),
+    ("billm", (1,), STUDY, {o.removeprefix("method."): [o] for o in BILLM} | {"all of them": BILLM}),
+    ("none", (16,), BF16, {"logits=model": ["eval.logits=model"]}),
+    ("gptq", (4,), BF16, {"logits=model": ["eval.logits=model"]}),
+]
+
+
+@dataclass
+class Line:
+    """One change on one model: the default's metric and the difference the change makes, with its paired error."""
+
+    method: str
+    bits: int
+    change: str
+    model: str
+    cells: dict[str, tuple[float, float, float]]  # metric: value by default, difference, standard error
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=Path("results/nano_ablations"))
+    parser.add_argument("models", nargs="*", default=["nano-s", "nano-m", "nano-l"])
+    options = parser.parse_args()
+    base, lines = [f"machine.results_dir={options.results}", "machine=cpu", "machine.threads=1"], []
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        for model in options.models:
+            measured([f"model={model}", "method=none", *base, *STUDY])
+            for method, bits, common, changes in CHANGES:
+                for b in bits:
+                    cell = [f"model={model}", f"method={method}", *base, *common]
+                    cell += [f"grid.bits={b}"] if method != "none" else []
+                    before = measured(cell)
+                    for change, overrides in changes.items():
+                        found = differences(before, measured([*cell, *overrides]))
+                        lines.append(Line(method, b, change, model, found))
+    lines.sort(key=lambda x: [c[0] for c in CHANGES].index(x.method))
+    for name, text in (("quirks.md", markdown(lines)), ("quirks.csv", table(lines))):
+        write_atomic(options.results / "tables" / name, text)
+    build(options.results, paper=False)
+    print(markdown(lines))
+    return 0
+
+
+def measured(overrides: list[str]) -> dict[str, Metric]:
+    """The metrics of one configuration, measured unless they are there."""
+    cfg = compose("config", overrides)
+    outcome = run(cfg)
+    if outcome.is_bad:
+        sys.exit(f"{' '.join(overrides)}: {outcome.message}")
+    if outcome.status == "measured":
+        print(f"{' '.join(overrides)}  {outcome.seconds:.1f} s", flush=True)
+    store, records = Store(cfg.machine.results_dir), Run(cfg).ids.values()
+    return {key: metric for id in records for key, metric in store.get(id).metrics.items() if metric.samples}
+
+
+def differences(before: dict[str, Metric], after: dict[str, Metric]) -> dict[str, tuple[float, float, float]]:
+    """Of perplexity in per cent (of the mean log-likelihoods), of accuracy in points."""
+    found = {}
+    for key in before:
+        a, b = before[key], after[key]
+        if key.endswith(("/ppl", "/acc")):
+            d = 100 * (np.asarray(b.samples) - np.asarray(a.samples))
+            value = 100 * (math.exp(d.mean() / 100) - 1) if key.endswith("/ppl") else d.mean()
+            found[key.rpartition("/")[2]] = (a.value, float(value), float(d.std(ddof=1) / math.sqrt(len(d))))
+    return found
+
+
+def markdown(lines: list[Line]) -> str:
+    out = ["| method | bits | change | model | PPL | change in PPL, % | accuracy, % | change, points |"]
+    out.append("|---|---:|---|---|---:|---:|---:|---:|")
+    for x in lines:
+        ppl, acc = x.cells["ppl"], x.cells.get("acc")
+        cells = [x.method, str(x.bits), x.change, x.model, f"{ppl[0]:.4g}", _signed(ppl)]
+        cells += [f"{100 * acc[0]:.1f}", _signed(acc)] if acc else ["–", "–"]
+        out.append(f"| {' | '.join(cells)} |")
+    out += ["", "PPL and accuracy by default; then what the change makes of them, ± its paired standard error;"]
+    out += ["bold: more than twice that error. `logits=model` is in bfloat16, all else in float32."]
+    return "\n".join(out) + "\n"
+
+
+def _signed(cell) -> str:
+    _, value, error = cell
+    text = f"{value:+.2f} ± {error:.2f}"
+    return f"**{text}**" if abs(value) > 2 * error else text
+
+
+def table(lines: list[Line]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["method", "bits", "change", "model", "metric", "default", "difference", "stderr"])
+    for x in lines:
+        for metric, numbers in x.cells.items():
+            writer.writerow([x.method, x.bits, x.change, x.model, metric, *(f"{n:.6g}" for n in numbers)])
+    return out.getvalue()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""Writes what paper/paper.tex reads beside results/: python experiments/paper.py [--results DIR] [--out DIR]
+
+The numbers of the text (numbers.tex), the two tables that only the paper has, and lists of whatever further tables,
+figures and records there are, so that a new one is in the next PDF without an edit. Needs no TeX.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from qbench.record import Store, write_atomic
+from qbench.report import paper_tables
+from qbench.report.leaves import FOLDERS
+from qbench.report.paper_numbers import numbers
+from qbench.report.write import _tex as tex
+
+ROOT = Path(__file__).parent.parent
+PAPER = ROOT / "paper"
+OWN_PLACE = ("nano_matrix", "nano_matrix_delta", "nano_subjects", "table1", "table2", "table3", "table4")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, default=ROOT / "results")
+    parser.add_argument("--out", type=Path, default=PAPER / "generated")
+    options = parser.parse_args()
+    try:
+        files = generate(options.results)
+    except ValueError as e:
+        print(f"paper: {e}", file=sys.stderr)
+        return 1
+    for name, text in files.items():
+        write_atomic(options.out / name, text)
+    print(f"{options.out}: {', '.join(files)}")
+    return 0
+
+
+def generate(results: Path) -> dict[str, str]:
+    """File name to text; ValueError where ``results`` has no record of the nano study."""
+    measurements = Store(results).measurements()
+    ablations = Store(results / "nano_ablations").measurements()
+    values = numbers(results, measurements, ablations, ROOT / "qbench" / "nano" / "models")
+    reach = os.path.relpath(results, PAPER)
+    files = {
+        "numbers.tex": "".join(f"\\setresult{{{key}}}{{{text}}}\n" for key, text in values.items()),
+        "results.tex": f"\\newcommand{{\\results}}{{{reach}}}\n",
+        "nano.tex": paper_tables.compact(measurements),
+        "ablations.tex": paper_tables.ablations(ablations) if ablations else "",
+        "further.tex": further(results, reach),
+    }
+    files |= {f"{name}.tex": paper_tables.shown(results / name, f"{reach}/{name}") for name in FOLDERS}
+    return files | {"records.tex": "".join(paper_tables.records(results / name) for name in FOLDERS)}
+
+
+def further(results: Path, reach: str) -> str:
+    """Tables and figures of results/ that the text has no place for, as those of models it does not know."""
+    tables = [p for p in sorted((results / "tables").glob("*.tex")) if p.stem not in OWN_PLACE]
+    figures = [p for p in sorted((results / "figures").glob("*.pdf")) if not p.stem.startswith("nano_matrix_")]
+    lines = [rf"\begingroup\let\scriptsize\tiny\input{{{reach}/tables/{p.name}}}\endgroup" for p in tables]
+    lines += [rf"\whole{{{reach}/figures/{p.name}}}{{Drawn from the records: {tex(p.stem)}}}" for p in figures]
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
