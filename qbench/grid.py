@@ -131,10 +131,14 @@ class UniformWeight(QuantWeight):
         )
 
     def split(self, rows: list[int]) -> list["UniformWeight"]:
-        """The weight cut into runs of so many rows."""
-        zeros = [None] * len(rows) if self.zero_NG is None else self.zero_NG.split(rows)
-        parts = zip(self.codes_NK.split(rows), self.scale_NG.split(rows), zeros)
-        return [replace(self, codes_NK=codes, scale_NG=scale, zero_NG=zero) for codes, scale, zero in parts]
+        """The weight cut into runs of so many rows, each in memory of its own."""
+
+        def cut(x):
+            return [None] * len(rows) if x is None else [part.clone() for part in x.split(rows)]
+
+        groups = [None if self.group_K is None else self.group_K.clone() for _ in rows]
+        parts = zip(cut(self.codes_NK), cut(self.scale_NG), cut(self.zero_NG), groups)
+        return [replace(self, codes_NK=c, scale_NG=s, zero_NG=z, group_K=g) for c, s, z, g in parts]
 
     def dequantize(self) -> Tensor:
         grid, codes, scale = Grid(self.bits, -1, self.zero_NG is None), self.codes_NK.float(), self.scale_NG.float()

@@ -1,12 +1,13 @@
 """What is committed under results/ and shown in the README is what the records say."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
 
 from qbench.models.checkpoint import Checkpoint
 from qbench.record import Store
-from qbench.report import build, summary
+from qbench.report import build
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
@@ -52,9 +53,13 @@ def test_tables_are_made_from_the_records_byte_for_byte(tmp_path):
         assert (RESULTS / "tables" / file.name).read_bytes() == file.read_bytes(), f"{file.name}: run qbench report"
 
 
-def test_the_readme_shows_the_summary():
-    shown = (ROOT / "README.md").read_text().split("nano_summary -->")[1]
-    assert summary(RESULTS).strip() in shown
+def test_the_readme_shows_what_the_records_say():
+    spec = importlib.util.spec_from_file_location("readme", ROOT / "experiments" / "readme.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    text = (ROOT / "README.md").read_text()
+    for mark, shown in module.sections(RESULTS).items():
+        assert f"<!-- {mark} -->\n{shown}\n<!-- /{mark} -->" in text, "run python experiments/readme.py"
 
 
 def test_no_record_names_a_folder_of_a_machine():

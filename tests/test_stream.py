@@ -20,7 +20,7 @@ from qbench.models.quantized import QuantizedFolder
 from qbench.stats import AbsMax, Gram
 from qbench.stream import Remembered, quantize
 
-METHODS = [RTN(), GPTQ(), GPTQ(act_order=True), AWQ(), AWQ(loss="module"), SmoothQuant(), BiLLM()]
+METHODS = [RTN(), GPTQ(), GPTQ(Grid(4, 64), act_order=True), AWQ(), AWQ(loss="module"), SmoothQuant(), BiLLM()]
 
 
 def opened(folder, dtype="float32"):
