@@ -6,7 +6,7 @@ whole   all of Qwen3-0.6B (28 layers, 151,936 tokens): GPTQ W4 g128 on 16 x 512 
         of WikiText-2 and one MMLU subject: minutes and peak memory
 mmlu    five questions of each of the 57 MMLU subjects, 5-shot, with that quantized model
 killed  the same quantization killed in its middle and started again: the same bits, no block done twice
-large   a checkpoint of Qwen3-8B's shape with 6 blocks in shards: the memory at each block
+large   a checkpoint of Qwen3-8B's shape with 5 blocks in shards: the memory at each block
 
 ``--data`` has wikitext2/, mmlu/ and a C4 parquet as for machine.data_dir; ``--tokenizer`` is a folder with Qwen3's.
 """
@@ -61,6 +61,7 @@ class Road:
             told |= {k: {"value": m["value"], "n": m["n"]} for k, m in r["metrics"].items() if m["samples"]}
             told["peak_mib"] = max(told.get("peak_mib", 0), r["provenance"]["peak_cpu_mib"])
         told["mmlu_subject_seconds"] = round(again, 1)
+        told["blocks"] = len(list((self.work / "whole/cache").glob("quantized/*/block-*.safetensors")))
         return told | {"seconds": seconds + again, "minutes": round((seconds + again) / 60, 2)}
 
     def mmlu(self) -> dict:
@@ -86,9 +87,9 @@ class Road:
         return told | {"equal_to_the_uninterrupted_run": same, "seconds": round(time.perf_counter() - started, 1)}
 
     def large(self) -> dict:
-        model = self.model("qwen3-8b", layers=6)
+        model = self.model("qwen3-8b", layers=5)
         seconds, trace = self.run("large", model, ["calib.n=16", "eval=wikitext2", "eval.limit=1"])
-        return {"model": "qwen3-8b shape, 6 layers", "seconds": round(seconds, 1), "peak_mib_at_each_block": trace}
+        return {"model": "qwen3-8b shape, 5 layers", "seconds": round(seconds, 1), "peak_mib_at_each_block": trace}
 
     def model(self, name: str, layers: int | None = None) -> Path:
         folder = self.work / f"{name}-{layers or 'all'}"

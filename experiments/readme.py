@@ -64,7 +64,7 @@ def scoring(found) -> list[str]:
 
 def whole(w) -> list[str]:
     return [
-        "**The whole of Qwen3-0.6B's shape** (random weights, 28 layers, real tokenizer): GPTQ, perplexity on 8 windows "
+        "**The whole of Qwen3-0.6B's shape** (random weights, 28 layers): GPTQ, perplexity on 8 windows "
         f"and one MMLU subject of {w['mmlu_marketing/acc']['n']} questions in {w['minutes']:.1f} minutes, "
         f"{w['peak_mib'] / 1024:.1f} GiB at most."
     ]
