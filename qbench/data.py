@@ -18,10 +18,9 @@ Dimensions: T tokens of a text, B windows (or, in the suffix of a window batch, 
 
 import hashlib
 import itertools
-import json
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -30,11 +29,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from qbench.draws import Encoder, lines, long_windows, nano_ids, released_c4
 from qbench.texts import read, rows, stamp
 
 SOURCES = ("nano", "c4", "wikitext2", "text")
 C4_DOCUMENTS, C4_TOKENS = 1100, 256 * 2048
-NANO_DOCUMENTS = 640
 
 
 @dataclass(frozen=True)
@@ -107,50 +106,21 @@ class Corpus:
         return _corpus_ids(self, Encoder.of(tokenizer), data_dir and str(data_dir), stamp(self.path))
 
 
-def windows(ids_T: Tensor, length: int, limit: int | None = None) -> Tensor:
-    """ids_BT: the disjoint windows of `length` tokens, the remainder dropped, at most the first `limit`."""
-    count = len(ids_T) // length
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1 window, got {limit}")
-    if count < 1:
-        raise ValueError(
-            f"asked for windows of {length} tokens, but the text has only {len(ids_T)} tokens; "
-            f"use a longer text or a smaller window"
-        )
-    return ids_T[: count * length].view(count, length)[:limit]
-
-
 def sha256_of_tokens(ids: Tensor) -> str:
     """16 hex digits of the SHA-256 of shape and int64 values."""
     ids = ids.to(torch.int64).cpu().contiguous()
     return hashlib.sha256(repr(tuple(ids.shape)).encode() + ids.numpy().tobytes()).hexdigest()[:16]
 
 
-@dataclass(frozen=True)
-class Encoder:
-    """A tokenizer that equals another of the same content, so that caches outlive the tokenizer object."""
-
-    fingerprint: str
-    tokenizer: PreTrainedTokenizerBase = field(compare=False)
-
-    @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase) -> "Encoder":
-        return cls(hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(), tokenizer)
-
-    def ids(self, text: str) -> Tensor:
-        ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return torch.tensor(ids, dtype=torch.int64)
-
-
 @lru_cache(maxsize=8)
 def _calibration_ids(cal: Calibration, encoder: Encoder, data_dir: str | None, state) -> Tensor:
     rng = random.Random(cal.seed)
     if cal.draw == "lines":
-        return _lines(cal, encoder, data_dir, rng)
+        return lines(_shuffled(cal, data_dir, rng), encoder, cal.n, cal.length)
     if cal.source == "c4":
-        return _c4_windows(rows("c4", "train", data_dir), encoder, cal, rng)
+        return long_windows(rows("c4", "train", data_dir), encoder, cal.n, cal.length, rng)
     if cal.source == "nano":
-        ids_T = _nano_ids("calib", encoder, cal.seed, at_least=cal.n * cal.length)
+        ids_T = nano_ids("calib", encoder, cal.seed, at_least=cal.n * cal.length)
     elif cal.source == "wikitext2":
         ids_T = encoder.ids("\n\n".join(rows("wikitext2", "train", data_dir)))
     else:
@@ -170,78 +140,30 @@ def _calibration_ids(cal: Calibration, encoder: Encoder, data_dir: str | None, s
     return torch.stack([ids_T[i : i + cal.length] for i in starts])
 
 
-def _lines(cal: Calibration, encoder: Encoder, data_dir: str | None, rng: random.Random) -> Tensor:
-    if cal.source == "c4":
-        documents = list(rows("c4", "train", data_dir))
-        rng.shuffle(documents)
-    else:
+def _shuffled(cal: Calibration, data_dir: str | None, rng: random.Random) -> Iterable[str]:
+    """Documents in random order; the embedded world's are random as they come, and as many as anyone may need."""
+    if cal.source == "nano":
         from qbench.nano import world
 
-        documents = itertools.islice(world.documents("calib", seed=cal.seed), 100 * cal.n)
-    short = (ids_T for text in documents if len(ids_T := encoder.ids(text.strip())) <= cal.length)
-    drawn = [ids_T for ids_T in itertools.islice(short, cal.n) if len(ids_T)]
-    ids_T = torch.cat(drawn) if drawn else torch.empty(0, dtype=torch.int64)
-    if len(drawn) < cal.n or len(ids_T) < cal.length:
-        raise ValueError(
-            f"asked for {cal.n} calibration documents of at most {cal.length} tokens, but {cal.source} has "
-            f"{len(drawn)} with {len(ids_T)} tokens together; lower calib.n, raise calib.length, or give more documents"
-        )
-    return windows(ids_T, cal.length)
-
-
-def _c4_windows(documents: Sequence[str], encoder: Encoder, cal: Calibration, rng: random.Random) -> Tensor:
-    drawn, seen = [], set()
-    while len(drawn) < cal.n:
-        if len(seen) == len(documents):
-            raise ValueError(
-                f"asked for {cal.n} calibration documents longer than {cal.length} tokens, but this part of "
-                f"C4 has {len(drawn)} among {len(documents)}; lower calib.n or calib.length, or give more"
-            )
-        i = rng.randint(0, len(documents) - 1)
-        if i in seen:
-            continue
-        seen.add(i)
-        ids_T = encoder.ids(documents[i])
-        if len(ids_T) > cal.length:
-            start = rng.randint(0, len(ids_T) - cal.length - 1)
-            drawn.append(ids_T[start : start + cal.length])
-    return torch.stack(drawn)
+        return itertools.islice(world.documents("calib", seed=cal.seed), 100 * cal.n)
+    documents = list(rows("c4", "train", data_dir))
+    rng.shuffle(documents)
+    return documents
 
 
 @lru_cache(maxsize=8)
 def _corpus_ids(corpus: Corpus, encoder: Encoder, data_dir: str | None, state) -> Tensor:
     if corpus.source == "nano":
-        return _nano_ids("test", encoder, seed=0)
+        return nano_ids("test", encoder, seed=0)
     if corpus.source == "wikitext2":
         return encoder.ids("\n\n".join(rows("wikitext2", "test", data_dir)))
     if corpus.source == "c4" and corpus.c4 == "released":
-        return _released_c4(rows("c4", "validation", data_dir), encoder)
+        return released_c4(rows("c4", "validation", data_dir), encoder)
     if corpus.source == "c4":
         return encoder.ids(" ".join(rows("c4", "validation", data_dir)[:C4_DOCUMENTS]))[:C4_TOKENS]
     ids_T = encoder.ids(read(corpus.path))
     if not len(ids_T):
         raise ValueError(f"{corpus.path} holds no text; give a file with text in it")
-    return ids_T
-
-
-def _released_c4(documents: Sequence[str], encoder: Encoder) -> Tensor:
-    places = json.loads((Path(__file__).parent / "released_c4_windows.json").read_text())
-    needed = max(places["document"]) + 1
-    if len(documents) < needed:
-        raise ValueError(
-            f"eval.c4=released asks for document {needed - 1} of the first C4 validation shard, but this part of C4 "
-            f"has {len(documents)} documents; give the whole shard, or use eval.c4=head"
-        )
-    ids = (encoder.ids(documents[d])[i : i + 2048] for d, i in zip(places["document"], places["offset"]))
-    return torch.cat(list(ids))
-
-
-def _nano_ids(split: str, encoder: Encoder, seed: int, at_least: int = 0) -> Tensor:
-    from qbench.nano import world
-
-    documents = NANO_DOCUMENTS
-    while len(ids_T := encoder.ids(world.text(split, documents, seed=seed))) < at_least:
-        documents *= 2
     return ids_T
 
 

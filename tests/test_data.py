@@ -13,7 +13,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 import qbench.nano
-from qbench.data import Calibration, Corpus, sha256_of_tokens, windows
+from qbench.data import Calibration, Corpus, sha256_of_tokens
+from qbench.draws import windows
 from qbench.nano import world
 
 DATA = Path(os.environ.get("QBENCH_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -85,7 +86,7 @@ def test_lines_are_short_documents_joined_and_cut(tokenizer, encode, folder):
     nano = Calibration("nano", n=20, length=64, draw="lines")
     assert len(nano.tokens(tokenizer)) < 20
     assert nano.science(tokenizer)["draw"] == "lines"
-    with pytest.raises(ValueError, match=r"asked for 500 calibration documents of at most 150 tokens, but c4 has"):
+    with pytest.raises(ValueError, match=r"asked for 500 calibration documents of at most 150 tokens, but there are"):
         Calibration("c4", n=500, length=150, draw="lines").tokens(tokenizer, folder)
     with pytest.raises(ValueError, match=r"calib.draw=lines needs documents"):
         Calibration("wikitext2", draw="lines")

@@ -10,7 +10,8 @@ import torch
 from transformers import AutoTokenizer, Qwen3ForCausalLM
 
 import qbench.nano
-from qbench.data import Corpus, windows
+from qbench.data import Corpus
+from qbench.draws import windows
 from qbench.measure import perplexity
 from qbench.measure.base import Context, mean_metric
 from qbench.measure.divergence import Divergence

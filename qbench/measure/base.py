@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from qbench.data import Corpus, sha256_of_tokens, windows
+from qbench.data import Corpus, sha256_of_tokens
+from qbench.draws import windows
 from qbench.record import Metric
 
 PAPER_WINDOW, NANO_WINDOW = 2048, 256

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import DynamicCache
 
-from qbench.data import Encoder
+from qbench.draws import Encoder
 from qbench.measure.base import Context
 from qbench.measure.prefix import Pack, Step, Tree
 

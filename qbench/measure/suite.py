@@ -28,7 +28,7 @@ from lm_eval.defaults import DEFAULT_OTHER_SEED
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from qbench.data import Encoder
+from qbench.draws import Encoder
 from qbench.measure.local_data import from_folder
 from qbench.measure.scorer import quiet
 

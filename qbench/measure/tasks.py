@@ -13,7 +13,7 @@ import lm_eval
 import numpy as np
 from torch import nn
 
-from qbench.data import Encoder
+from qbench.draws import Encoder
 from qbench.measure.base import Context, Measure, mean_metric
 from qbench.measure.scorer import Scorer
 from qbench.measure.suite import Suite, suite
