@@ -5,7 +5,7 @@
 What conf/protocol/method/released_*.yaml sets is turned on field by field, then together, and compared with the
 default (the paper's text) on the same windows and questions; differences are paired. So are AWQ's scale search on
 fewer rows, and perplexity from logits in the model's dtype (in bfloat16; the rest is in float32). What is measured is
-left out. Writes the records, their tables, and tables/quirks.md and .csv.
+left out. Writes the records and their tables, and beside their folder quirks/quirks.md, .csv and .tex.
 """
 
 import argparse
@@ -82,9 +82,9 @@ def main() -> int:
                         found = differences(before, measured([*cell, *overrides]))
                         lines.append(Line(method, b, change, model, found))
     lines.sort(key=lambda x: [c[0] for c in CHANGES].index(x.method))
-    for name, text in (("quirks.md", markdown(lines)), ("quirks.csv", table(lines))):
-        write_atomic(options.results / "tables" / name, text)
-    build(options.results, paper=False)
+    for name, text in (("quirks.md", markdown(lines)), ("quirks.csv", table(lines)), ("quirks.tex", latex(lines))):
+        write_atomic(options.results.parent / "quirks" / name, text)
+    build(options.results, figures=False, paper=False)
     print(markdown(lines))
     return 0
 
@@ -124,6 +124,32 @@ def markdown(lines: list[Line]) -> str:
     out += ["", "PPL and accuracy by default; then what the change makes of them, ± its paired standard error;"]
     out += ["bold: more than twice that error. `logits=model` is in bfloat16, all else in float32."]
     return "\n".join(out) + "\n"
+
+
+def latex(lines: list[Line]) -> str:
+    """The changes in perplexity, a column a model."""
+    models = list(dict.fromkeys(x.model for x in lines))
+    rows: dict[tuple, dict[str, tuple]] = {}
+    for x in lines:
+        rows.setdefault((x.method, x.bits, x.change), {})[x.model] = x.cells["ppl"]
+    out = [r"\begin{table}[!htbp]\centering\footnotesize"]
+    out += [
+        r"\caption{What single ways of the released code change in perplexity, per cent, with paired standard errors "
+    ]
+    out += [r"(bold: beyond two of them). \texttt{search\_rows} is ours.}\label{tab:quirks}"]
+    out += [rf"\begin{{tabular}}{{lrl{'r' * len(models)}}}", r"\toprule"]
+    out += [" & ".join(["Method", r"\#W", "Change", *models]) + r" \\", r"\midrule"]
+    for (method, bits, change), cells in rows.items():
+        name = r"\texttt{" + change.replace("_", r"\_") + "}"
+        values = [_tex(cells[m]) if m in cells else "--" for m in models]
+        out.append(" & ".join([method, str(bits), name, *values]) + r" \\")
+    return "\n".join([*out, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+
+
+def _tex(cell) -> str:
+    _, value, error = cell
+    text = rf"{value:+.2f} \pm {error:.2f}" if abs(value) < 1000 else f"{value:+.0f}"
+    return rf"$\mathbf{{{text}}}$" if abs(value) > 2 * error else f"${text}$"
 
 
 def _signed(cell) -> str:

@@ -26,7 +26,7 @@ from qbench.report.columns import column
 from qbench.report.finding import KINDS, mean
 from qbench.report.frame import UNQUANTIZED, method_of
 from qbench.report.leaves import of_folders
-from qbench.report.protocol import protocol_of
+from qbench.report.protocol import deviations, protocol_of
 from qbench.report.summary import short
 from qbench.report.write import _tex as tex
 
@@ -46,8 +46,9 @@ def numbers(results: Path, measurements: list[Measurement], ablations: list[Meas
         raise ValueError(f"{results}: no record of an embedded model, which the text is about; run make results first")
     real = [m for m in measurements if not _size(m)]
     out = _cells(study, "nano", lambda m: str(_bits(m))) | _study(study) | _models(nano)
-    out |= _cells(ablations, "ablation", _variant)
-    out |= {"ablation/records": str(len(ablations)), "real/records": str(len(real))}
+    single = [m for m in ablations if _differs_singly(m)]
+    out |= _cells(single, "ablation", _variant)
+    out |= {"ablation/records": str(len(single)), "real/records": str(len(real))}
     if real:
         out["real/models"] = joined(sorted({m.science["model"]["name"] for m in real}))
     return out | _printed() | _audit() | of_folders(results)
@@ -76,6 +77,14 @@ def in_study(m: Measurement) -> bool:
 def _bits(m: Measurement) -> int:
     name = method_of(m.science)["name"]
     return {UNQUANTIZED: 16, "billm": 1}.get(name) or m.science["grid"]["bits"]
+
+
+def _differs_singly(m: Measurement) -> bool:
+    """Whether the record has the settings of the nano study but for its method's field in VARIED."""
+    s, field = m.science, VARIED.get(method_of(m.science)["name"])
+    others = [d for d in deviations(s, "paper") if not d.startswith(f"method.{field}=")]
+    draw = (s.get("calib") or {}).get("draw", "windows")
+    return not others and draw == "windows" and s["model"]["dtype"] == "float32"
 
 
 def _variant(m: Measurement) -> str:
