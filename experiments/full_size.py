@@ -124,11 +124,12 @@ class Road:
 
 
 def _peak_mib(pid: int) -> int:
+    """The most that a process has had in memory; 0 once it is gone."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return 0
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) >> 10
+    return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")), 0) >> 10
 
 
 def _equal(a: Path, b: Path) -> bool:

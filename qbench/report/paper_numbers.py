@@ -38,17 +38,16 @@ VARIED = {"gptq": "act_order", "awq": "loss", "smoothquant": "alpha"}
 def numbers(results: Path, measurements: list[Measurement], ablations: list[Measurement], nano: Path) -> dict[str, str]:
     """Key to text, as it is to be printed.
 
-    ``measurements`` and ``ablations`` are the records of ``results`` and of its nano_ablations, ``nano`` the folder of
-    the embedded models. ValueError where there is no record of an embedded model.
+    ``measurements`` are the records of ``results``, ``ablations`` those of its nano_ablations that differ singly,
+    ``nano`` is the folder of the embedded models. ValueError where there is no record of an embedded model.
     """
     study = [m for m in measurements if in_study(m)]
     if not study:
         raise ValueError(f"{results}: no record of an embedded model, which the text is about; run make results first")
     real = [m for m in measurements if not _size(m)]
     out = _cells(study, "nano", lambda m: str(_bits(m))) | _study(study) | _models(nano)
-    single = [m for m in ablations if _differs_singly(m)]
-    out |= _cells(single, "ablation", _variant)
-    out |= {"ablation/records": str(len(single)), "real/records": str(len(real))}
+    out |= _cells(ablations, "ablation", _variant)
+    out |= {"ablation/records": str(len(ablations)), "real/records": str(len(real))}
     if real:
         out["real/models"] = joined(sorted({m.science["model"]["name"] for m in real}))
     return out | _printed() | _audit() | of_folders(results)
@@ -79,12 +78,12 @@ def _bits(m: Measurement) -> int:
     return {UNQUANTIZED: 16, "billm": 1}.get(name) or m.science["grid"]["bits"]
 
 
-def _differs_singly(m: Measurement) -> bool:
+def differs_singly(m: Measurement) -> bool:
     """Whether the record has the settings of the nano study but for its method's field in VARIED."""
     s, field = m.science, VARIED.get(method_of(m.science)["name"])
     others = [d for d in deviations(s, "paper") if not d.startswith(f"method.{field}=")]
     draw = (s.get("calib") or {}).get("draw", "windows")
-    return not others and draw == "windows" and s["model"]["dtype"] == "float32"
+    return field is not None and not others and draw == "windows" and s["model"]["dtype"] == "float32"
 
 
 def _variant(m: Measurement) -> str:
