@@ -73,9 +73,9 @@ def test_the_same_run_twice_is_measured_once_and_is_bit_identical(configure, tmp
     first = run(configure("method=gptq"))
     (path,) = (tmp_path / "results" / "measurements").glob("*.json")
     before = path.stat().st_mtime_ns
-    started = time.perf_counter()
+    started = time.process_time()
     assert run(configure("method=gptq")).status == "present"
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
     assert path.stat().st_mtime_ns == before
     path.unlink()
     again = run(configure("method=gptq"))
