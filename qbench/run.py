@@ -15,7 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from qbench import preflight, provenance, tracking
+from qbench.costs import Shape
 from qbench.data import Calibration
+from qbench.footprint import statistics_bytes, waiting_bytes
 from qbench.machine import Machine
 from qbench.measure.base import Context, Measure
 from qbench.methods.base import Method
@@ -66,7 +68,6 @@ class Run:
         self.method.check(self.ckpt.linears)
         self.store.check_writable()
         preflight.check_revision(self.store, self.ckpt)
-        preflight.check_room(self.ckpt, self.method, self.machine, self.cell)
         self.quantization = self._science()
         self.sciences = {
             name: self.quantization | {"eval": m.science(self.context)} for name, m in self.measures.items()
@@ -104,6 +105,7 @@ class Run:
         started = time.perf_counter()
         if not self._missing():
             return Outcome(self.cell, "present", metrics=self._metrics())
+        preflight.check_room(self.ckpt, self.method, self.machine, self.cell)
         with self.store.claim(digest(self.quantization)) as mine:
             if not mine:
                 return Outcome(self.cell, "elsewhere", "another process is measuring it")
@@ -141,7 +143,7 @@ class Run:
             model, reports = loaded
             for name in todo:
                 attempt([name], partial(self._record, name, model, reports))
-        if not self.machine.keep_weights:
+        if not (errors or self.machine.keep_weights):  # after an error a second try goes on from what is there
             shutil.rmtree(self.folder, ignore_errors=True)
         shutil.rmtree(self.machine.placement.folder, ignore_errors=True)
         return errors
@@ -178,7 +180,7 @@ class Run:
             ids_BT,
             folder,
             device=self.machine.device,
-            rest=self.machine.rest(self.ckpt.hidden_bytes(ids_BT.numel())),
+            rest=self.machine.rest(waiting_bytes(Shape.of(self.ckpt.config), ids_BT.numel(), self.ckpt.model.dtype)),
             batch=self.machine.batch_size,
             remembered=self._remembered(),
             progress=partial(tqdm, desc=self.cell, leave=False, disable=None),
@@ -187,7 +189,7 @@ class Run:
     def _remembered(self) -> Remembered | None:
         """Where statistics of the unquantized model are shared between methods and bit-widths, if they may take the
         room."""
-        if self.ckpt.statistics_bytes() > self.machine.statistics_gib * 2**30:
+        if statistics_bytes(Shape.of(self.ckpt.config)) > self.machine.statistics_gib * 2**30:
             return None
         what = {"model": self.ckpt.science(), "calib": self.quantization["calib"], "batch": self.machine.batch_size}
         return Remembered(self.machine.cache_dir / "statistics" / digest(what | {"device": self.machine.device}))

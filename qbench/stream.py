@@ -21,7 +21,7 @@ from qbench.grid import QuantWeight
 from qbench.linear import QuantLinear
 from qbench.methods.base import Method
 from qbench.models.checkpoint import OpenCheckpoint
-from qbench.models.quantized import QuantizedFolder, join, save_whole
+from qbench.models.quantized import QuantizedFolder, save_whole
 from qbench.record import LayerReport
 from qbench.stats import AbsMax, Gram
 
@@ -134,7 +134,7 @@ class _Hidden:
     def put(self, index: int, inputs: list[Inputs]) -> None:
         self.at, self.inputs = index, inputs
         if index < self.ckpt.config.num_hidden_layers:
-            self.folder.save_hidden(index, join([item.x_BTD for item in inputs]))
+            self.folder.save_hidden(index, torch.cat([item.x_BTD.cpu() for item in inputs]))
 
     def _start(self):
         model = self.ckpt.embedding(self.device)

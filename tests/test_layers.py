@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).parent.parent / "qbench"
 LAYERS = [
     ("nano", "texts", "shipped"),
-    ("grid", "stats", "record", "draws", "models.block", "models.shapes", "models.placement", "published", "costs"),
-    ("data", "models.qwen3", "calibration", "report", "provenance", "machine", "footprint"),
+    ("grid", "stats", "record", "draws", "models.block", "models.placement", "published", "costs"),
+    ("data", "models.shapes", "models.qwen3", "calibration", "report", "provenance", "machine", "footprint"),
     ("methods.base", "linear", "models.checkpoint", "tracking"),
     (
         "methods.rtn",

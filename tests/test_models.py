@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -211,8 +212,8 @@ def test_the_shapes_are_the_real_ones(name, parameters):
 
 
 def test_a_random_checkpoint_has_a_file_a_block_and_the_same_bits(tmp_path, monkeypatch):
-    monkeypatch.setitem(shapes._SIZES, "0.6b", (128, 256, 28, 16, True))
-    monkeypatch.setitem(shapes._COMMON, "vocab_size", 512)
+    small = replace(shapes.QWEN3["0.6b"], hidden=128, intermediate=256, vocab=512)
+    monkeypatch.setitem(shapes.QWEN3, "0.6b", small)
     a, b = (shapes.write_random(tmp_path / x, "qwen3-0.6b", layers=3) for x in "ab")
     assert len(list(a.glob("*.safetensors"))) == 5  # embedding, three blocks, the last norm
     assert all((a / p.name).read_bytes() == p.read_bytes() for p in b.glob("*.safetensors"))

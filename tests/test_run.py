@@ -16,6 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from qbench import run as run_module
 from qbench.machine import Machine
+from qbench.measure.perplexity import Perplexity
 from qbench.models.checkpoint import NANO
 from qbench.record import Store, digest
 from qbench.run import Run, run
@@ -384,3 +385,15 @@ def test_what_cannot_fit_is_refused_before_it_starts(configure, monkeypatch):
     assert "disk space in machine.cache_dir" in outcome.message
     assert "set machine.cache_dir to a larger disk" in outcome.message
     assert run(configure("method=none")).status == "measured"
+    monkeypatch.setattr(fits, "available", lambda *a: fits.Bytes(ram=1, disk=1))
+    assert run(configure("method=none")).status == "present", "what is measured needs no room"
+
+
+def test_what_was_quantized_outlives_a_failed_evaluation(configure, tmp_path, monkeypatch):
+    with monkeypatch.context() as m:
+        m.setattr(Perplexity, "run", lambda *a: 1 / 0)
+        assert run(configure("method=gptq")).status == "failed"
+    assert len(list((tmp_path / "cache" / "quantized").glob("*/block-*.safetensors"))) == 2
+    monkeypatch.setattr(run_module, "quantize", lambda *a, **k: pytest.fail("quantized again"))
+    assert run(configure("method=gptq", "retry_failed=true")).status == "measured"
+    assert not list((tmp_path / "cache" / "quantized").iterdir())

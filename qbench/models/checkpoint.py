@@ -127,17 +127,6 @@ class OpenCheckpoint:
         """How many numbers the model has, tied ones once."""
         return sum(p.numel() for p in self.skeleton.parameters())
 
-    def hidden_bytes(self, tokens: int) -> int:
-        """Bytes of ``tokens`` tokens between two stages of a block: the residual stream and what the widest stage
-        reads."""
-        widest = max(K for _, K in self.linears.values())
-        return tokens * (self.config.hidden_size + widest) * self.dtype.itemsize
-
-    def statistics_bytes(self) -> int:
-        """Bytes of the float32 Gram matrices of all stages of all blocks."""
-        stages = [self.skeleton.model.layers[0].get_submodule(s.linears[0]).in_features for s in self.anatomy.stages]
-        return self.config.num_hidden_layers * sum(4 * K * K for K in stages)
-
     @cached_property
     def skeleton(self) -> nn.Module:
         """The model on the meta device: shapes without numbers. Not to be written into."""

@@ -11,7 +11,6 @@ import os
 from pathlib import Path
 from pydoc import locate
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -47,9 +46,9 @@ class QuantizedFolder:
                 "class": f"{type(weight).__module__}.{type(weight).__qualname__}",
                 "settings": weight.settings(),
             }
-            tensors |= {f"{name}/{field}": t.cpu().contiguous() for field, t in weight.state().items()}
+            tensors |= {f"{name}/{field}": t for field, t in weight.state().items()}
         inside = tuple(f"{name}.weight" for name in weights)
-        tensors |= {name: p.cpu().contiguous() for name, p in block.module.named_parameters() if name not in inside}
+        tensors |= {name: p for name, p in block.module.named_parameters() if name not in inside}
         metadata = {"weights": json.dumps(about), "reports": json.dumps(plain(reports))}
         save_whole(tensors, self.block_path(block.index), metadata)
 
@@ -118,8 +117,3 @@ def save_whole(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str])
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def join(parts: list[Tensor]) -> Tensor:
-    """Batches in one tensor on the CPU."""
-    return torch.cat([part.cpu() for part in parts])

@@ -11,15 +11,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, Qwen3Config
 
-_COMMON = dict(vocab_size=151936, head_dim=128, num_key_value_heads=8, rope_theta=1e6, rms_norm_eps=1e-6)
-_SIZES = {  # hidden, intermediate, layers, heads, tied embeddings
-    "0.6b": (1024, 3072, 28, 16, True),
-    "1.7b": (2048, 6144, 28, 16, True),
-    "4b": (2560, 9728, 36, 32, True),
-    "8b": (4096, 12288, 36, 32, False),
-    "14b": (5120, 17408, 40, 40, False),
-    "32b": (5120, 25600, 64, 64, False),
-}
+from qbench.costs import QWEN3
 
 
 def config(name: str, layers: int | None = None) -> Qwen3Config:
@@ -28,18 +20,22 @@ def config(name: str, layers: int | None = None) -> Qwen3Config:
     Raises: ValueError for a name that is no dense Qwen3.
     """
     size = name.lower().removeprefix("qwen3-").removesuffix("-base")
-    if size not in _SIZES:
-        raise ValueError(f"no dense Qwen3 is called {name!r}; known: {', '.join(f'qwen3-{s}' for s in _SIZES)}")
-    hidden, intermediate, depth, heads, tied = _SIZES[size]
+    if size not in QWEN3:
+        raise ValueError(f"no dense Qwen3 is called {name!r}; known: {', '.join(f'qwen3-{s}' for s in QWEN3)}")
+    shape = QWEN3[size]
     return Qwen3Config(
-        **_COMMON,
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_hidden_layers=layers or depth,
-        num_attention_heads=heads,
-        tie_word_embeddings=tied,
+        vocab_size=shape.vocab,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=layers or shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        tie_word_embeddings=shape.tied,
+        rope_theta=1e6,
+        rms_norm_eps=1e-6,
         max_position_embeddings=40960,
-        max_window_layers=layers or depth,
+        max_window_layers=layers or shape.layers,
         dtype="bfloat16",
     )
 

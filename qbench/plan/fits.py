@@ -4,7 +4,7 @@ For a plan, ``warnings`` compares expected peaks with a machine and names what t
 compares what is needed in any case (``footprint.least_*``, quantized weights on disk) with what this machine has, and
 raises. It never refuses a run that might go through.
 
-    check_fits(Needs.of(shape, "gptq", dtype="bfloat16", stored=..., device="cuda"), available("cuda", cache_dir), cell)
+    check_fits(needs(shape, device="cuda", stored=...), available("cuda", cache_dir), cell)
 """
 
 import os

@@ -17,11 +17,10 @@ UNSEEN = ("path", "_target_", "grid")  # of a configuration, but not of the part
 
 @dataclass(frozen=True)
 class Head:
-    """A record without its numbers: enough to know it by, and what it took. ``layers`` is seconds a linear, summed."""
+    """A record without its numbers: enough to know it by, and where it was made."""
 
     science: dict
     provenance: dict
-    layers: float
 
 
 def heads(folder: Path) -> list[Head]:
@@ -31,13 +30,12 @@ def heads(folder: Path) -> list[Head]:
         try:
             text = path.read_text()
             parts = {}
-            for key in ("science", "layers", "provenance"):
+            for key in ("science", "provenance"):
                 at = text.find(f'\n "{key}": ')
                 parts[key] = decode(text, at + len(f'\n "{key}": '))[0] if at >= 0 else None
             if parts["science"] is None:
                 raise ValueError("no science in it")
-            seconds = sum(layer["seconds"] for layer in parts["layers"] or ())
-            found.append(Head(parts["science"], parts["provenance"] or {}, seconds))
+            found.append(Head(parts["science"], parts["provenance"] or {}))
         except (OSError, ValueError, KeyError, TypeError) as e:
             warnings.warn(f"left out: {path} is not a whole record ({e})", stacklevel=2)
     return found
