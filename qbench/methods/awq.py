@@ -13,7 +13,7 @@ Deviations from the authors' code (mit-han-lab/llm-awq):
 * The grid always contains zero and keeps its scales in float16, as for every method here; theirs is computed in
   the weight's dtype and may leave zero out of a one-sided group (``arithmetic: bfloat16`` does so too).
 * "gram" compares exponents on ``search_rows`` output channels, evenly spaced, of the linears of a stage, null: on all.
-  One exponent is chosen for all channels, and the search on 512 of them costs a tenth.
+  One exponent is chosen for all channels; on 512 of them it takes 29 % of the operations for Qwen3-0.6B, 8 % for 8B.
 * The clip search uses all calibration tokens through the Gram; theirs samples 512.
 * v to o is scaled only where every value head has one query head; under grouped-query attention it is skipped,
   as theirs does silently, and the record's notes say so.
