@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "== installing into $(VENV) (pinned by constraints.txt; a few minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,wandb]"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,wandb,gpu]"
 	@touch $(STAMP)
 
 demo: $(STAMP)

@@ -56,6 +56,10 @@ def _run(args: list[str]) -> int:
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
     def job(cfg):
+        import torch
+
+        if not torch.cuda.is_available():  # kernels run in Triton's interpreter, which it asks for when it is imported
+            os.environ.setdefault("TRITON_INTERPRET", "1")
         from qbench.run import run
 
         outcome = run(cfg)

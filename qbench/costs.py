@@ -45,6 +45,12 @@ class Shape:
         )
 
     @property
+    def fused(self) -> dict[str, tuple[int, int]]:
+        """(N, K) of one layer's products as a decoder runs them: linears that read one tensor are one product."""
+        names = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
+        return {name: (sum(linears.values()), K) for name, (K, linears, _) in zip(names, self.stages)}
+
+    @property
     def linears(self) -> list[tuple[int, int]]:
         """(N, K) of the linears of one layer."""
         return [(N, K) for K, names, _ in self.stages for N in names.values()]
@@ -81,6 +87,56 @@ QWEN3 = {
     "14b": _qwen3(5120, 17408, 40, 40, False),
     "32b": _qwen3(5120, 25600, 64, 64, False),
 }
+
+QWEN2_5_7B = Shape(3584, 18944, 28, heads=28, kv_heads=4, head_dim=128, vocab=152064, tied=False)  # kernels only: the
+# model has biases and no norms on queries and keys
+
+
+# -- one linear: operations, and bytes that its product has to move
+
+
+def linear_flops(M: int, N: int, K: int) -> int:
+    """[M, K] times [K, N]: a multiplication and an addition for each of M N K terms."""
+    return 2 * M * N * K
+
+
+def activation_traffic(M: int, N: int, K: int) -> int:
+    """M rows of K inputs read and M rows of N outputs written, 16 bits each."""
+    return 2 * M * (K + N)
+
+
+CHUNK = 128  # columns that ``qbench.kernels.pack`` packs together; a row is filled up to a multiple
+
+
+def packed_bytes(N: int, K: int, bits: int) -> int:
+    """Codes as the kernels read them: exactly ``bits`` a weight, rows filled up."""
+    return N * _filled(K) * bits // 8
+
+
+def weight_only_bytes(M: int, N: int, K: int, bits: int, group: int = 128, symmetric: bool = False) -> int:
+    """b-bit weights, 16-bit activations: codes, a float16 scale and, unless symmetric, a zero of one byte a group
+    (-1: a row), inputs and outputs. With M = 0: what is read of the weight alone."""
+    return packed_bytes(N, K, bits) + N * _groups(K, group) * (2 if symmetric else 3) + activation_traffic(M, N, K)
+
+
+def integer_bytes(M: int, N: int, K: int, bits: int, group: int = -1) -> int:
+    """b-bit weights, 8-bit activations: as symmetric weights alone. The quantized activations are written by one launch
+    and read by the next, and stay in the cache."""
+    return weight_only_bytes(M, N, K, bits, group, symmetric=True)
+
+
+def binary_weight_bytes(M: int, N: int, K: int, block: int = 128) -> int:
+    """BiLLM: two planes of bits, a byte a column, eight float16 levels a row and block, inputs and outputs."""
+    return packed_bytes(N, K, 2) + K + 16 * N * -(-K // block) + activation_traffic(M, N, K)
+
+
+def _filled(K: int) -> int:
+    return -(-K // CHUNK) * CHUNK
+
+
+def _groups(K: int, group: int) -> int:
+    """Scales of a row; a row that is filled up has them for what was added too."""
+    return 1 if group in (-1, K) else max(K // group, _filled(K) // group)
 
 
 # -- operations of a forward pass and of evaluation

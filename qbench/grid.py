@@ -12,6 +12,7 @@ number, one a group, and the codes are chosen with the float16 value, so what is
 """
 
 from dataclasses import dataclass, fields, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -84,9 +85,11 @@ class QuantWeight:
     """A quantized weight: a frozen dataclass whose fields are tensors (what is stored) and plain values.
 
     Subclasses give ``dequantize() -> w_NK`` (float32), ``nominal_bits`` (what papers print) and ``stored_bits``
-    (bits a weight with everything that decoding needs). ``notes`` says what did not go as asked.
+    (bits a weight with everything that decoding needs). ``notes`` says what did not go as asked. ``kernel`` names the
+    kind of kernel that multiplies with it packed (``qbench.kernels.packed``), None where there is none.
     """
 
+    kernel: ClassVar[str | None] = None
     notes: tuple[str, ...] = ()
 
     def state(self) -> dict[str, Tensor]:
@@ -107,6 +110,7 @@ class UniformWeight(QuantWeight):
     act_order and groups that move).
     """
 
+    kernel = "uniform"
     codes_NK: Tensor  # uint8
     scale_NG: Tensor  # float16
     bits: int

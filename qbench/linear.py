@@ -1,5 +1,7 @@
 """A linear layer whose weight is quantized."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -8,16 +10,50 @@ from qbench.grid import ActQuant, QuantWeight
 
 
 class QuantLinear(nn.Module):
-    """y = Q(x) W_hat^T + b: the weight is the dequantized one, in ``dtype``; ``acts`` quantizes x, None leaves it."""
+    """y = Q(x) W_hat^T + b, with ``acts`` quantizing x; None leaves it.
 
-    def __init__(self, weight: QuantWeight, bias: Tensor | None, acts: ActQuant | None, dtype: torch.dtype):
+    ``path`` "dequantized": the weight is W_hat in ``dtype``, and any device multiplies with it: this is what accuracy
+    is measured on. "packed": the weight is stored in its bits and a kernel of ``qbench.kernels`` multiplies, on a GPU
+    or in Triton's interpreter; activations are float16 or bfloat16. Both compute the same, up to the dtype's rounding.
+
+    Raises: ValueError for a weight or activations that no kernel takes.
+    """
+
+    def __init__(
+        self,
+        weight: QuantWeight,
+        bias: Tensor | None,
+        acts: ActQuant | None,
+        dtype: torch.dtype,
+        path: Literal["dequantized", "packed"] = "dequantized",
+    ):
         super().__init__()
-        self.weight = nn.Parameter(weight.dequantize().to(dtype), requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-        self.acts = acts
+        self.acts, self.packed = acts, None
+        if path == "packed":
+            from qbench.kernels.packed import pack_weight  # needs Triton, which the other path does without
+
+            self.packed = pack_weight(weight, acts)
+        elif path == "dequantized":
+            self.weight = nn.Parameter(weight.dequantize().to(dtype), requires_grad=False)
+        else:
+            raise ValueError(f'path must be "dequantized" or "packed", got {path!r}')
+
+    @classmethod
+    def of(cls, packed: nn.Module, bias: Tensor | None, acts: ActQuant | None) -> "QuantLinear":
+        """Around a ``qbench.kernels.packed.Packed`` that is there."""
+        self = cls.__new__(cls)
+        nn.Module.__init__(self)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.packed, self.acts = packed, acts
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.packed is not None:
+            y = self.packed(x)  # quantizes activations itself
+            return y if self.bias is None else y + self.bias
         return F.linear(x if self.acts is None else self.acts(x), self.weight, self.bias)
 
     def extra_repr(self) -> str:
-        return f"{self.weight.shape[1]}, {self.weight.shape[0]}, acts={self.acts}"
+        size = "" if self.packed is not None else f"{self.weight.shape[1]}, {self.weight.shape[0]}, "
+        return f"{size}acts={self.acts}"

@@ -91,6 +91,7 @@ class Run:
             cache_dir=self.machine.cache_dir,
             model_id=digest(self.ckpt.science()),
             reference=lambda: self.ckpt.load(self.machine.device, placement=self.machine.placement),
+            packed=None if self.method.name == "none" else self._packed,
         )
 
     @property
@@ -171,6 +172,11 @@ class Run:
             self._quantize(folder)
         reports = [report for index in range(blocks) for report in folder.reports(index)]
         return folder.load(self.ckpt, self.method.acts, self.machine.device, self.machine.placement), reports
+
+    def _packed(self) -> torch.nn.Module:
+        """The quantized model on the kernels; it has been quantized before."""
+        folder, machine = QuantizedFolder(self.folder), self.machine
+        return folder.load(self.ckpt, self.method.acts, machine.device, machine.placement, path="packed")
 
     def _quantize(self, folder: QuantizedFolder) -> None:
         ids_BT = self.calib.tokens(self.ckpt.tokenizer, self.machine.data_dir)

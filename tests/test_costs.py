@@ -185,3 +185,45 @@ def test_peak_of_8b_is_near_a_hand_count():
     """16.4 GB of weights, 2.5 GB of float32 head and a few hundred MB in flight."""
     peak = footprint.peak_evaluate(costs.QWEN3["8b"], 1, 2048)
     assert 16.38e9 + 2.49e9 < peak < 20e9
+
+
+# -- one product
+
+
+def test_a_linear_is_what_torch_counts():
+    x, w = torch.randn(3, 40), torch.randn(24, 40)
+    assert counted(lambda: torch.nn.functional.linear(x, w)) == costs.linear_flops(3, 24, 40)
+
+
+def test_fused_products_are_the_linears():
+    for shape in (*costs.QWEN3.values(), costs.QWEN2_5_7B):
+        assert sum(N * K for N, K in shape.fused.values()) == sum(N * K for N, K in shape.linears)
+    assert costs.QWEN3["32b"].fused == {
+        "qkv_proj": (10240, 5120),
+        "o_proj": (5120, 8192),
+        "gate_up_proj": (51200, 5120),
+        "down_proj": (5120, 25600),
+    }
+
+
+def test_bytes_of_a_product_by_hand():
+    """4-bit, N=6144, K=4096, groups of 128, one token: 12,582,912 of codes, 393,216 of scales, 196,608 of zeros, 8,192
+    of inputs, 12,288 of outputs."""
+    assert costs.weight_only_bytes(1, 6144, 4096, 4) == 12_582_912 + 393_216 + 196_608 + 8_192 + 12_288
+    assert costs.weight_only_bytes(0, 6144, 4096, 4, symmetric=True) == 12_582_912 + 393_216
+    assert costs.weight_only_bytes(0, 10, 300, 3, group=-1) == 10 * 384 * 3 // 8 + 10 * 3
+    assert costs.integer_bytes(2, 64, 256, 8) == 64 * 256 + 64 * 2 + 2 * 2 * (64 + 256)
+    assert costs.binary_weight_bytes(0, 64, 256) == 2 * 64 * 256 // 8 + 256 + 64 * 2 * 8 * 2
+
+
+@pytest.mark.parametrize(("N", "K"), [(96, 256), (70, 160), (64, 384)])
+def test_bytes_of_a_weight_are_the_packed_buffers(N, K):
+    packed = pytest.importorskip("qbench.kernels.packed", reason="needs triton")
+    for bits in range(1, 9):
+        for group in (32, -1, *([128] if K % 128 == 0 else [])):
+            for symmetric in (True, False):
+                layer = packed.PackedUniform.random(N, K, bits, group, symmetric, device="cpu")
+                assert layer.weight_bytes == costs.weight_only_bytes(0, N, K, bits, group, symmetric)
+        layer = packed.PackedInteger.random(N, K, bits, device="cpu")
+        assert layer.weight_bytes == costs.integer_bytes(0, N, K, bits)
+    assert packed.PackedBinary.random(N, K, device="cpu").weight_bytes == costs.binary_weight_bytes(0, N, K)

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent / "qbench"
 LAYERS = [
     ("nano", "texts", "shipped"),
     ("grid", "stats", "record", "draws", "models.block", "models.placement", "published", "costs"),
-    ("data", "models.shapes", "models.qwen3", "calibration", "report", "provenance", "machine", "footprint"),
+    ("data", "models.shapes", "models.qwen3", "calibration", "report", "provenance", "machine", "footprint", "kernels"),
     ("methods.base", "linear", "models.checkpoint", "tracking"),
     (
         "methods.rtn",
@@ -20,8 +20,9 @@ LAYERS = [
         "methods.smoothquant",
         "methods.billm",
         "models.quantized",
+        "latency",
     ),
-    ("stream", "measure"),
+    ("stream", "measure", "models.packed_file"),
     ("plan",),
     ("preflight",),
     ("run",),
@@ -53,7 +54,7 @@ def test_imports_point_down(path):
     assert layer(own) >= 0, f"{own} has no layer in this test"
     room = own.split(".")[0]
     for other in imports(path):
-        same_room = other.split(".")[0] == room and room in ("measure", "nano", "plan", "report")
+        same_room = other.split(".")[0] == room and room in ("kernels", "latency", "measure", "nano", "plan", "report")
         allowed = layer(other) < layer(own) or same_room
         assert allowed, f"{own} imports {other}, which is not below it"
 
@@ -65,6 +66,13 @@ def test_imports_point_down(path):
         ("qbench.report", "torch"),
         ("qbench.stream", "hydra"),
         ("qbench.stream", "lm_eval"),
+        ("qbench.kernels.packed", "hydra"),
+        ("qbench.kernels.packed", "transformers"),
+        ("qbench.latency.session", "hydra"),
+        ("qbench.latency.session", "lm_eval"),
+        ("qbench.latency.session", "datasets"),
+        ("qbench.measure.latency", "lm_eval"),
+        ("qbench.measure.latency", "hydra"),
     ],
 )
 def test_imports_stay_light(module, banned):

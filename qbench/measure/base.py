@@ -38,6 +38,7 @@ class Context:
     cache_dir: Path
     model_id: str  # digest of the unquantized model's science: repository, revision, dtype
     reference: Callable[[], nn.Module]  # loads the unquantized model
+    packed: Callable[[], nn.Module] | None = None  # loads the quantized model packed; None where nothing is quantized
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ class BinaryWeight(QuantWeight):
     """Planes of signs, masks, and for each row and block four (mean, scale) pairs: salient, salient residual,
     concentrated, sparse."""
 
+    kernel = "binary"
     sign_NK: Tensor  # bool
     residual_NK: Tensor  # bool, meaningful in salient columns
     salient_K: Tensor  # bool

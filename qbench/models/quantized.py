@@ -10,6 +10,7 @@ import json
 import os
 from pathlib import Path
 from pydoc import locate
+from typing import Literal
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -77,20 +78,25 @@ class QuantizedFolder:
         block.module.load_state_dict({k: v for k, v in tensors.items() if "/" not in k}, strict=False, assign=True)
         return block, weights
 
-    def block(self, ckpt: OpenCheckpoint, index: int, acts: ActQuant | None, device) -> Block:
-        """A block as it runs: with its quantized linears."""
+    def block(self, ckpt: OpenCheckpoint, index: int, acts: ActQuant | None, device, path="dequantized") -> Block:
+        """A block as it runs: with its quantized linears; ``path`` as in ``QuantLinear``."""
         block, weights = self.read(ckpt, index, device)
         for name, weight in weights.items():
             bias = getattr(block[name], "bias", None)
-            block.install(name, QuantLinear(weight, bias, acts, ckpt.dtype))
+            block.install(name, QuantLinear(weight, bias, acts, ckpt.dtype, path))
         block.module.requires_grad_(False)
         return block
 
     def load(
-        self, ckpt: OpenCheckpoint, acts: ActQuant | None, device, placement: Placement | None = None
+        self,
+        ckpt: OpenCheckpoint,
+        acts: ActQuant | None,
+        device,
+        placement: Placement | None = None,
+        path: Literal["dequantized", "packed"] = "dequantized",
     ) -> nn.Module:
-        """The whole quantized model, ready to evaluate."""
-        return ckpt.load(device, lambda index, place: self.block(ckpt, index, acts, place), placement)
+        """The whole quantized model, ready to evaluate; ``path`` as in ``QuantLinear``."""
+        return ckpt.load(device, lambda index, place: self.block(ckpt, index, acts, place, path), placement)
 
     def save_hidden(self, index: int, x_BTD: Tensor) -> None:
         """Keeps what block ``index`` reads, the latest only: with it a cut-off quantization goes on there."""

@@ -1,0 +1,87 @@
+"""Latency on a GPU: ceilings, single products and whole decoders, in one command and one record.
+
+    python experiments/latency.py [--out FOLDER] [--minutes 9] [--only ceilings,kernels,models] [--resume FILE]
+    python experiments/latency.py --tune [--minutes 9]
+
+Writes results/latency/<gpu>.json. What there was no time for is counted in its notes, and ``--resume FILE`` goes on
+with it; the whole takes two calls of nine minutes on an H200. A kernel that leaves the GPU unusable is noted, and the
+command continues in a new process. It needs torch, triton and transformers, no installation and no network.
+
+``--tune`` searches the launch parameters of our kernels and writes them to qbench/kernels/configs, where the kernels
+look for them. It comes first: a record keeps the rows it has.
+"""
+
+import argparse
+import faulthandler
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # from a working copy that is not installed
+
+import torch
+
+from qbench.latency.bench import Bench
+from qbench.latency.kernel_level import DeviceLostError
+from qbench.latency.record import file_name
+from qbench.latency.session import PARTS, Session
+from qbench.latency.summary import summary
+from qbench.latency.tune import tune
+
+
+def main(arguments: list[str] | None = None, bench: Bench | None = None) -> int:
+    """``bench``: another machine than the GPU at hand."""
+    options = parse(arguments)
+    if bench is None:
+        if not torch.cuda.is_available():
+            print(
+                f"latency: torch {torch.__version__} sees no CUDA device, and times are only measured on a GPU; "
+                "what needs none is tested by: pytest tests/test_latency.py",
+                file=sys.stderr,
+            )
+            return 2
+        faulthandler.dump_traceback_later(60 * options.minutes + 30, exit=True)  # a kernel that hangs ends here
+        bench = Bench.cuda(options.commit)
+    end = bench.clock.now() + 60 * options.minutes
+    try:
+        if options.tune:
+            tune(bench, end)
+            return 0
+        session = Session(bench, options.out, options.minutes, options.only, options.resume)
+        session.run()
+    except DeviceLostError as e:
+        print(f"latency: {e}; continuing in a new process", file=sys.stderr)
+        bench.restart(_again(options, (end - bench.clock.now()) / 60, bench.provenance["gpu"]))
+        return 1
+    print(summary(session.record.data))
+    print(f"written: {session.record.path}")
+    return 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("results/latency"), help="folder of the record")
+    parser.add_argument("--minutes", type=float, default=9.0, help="when to stop at the latest")
+    parser.add_argument("--only", default=",".join(PARTS), help=f"parts, of {','.join(PARTS)}")
+    parser.add_argument("--resume", type=Path, help="a record of this GPU to continue")
+    parser.add_argument("--tune", action="store_true", help="search launch parameters instead of measuring")
+    parser.add_argument("--commit", help="of the code, where there is no .git")
+    options = parser.parse_args(arguments)
+    options.only = options.only.split(",")
+    if unknown := set(options.only) - set(PARTS):
+        parser.error(f"--only takes {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
+    if options.resume and not options.resume.is_file():
+        parser.error(f"--resume {options.resume}: no such record; leave it out to start one")
+    return options
+
+
+def _again(options: argparse.Namespace, minutes: float, gpu: str) -> list[str]:
+    """The arguments of a call that goes on where this one stopped."""
+    again = ["--minutes", f"{max(minutes, 0):.2f}"] + (["--commit", options.commit] if options.commit else [])
+    if options.tune:
+        return [*again, "--tune"]
+    record = options.out / file_name(gpu)
+    return [*again, "--out", str(options.out), "--only", ",".join(options.only), "--resume", str(record)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

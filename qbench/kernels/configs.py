@@ -1,0 +1,157 @@
+"""Which tiles a kernel runs with: measured once for a GPU and kept beside this file, estimated for any other.
+
+``configs/<gpu>.json`` holds what ``experiments/latency.py --tune`` measured on that GPU:
+
+    {"gpu": ..., "triton": "3.6.0", "kernels": {"wna16": {"4": {"12288x4096": {"1": {...}, "16": {...}}}}}}
+
+by kernel, bits, shape N x K, and number of tokens up to the next of ``TOKENS``. Nobody waits for tuning: a shape that
+is not in the file, or a GPU that has none, gets ``estimate``.
+"""
+
+import json
+import re
+import warnings
+from functools import cache
+from pathlib import Path
+
+import torch
+import triton
+
+from qbench.kernels import pack
+from qbench.kernels.launch import interpreted
+
+FOLDER = Path(__file__).parent / "configs"
+TOKENS = (1, 16, 32, 64, 128, 256, 512, 2048)  # a measured configuration serves up to so many tokens
+KERNELS = ("wna16", "wna8", "binary")
+DEQUANTIZE = {"path": "dequantize"}  # a weight of 16 bits, made for the moment, and the vendor's product
+SHARED = 227 * 1024  # bytes of shared memory that programs on one processor have
+DENSE_FROM = {"wna16": 129, "binary": 65}  # tokens; estimated in ``estimate``
+
+
+def slug(gpu: str) -> str:
+    """A file's name for a GPU's."""
+    return re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
+
+
+def choose(kernel: str, bits: int, N: int, K: int, M: int, device: torch.device) -> dict:
+    """The configuration for ``M`` tokens: ``path`` is "fused", with block_n, block_m, split, warps, stages, or
+    "dequantize"."""
+    name, processors = _gpu(device)
+    return _choose(kernel, bits, N, K, next((t for t in TOKENS if t >= M), TOKENS[-1]), name, processors)
+
+
+@cache
+def _choose(kernel, bits, N, K, tokens, name, processors) -> dict:
+    by_tokens = measured(name).get(kernel, {}).get(str(bits), {}).get(f"{N}x{K}", {})
+    return by_tokens.get(str(tokens)) or estimate(kernel, bits, N, K, tokens, processors)
+
+
+@cache
+def _gpu(device: torch.device) -> tuple[str, int]:
+    if interpreted():
+        return "interpreter", 1
+    properties = torch.cuda.get_device_properties(device)
+    return properties.name, properties.multi_processor_count
+
+
+@cache
+def measured(gpu: str, folder: Path = FOLDER) -> dict:
+    """The kernels of the GPU's file; {} with a warning where another Triton measured it or the file is damaged."""
+    path = folder / f"{slug(gpu)}.json"
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text())
+        version, kernels = found["triton"], found["kernels"]
+    except (ValueError, KeyError, TypeError) as e:
+        warnings.warn(f"ignored: {path} is damaged ({e}); estimated tiles are used", stacklevel=2)
+        return {}
+    if version != triton.__version__:
+        warnings.warn(
+            f"ignored: {path} was measured with Triton {version}, this is {triton.__version__}; estimated tiles are "
+            "used. python experiments/latency.py --tune measures again",
+            stacklevel=2,
+        )
+        return {}
+    return kernels
+
+
+def save(gpu: str, kernels: dict, folder: Path = FOLDER) -> Path:
+    """Writes the GPU's file from {kernel: {bits: {"NxK": {tokens: configuration}}}}."""
+    from qbench.record import write_json  # not at the top: kernels need nothing else of this package
+
+    path = folder / f"{slug(gpu)}.json"
+    write_json(path, {"gpu": gpu, "triton": triton.__version__, "kernels": kernels})
+    measured.cache_clear()
+    _choose.cache_clear()
+    return path
+
+
+def estimate(kernel: str, bits: int, N: int, K: int, M: int, processors: int) -> dict:
+    """Tiles for a GPU that nobody measured.
+
+    Up to 16 tokens the weight's bytes decide, and of ``candidates`` the fastest by ``_nanoseconds`` is taken. With more
+    tokens a program takes them all, up to 128, since unpacking is done once a program. From then on the weight is
+    dequantized first: at 4 bits that moves 2.5 bytes a weight, about 0.6 ps on an
+    H200, as long as a second fused program takes to unpack it once more. In the interpreter (one processor) a program
+    costs the same whatever its size, so there are few.
+    """
+    if DENSE_FROM.get(kernel, 1 << 30) <= M:
+        return DEQUANTIZE
+    if processors == 1:
+        return _fused(512, _block_m(M), 1, 4, 2)
+    if M <= 16:
+        fits = [c for c in candidates(kernel, bits, N, K, M) if c["path"] == "fused"]
+        return min(fits, key=lambda c: _nanoseconds(c, bits, N, K, processors))
+    block_n, split = 64 if kernel == "binary" else 128, 1
+    if _block_m(M) >= M:
+        split = max(1, min(round(3 * processors / -(-N // block_n)), -(-K // 128) // 2, 16))
+    return _fused(block_n, _block_m(M), split, 8 if block_n == 128 else 4, 3 if M > 32 else 4)
+
+
+def _nanoseconds(config: dict, bits: int, N: int, K: int, processors: int) -> float:
+    """A product of few tokens, estimated, on an H200's processors.
+
+    Programs run in waves of as many as registers and shared memory allow. In a wave every program takes a chunk at a
+    time, and that takes the longest of: moving all programs' chunks at the memory's rate; issuing their instructions,
+    one a cycle and scheduler (224 a warp and 36 for every 32 rows, counted in machine code for sm_90 at 4 bits); one
+    program's own way through a chunk. Rows that programs share take longer at the end.
+    """
+    rate, clock = 31, 1.9  # of a processor: bytes and cycles a nanosecond
+    latency, wait, join = 800, 250, 2000  # nanoseconds: of a copy, between barriers, to add up shares
+    block_n, split, stages, quarters = config["block_n"], config["split"], config["stages"], config["warps"] / 4
+    words = block_n * 16 * bits
+    chunk, share = words + 3 * block_n, -(-pack.chunks(K) // split)
+    shared, registers = stages * (words + 256 * config["block_m"]), (32 + 1.05 * block_n / quarters) * 128 * quarters
+    resident = max(1, min(int(65536 // registers), SHARED // shared))
+    issue = (224 * quarters + 36 * block_n / 32) / clock
+    own = max(issue + wait, latency / min(stages - 1, share))
+    waves, rest = divmod(-(-N // block_n) * split, resident * processors)
+    nanoseconds = latency + (join if split > 1 else 0)
+    for programs in [resident * processors] * waves + [rest] * (rest > 0):
+        moved, issued = programs * chunk / (processors * rate), -(-programs // processors) * issue
+        nanoseconds += share * max(moved, issued, own)
+    return nanoseconds
+
+
+def candidates(kernel: str, bits: int, N: int, K: int, M: int) -> list[dict]:
+    """Configurations worth measuring for a shape."""
+    block_m, found = _block_m(M), []
+    for block_n, warps in ((64, 4), (128, 4), (128, 8)):
+        if block_n * block_m // warps > 128 * 16 or ((kernel, warps) == ("binary", 4) and block_n == 128):
+            continue  # a thread's sums, or BiLLM's three planes, would not fit its registers
+        for split in (1, 2, 3, 4, 6, 8, 12, 16):
+            if split > 1 and (split > pack.chunks(K) // 2 or block_m < M):
+                continue
+            for stages in (3, 4, 6, 8):
+                if stages * (block_n * 16 * bits + 256 * block_m) <= SHARED:
+                    found.append(_fused(block_n, block_m, split, warps, stages))
+    return found + ([DEQUANTIZE] if kernel in DENSE_FROM and M > 16 else [])
+
+
+def _block_m(M: int) -> int:
+    return max(16, min(128, triton.next_power_of_2(M)))
+
+
+def _fused(block_n: int, block_m: int, split: int, warps: int, stages: int) -> dict:
+    return dict(path="fused", block_n=block_n, block_m=block_m, split=split, warps=warps, stages=stages)

@@ -1,0 +1,190 @@
+"""What a decode step does between its matrix products, a kernel each: norms, activation, rotary embedding, the cache.
+
+The numbers are those of transformers' Qwen3: statistics and products in float32, rounded to the model's dtype where
+that code rounds. A step of one token moves a few kilobytes here, so what counts is the number of launches: four a
+layer, and one of ``qbench.kernels.attention``.
+
+Every launch is safe in a CUDA graph: nothing is read back, and positions live in a device tensor. So a position cannot
+be checked here: of a token at or past the cache's last place nothing is written, and what it would see is undefined.
+
+Dimension key: B sequences, T places of the cache, D hidden width, I MLP width, H query heads, J key-value heads, d
+their width, S tokens of a sequence in this step, M = B S rows.
+"""
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from qbench.kernels.interpreter import rounded
+from qbench.kernels.launch import check
+
+
+@triton.jit
+def _add_rms_norm(x_ptr, delta_ptr, gain_ptr, sum_ptr, out_ptr, D, eps, ADD: tl.constexpr, BLOCK: tl.constexpr):
+    dtype: tl.constexpr = out_ptr.dtype.element_ty
+    columns = tl.arange(0, BLOCK)
+    at = tl.program_id(0).to(tl.int64) * D + columns
+    inside = columns < D
+    gain = tl.load(gain_ptr + columns, mask=inside, other=0.0).to(tl.float32)
+    x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
+    if ADD:
+        total = rounded(x + tl.load(delta_ptr + at, mask=inside, other=0.0).to(tl.float32), dtype)
+        tl.store(sum_ptr + at, total, mask=inside)
+        x = total.to(tl.float32)
+    normed = rounded(x * tl.rsqrt(tl.sum(x * x, 0) / D + eps), dtype).to(tl.float32)
+    tl.store(out_ptr + at, rounded(normed * gain, dtype), mask=inside)
+
+
+def add_rms_norm(x_MD: Tensor, delta_MD: Tensor | None, gain_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """(r, norm(r)) with r = x + delta, or r = x where delta is None: the residual stream and what a linear reads.
+
+    norm(r) = gain * r / sqrt(mean(r^2) + eps), rounded before the gain as Qwen3RMSNorm does. Any leading dimensions.
+    """
+    D = gain_D.numel()
+    rows = check(x_MD, D, gain_D)
+    out = torch.empty_like(rows)
+    total = rows if delta_MD is None else torch.empty_like(rows)
+    delta = rows if delta_MD is None else check(delta_MD, D, gain_D)
+    if delta.shape != rows.shape:
+        raise ValueError(f"x is {tuple(x_MD.shape)}, delta {tuple(delta_MD.shape)}: they are added, give equal shapes")
+    block = triton.next_power_of_2(D)
+    _add_rms_norm[(len(rows),)](
+        rows,
+        delta,
+        gain_D,
+        total,
+        out,
+        D,
+        eps,
+        ADD=delta_MD is not None,
+        BLOCK=block,
+        num_warps=min(max(block // 512, 1), 16),
+    )
+    return total.view_as(x_MD), out.view_as(x_MD)
+
+
+@triton.jit
+def _silu_mul(x_ptr, out_ptr, I, BLOCK: tl.constexpr):
+    dtype: tl.constexpr = out_ptr.dtype.element_ty
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    row = tl.program_id(0).to(tl.int64)
+    inside = columns < I
+    gate = tl.load(x_ptr + row * 2 * I + columns, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(x_ptr + row * 2 * I + I + columns, mask=inside, other=0.0).to(tl.float32)
+    gate = rounded(gate / (1 + tl.exp(-gate)), dtype).to(tl.float32)
+    tl.store(out_ptr + row * I + columns, rounded(gate * up, dtype), mask=inside)
+
+
+def silu_mul(gate_up_M2I: Tensor) -> Tensor:
+    """silu(gate) * up of a product whose first I columns are the gate: [..., 2 I] to [..., I]."""
+    width = gate_up_M2I.shape[-1]
+    if width % 2:
+        raise ValueError(f"gate and up need one width, so an even number of columns together; got {width}")
+    rows = check(gate_up_M2I, width, gate_up_M2I)
+    out = torch.empty(len(rows), width // 2, dtype=rows.dtype, device=rows.device)
+    _silu_mul[(len(rows), triton.cdiv(width // 2, 512))](rows, out, width // 2, BLOCK=512, num_warps=2)
+    return out.view(*gate_up_M2I.shape[:-1], width // 2)
+
+
+@triton.jit(do_not_specialize=["S"])
+def _rope_cache(
+    qkv_ptr, q_gain_ptr, k_gain_ptr, cos_ptr, sin_ptr, position_ptr, q_ptr, k_ptr, v_ptr,
+    S, T, stride_b, stride_t, eps, H: tl.constexpr, J: tl.constexpr, HALF: tl.constexpr, HEADS: tl.constexpr,
+):  # fmt: skip
+    dtype: tl.constexpr = q_ptr.dtype.element_ty
+    row = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)[:, None]
+    low = tl.arange(0, HALF)[None, :] + head * 0  # a whole tile, so that gains and angles load in the tile's layout
+    b = row // S
+    t = tl.load(position_ptr + b).to(tl.int64) + row % S
+    if t >= T:
+        return
+    source = qkv_ptr + (row * (H + 2 * J) + head) * 2 * HALF + low
+    x = tl.load(source).to(tl.float32)
+    y = tl.load(source + HALF).to(tl.float32)
+    place = b * stride_b + t * stride_t + low
+    if tl.program_id(1) * HEADS >= H + J:
+        to = v_ptr + place + (head - H - J) * 2 * HALF
+        tl.store(to, rounded(x, dtype))
+        tl.store(to + HALF, rounded(y, dtype))
+    else:
+        is_query = tl.program_id(1) * HEADS < H
+        gain_ptr = q_gain_ptr if is_query else k_gain_ptr
+        scale = tl.rsqrt((tl.sum(x * x, 1) + tl.sum(y * y, 1)) / (2 * HALF) + eps)[:, None]
+        x = rounded(x * scale, dtype).to(tl.float32)
+        y = rounded(y * scale, dtype).to(tl.float32)
+        x = rounded(x * tl.load(gain_ptr + low).to(tl.float32), dtype).to(tl.float32)
+        y = rounded(y * tl.load(gain_ptr + HALF + low).to(tl.float32), dtype).to(tl.float32)
+        cos = tl.load(cos_ptr + t * HALF + low).to(tl.float32)
+        sin = tl.load(sin_ptr + t * HALF + low).to(tl.float32)
+        first = rounded(x * cos, dtype).to(tl.float32) - rounded(y * sin, dtype).to(tl.float32)
+        second = rounded(y * cos, dtype).to(tl.float32) + rounded(x * sin, dtype).to(tl.float32)
+        if is_query:
+            to = q_ptr + (row * H + head) * 2 * HALF + low
+            tl.store(to, rounded(first, dtype))
+            tl.store(to + HALF, rounded(second, dtype))
+        else:
+            to = k_ptr + place + (head - H) * 2 * HALF
+            tl.store(to, rounded(first, dtype))
+            tl.store(to + HALF, rounded(second, dtype))
+
+
+def rope_cache(
+    qkv_BSh: Tensor,
+    q_gain_d: Tensor,
+    k_gain_d: Tensor,
+    cos_Th: Tensor,
+    sin_Th: Tensor,
+    position_B: Tensor,
+    k_BTJd: Tensor,
+    v_BTJd: Tensor,
+    eps: float,
+) -> Tensor:
+    """Queries [B, S, H, d]: normed a head at a time and rotated. Keys, treated alike, and values go into the cache.
+
+    qkv_BSh: [B, S, (H + 2 J) d], queries, keys, values. position_B: int32, the place of each sequence's first token of
+    this step. cos_Th, sin_Th: [at least T, d / 2], the angles of each place. The cache's last two dimensions are dense.
+    """
+    B, T, J, d = k_BTJd.shape
+    rows = check(qkv_BSh, qkv_BSh.shape[-1], k_BTJd)
+    H, rest = divmod(qkv_BSh.shape[-1] - 2 * J * d, d)
+    heads = math.gcd(H, J, 8)
+    if rest or H < 1 or H % J or d & (d - 1) or d < 4:
+        raise ValueError(
+            f"qkv has {qkv_BSh.shape[-1]} columns and the cache {J} heads of {d}: wanted (H + 2 {J}) {d} columns with "
+            f"H a multiple of {J}, and a head width that is a power of two"
+        )
+    check_cache(k_BTJd, v_BTJd, position_B, B, rows.dtype)
+    if qkv_BSh.ndim != 3 or len(qkv_BSh) != B or min(len(cos_Th), len(sin_Th)) < T:
+        raise ValueError(
+            f"qkv is {tuple(qkv_BSh.shape)} and the angles reach to place {len(cos_Th)}; "
+            f"the cache holds {B} sequences of {T} places: wanted [{B}, S, columns] and {T} places"
+        )
+    S = qkv_BSh.shape[1]
+    q = torch.empty(B, S, H, d, dtype=rows.dtype, device=rows.device)
+    _rope_cache[(B * S, (H + 2 * J) // heads)](
+        rows, q_gain_d, k_gain_d, cos_Th, sin_Th, position_B, q, k_BTJd, v_BTJd,
+        S, T, k_BTJd.stride(0), k_BTJd.stride(1), eps, H=H, J=J, HALF=d // 2, HEADS=heads, num_warps=2,
+    )  # fmt: skip
+    return q
+
+
+def check_cache(k: Tensor, v: Tensor, position_B: Tensor, B: int, dtype: torch.dtype) -> None:
+    """ValueError unless keys and values lie alike in ``dtype`` and there is an int32 position for each sequence."""
+    if (
+        v.shape != k.shape
+        or v.stride() != k.stride()
+        or k.stride()[2:] != (k.shape[3], 1)
+        or {k.dtype, v.dtype} != {dtype}
+    ):
+        raise ValueError(
+            f"keys {tuple(k.shape)} {k.dtype} and values {tuple(v.shape)} {v.dtype} must lie alike, each place's heads "
+            f"side by side, in the activations' {dtype}"
+        )
+    if position_B.shape != (B,) or position_B.dtype != torch.int32:
+        raise ValueError(
+            f"wanted {B} int32 positions, one a sequence; got {tuple(position_B.shape)} {position_B.dtype}"
+        )

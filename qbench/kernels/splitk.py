@@ -1,0 +1,29 @@
+"""The end of a program whose sums are a share of an output tile's ("split-K")."""
+
+import triton
+import triton.language as tl
+
+from qbench.kernels.interpreter import rounded
+
+
+@triton.jit
+def finish(y, y_ptr, sums_ptr, counter_ptr, n, m, N, M, SPLIT: tl.constexpr):
+    """Writes y [n, m] (float32) to ``y_ptr`` [M, N], summed over the SPLIT programs that share the tile.
+
+    Each stores its share in ``sums_ptr`` [SPLIT, M, N] and counts itself; the last to come adds the shares in their
+    order, so the same input gives the same bits, and leaves the counter at zero for the next launch.
+    """
+    dtype: tl.constexpr = y_ptr.dtype.element_ty
+    where = m.to(tl.int64)[None, :] * N + n[:, None]
+    inside = (n[:, None] < N) & (m[None, :] < M)
+    if SPLIT == 1:
+        tl.store(y_ptr + where, rounded(y, dtype), mask=inside)
+    else:
+        tl.store(sums_ptr + tl.program_id(1) * M * N + where, y, mask=inside)
+        tl.debug_barrier()  # all threads have stored before one of them counts
+        if tl.atomic_add(counter_ptr + tl.program_id(0), 1, sem="acq_rel") == SPLIT - 1:
+            total = tl.zeros(y.shape, tl.float32)
+            for i in tl.static_range(SPLIT):
+                total += tl.load(sums_ptr + i * M * N + where, mask=inside, other=0.0, cache_modifier=".cg")
+            tl.store(y_ptr + where, rounded(total, dtype), mask=inside)
+            tl.store(counter_ptr + tl.program_id(0), 0)

@@ -1,0 +1,234 @@
+"""b-bit weights times 16-bit activations, y = x (s (q - z))^T, b = 1..8.
+
+The weight is the left operand: a program owns BLOCK_N output channels and all of up to BLOCK_M tokens, so that one
+token wastes columns of the small operand and no rows of weights. Weights go from memory to shared memory by
+asynchronous copies, STAGES ahead, and from there to registers in the layout of the matrix instruction, where ``digits``
+makes numbers of them. They are never stored dequantized.
+
+What enters the instruction is the integer q + offset, exact in 16 bits. Scales and zeros apply to its float32 sums, a
+group at a time:
+
+    y_mn = sum_g s_ng ( sum_{k in g} (q_nk + offset) x_mk - (z_ng + offset) sum_{k in g} x_mk )
+
+so a weight is rounded nowhere, and a scale costs one multiplication a group, not one a weight. Where a group is a whole
+row both wait until the end. Groups that are no multiple of 128, nor 64, 32 or 16, are scaled weight by weight.
+
+One token alone does not fill a GPU, so SPLIT programs share the chunks of a row ("split-K"). Each stores its sums, and
+the last one to come adds them up in their order and writes y: one launch, the same bits every time, and counters that
+are zero again afterwards, so a CUDA graph can hold it.
+
+For many tokens, ``dequantize`` and a product of the vendor's library are faster; ``qbench.kernels.configs`` knows when.
+
+Dimension key: M tokens, N output channels, K input channels, G groups of K.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from qbench.kernels.digits import load_words, offset, tile16
+from qbench.kernels.interpreter import dot, rounded
+from qbench.kernels.pack import CHUNK
+from qbench.kernels.splitk import finish
+
+
+@triton.jit
+def _groups(s_ptr, z_ptr, chunk, rows, mask, N, PER_CHUNK: tl.constexpr, CHUNKS: tl.constexpr, MIDDLE: tl.constexpr):
+    """Scales and zeros of the groups of a chunk: 2 PER_CHUNK vectors over rows."""
+    found = ()
+    for i in tl.static_range(PER_CHUNK):
+        at = (chunk * PER_CHUNK + i) // CHUNKS * N + rows
+        scale = tl.load(s_ptr + at, mask=mask, other=0.0).to(tl.float32)
+        if z_ptr is None:
+            found = found + (scale, scale * 0 + MIDDLE)  # noqa: RUF005
+        else:
+            found = found + (scale, tl.load(z_ptr + at, mask=mask, other=0).to(tl.float32))  # noqa: RUF005
+    return found
+
+
+@triton.jit
+def _activations(x_ptr, k, m, M, K, EVEN: tl.constexpr):
+    """x as [columns, tokens], zero outside."""
+    mask = m[None, :] < M if EVEN else (m[None, :] < M) & (k[:, None] < K)
+    return tl.load(x_ptr + m.to(tl.int64)[None, :] * K + k[:, None], mask=mask, other=0.0)
+
+
+@triton.jit
+def _wna16(
+    x_ptr,
+    w_ptr,
+    s_ptr,
+    z_ptr,
+    y_ptr,
+    sums_ptr,
+    counter_ptr,
+    M,
+    N,
+    K,
+    GROUP: tl.constexpr,
+    BITS: tl.constexpr,
+    MIDDLE: tl.constexpr,
+    EVEN: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    SPLIT: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    dtype: tl.constexpr = x_ptr.dtype.element_ty
+    OFFSET: tl.constexpr = offset(dtype, BITS)
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    m = tl.program_id(2) * BLOCK_M + tl.arange(0, BLOCK_M)
+    inside = n < N
+    chunks = tl.cdiv(K, 128)
+    share = tl.cdiv(chunks, SPLIT)
+    first = tl.program_id(1) * share
+    last = tl.minimum(first + share, chunks)
+    y = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+    if GROUP == -1:  # a row: sums first, scale and zero once
+        x_sum = tl.zeros([BLOCK_M], tl.float32)
+        for chunk in tl.range(first, last, num_stages=STAGES):
+            words = load_words(w_ptr, chunk, n, N, BITS, inside)
+            x = _activations(x_ptr, chunk * 128 + tl.arange(0, 128), m, M, K, EVEN)
+            y = dot(tile16(words, 0, 16, BITS, dtype), x, y)
+            x_sum += tl.sum(x.to(tl.float32), 0)
+        scale, zero = _groups(s_ptr, z_ptr, 0, n, inside, N, 1, 1, MIDDLE)
+        y = scale[:, None] * (y - (zero + OFFSET)[:, None] * x_sum[None, :])
+    elif GROUP % 128 == 0 or GROUP == 64 or GROUP == 32 or GROUP == 16:
+        PER_CHUNK: tl.constexpr = max(128 // GROUP, 1)
+        CHUNKS: tl.constexpr = max(GROUP // 128, 1)
+        WIDTH: tl.constexpr = 128 // PER_CHUNK
+        nothing = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+        now = _groups(s_ptr, z_ptr, first, n, inside, N, PER_CHUNK, CHUNKS, MIDDLE)
+        for chunk in tl.range(first, last, num_stages=STAGES):
+            words = load_words(w_ptr, chunk, n, N, BITS, inside)
+            following = tl.minimum(chunk + 1, last - 1)  # one chunk ahead, so that nobody waits for scales
+            then = _groups(s_ptr, z_ptr, following, n, inside, N, PER_CHUNK, CHUNKS, MIDDLE)
+            for i in tl.static_range(PER_CHUNK):
+                x = _activations(x_ptr, chunk * 128 + i * WIDTH + tl.arange(0, WIDTH), m, M, K, EVEN)
+                part = dot(tile16(words, i * WIDTH // 8, WIDTH // 8, BITS, dtype), x, nothing)
+                x_sum = tl.sum(x.to(tl.float32), 0)
+                y += now[2 * i][:, None] * (part - (now[2 * i + 1] + OFFSET)[:, None] * x_sum[None, :])
+            now = then
+    else:
+        for chunk in tl.range(first, last, num_stages=STAGES):
+            words = load_words(w_ptr, chunk, n, N, BITS, inside)
+            k = chunk * 128 + tl.arange(0, 128)
+            x = _activations(x_ptr, k, m, M, K, EVEN)
+            w = _scaled(tile16(words, 0, 16, BITS, dtype), s_ptr, z_ptr, k, n, N, K, GROUP, BITS, MIDDLE, dtype)
+            y = dot(rounded(w, dtype), x, y)
+    finish(y, y_ptr, sums_ptr, counter_ptr, n, m, N, M, SPLIT)
+
+
+@triton.jit
+def _scaled(
+    codes,
+    s_ptr,
+    z_ptr,
+    k,
+    n,
+    N,
+    K,
+    GROUP: tl.constexpr,
+    BITS: tl.constexpr,
+    MIDDLE: tl.constexpr,
+    dtype: tl.constexpr,
+):
+    """s (q - z) of a tile [rows, columns], float32, each weight with the scale and zero of its own group."""
+    group = k * 0 if GROUP == -1 else k // GROUP
+    at = group.to(tl.int64)[None, :] * N + n[:, None]
+    mask = (n[:, None] < N) & (k[None, :] < K)
+    q = codes.to(tl.float32) - offset(dtype, BITS)
+    if z_ptr is None:  # noqa: SIM108
+        q = q - MIDDLE
+    else:
+        q = q - tl.load(z_ptr + at, mask=mask, other=0).to(tl.float32)
+    return q * tl.load(s_ptr + at, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _dequantize(
+    w_ptr,
+    s_ptr,
+    z_ptr,
+    out_ptr,
+    N,
+    K,
+    GROUP: tl.constexpr,
+    BITS: tl.constexpr,
+    MIDDLE: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    chunk = tl.program_id(0)
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    k = chunk * 128 + tl.arange(0, 128)
+    words = load_words(w_ptr, chunk, n, N, BITS, n < N)
+    codes = tile16(words, 0, 16, BITS, tl.float16)
+    w = _scaled(codes, s_ptr, z_ptr, k, n, N, K, GROUP, BITS, MIDDLE, tl.float16)
+    at = n.to(tl.int64)[:, None] * K + k[None, :]
+    tl.store(out_ptr + at, rounded(w, out_ptr.dtype.element_ty), mask=(n[:, None] < N) & (k[None, :] < K))
+
+
+def _middle(bits: int) -> float:
+    """The zero of a symmetric grid (``qbench.grid.Grid.midpoint``)."""
+    return 2.0 ** (bits - 1) if bits > 1 else 0.5
+
+
+def linear(
+    x_MK: Tensor, words: Tensor, scale_GN: Tensor, zero_GN: Tensor | None, group: int, counters: Tensor, config: dict
+) -> Tensor:
+    """y [M, N] in the dtype of x.
+
+    words: ``pack(codes, bits, lanes=2)``. scale_GN float16, zero_GN uint8 or None (symmetric). group: columns of a
+    group, -1 for a row. counters: int32 zeros, one for each BLOCK_N rows, used where ``split`` > 1; calls that share
+    them must not overlap in time. config: block_n (a multiple of 64), block_m (16 or more), split, warps, stages.
+    """
+    M, K = x_MK.shape
+    _, bits, N, _ = words.shape
+    tiles = triton.cdiv(M, config["block_m"])
+    split = config["split"] if tiles == 1 else 1
+    y = torch.empty(M, N, dtype=x_MK.dtype, device=x_MK.device)
+    sums = torch.empty(split, M, N, dtype=torch.float32, device=x_MK.device) if split > 1 else y
+    _wna16[(triton.cdiv(N, config["block_n"]), split, tiles)](
+        x_MK,
+        words,
+        scale_GN,
+        zero_GN,
+        y,
+        sums,
+        counters,
+        M,
+        N,
+        K,
+        GROUP=group,
+        BITS=bits,
+        MIDDLE=_middle(bits),
+        EVEN=K % CHUNK == 0,
+        BLOCK_N=config["block_n"],
+        BLOCK_M=config["block_m"],
+        SPLIT=split,
+        STAGES=config["stages"],
+        num_warps=config["warps"],
+    )
+    return y
+
+
+def dequantize(
+    words: Tensor, scale_GN: Tensor, zero_GN: Tensor | None, group: int, K: int, dtype: torch.dtype
+) -> Tensor:
+    """s (q - z) computed in float32 and rounded to ``dtype``, [N, K]."""
+    chunks, bits, N, _ = words.shape
+    out = torch.empty(N, K, dtype=dtype, device=words.device)
+    _dequantize[(chunks, triton.cdiv(N, 64))](
+        words,
+        scale_GN,
+        zero_GN,
+        out,
+        N,
+        K,
+        GROUP=group,
+        BITS=bits,
+        MIDDLE=_middle(bits),
+        BLOCK_N=64,
+    )
+    return out

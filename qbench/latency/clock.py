@@ -1,0 +1,138 @@
+"""What a time is: the median over replays of a CUDA graph, each launch on memory that the L2 cache has not seen lately.
+
+* A graph holds many launches of one kernel, so neither Python nor the driver is in the time. What remains between two
+  launches is the GPU's own gap, which a decoding step pays too; ``ceilings`` measures it with an empty kernel.
+* The launches go round a ring of independent operands. Between two uses of the same weight at least three caches full
+  of other bytes are read, so every weight comes from memory.
+* Time is taken by events on the stream, one pair a replay, with the replays queued without waiting.
+* A wide spread is said, not averaged away: another process or a throttled clock shows there first.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+SPREAD = 0.05  # (p80 - p20) / median above which a time is not to be trusted
+MOST_LAUNCHES = 512  # in one graph
+
+
+class Clock(Protocol):
+    """What measuring needs of a device. ``CudaClock`` is the real one."""
+
+    def graph(self, fn: Callable[[], Any]) -> Callable[[], None]:
+        """``fn`` warmed up and captured; a call replays it."""
+
+    def time(self, replay: Callable[[], None], runs: int) -> list[float]:
+        """Microseconds of each of ``runs`` replays, after one that is not counted."""
+
+    def synchronize(self) -> None:
+        """Waits for the device; raises what failed on it."""
+
+    def now(self) -> float:
+        """Seconds, for deadlines."""
+
+
+class CudaClock:
+    """Events around replays of a CUDA graph on the current device."""
+
+    def graph(self, fn):
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            fn()
+        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            result = fn()
+
+        def replay(_alive=(fn, result)):
+            graph.replay()
+
+        return replay
+
+    def time(self, replay, runs):
+        pairs = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(runs)]
+        replay()
+        for start, end in pairs:
+            start.record()
+            replay()
+            end.record()
+        torch.cuda.synchronize()
+        return [1000 * start.elapsed_time(end) for start, end in pairs]
+
+    def synchronize(self):
+        torch.cuda.synchronize()
+
+    def now(self):
+        return time.monotonic()
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Microseconds: the median of ``runs`` samples, the 20th and the 80th percentile, and what to know about them."""
+
+    us: float
+    p20: float
+    p80: float
+    runs: int
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, samples: Sequence[float]) -> "Timing":
+        """ValueError without samples."""
+        low, median, high = (percentile(samples, q) for q in (0.2, 0.5, 0.8))
+        spread, notes = (high - low) / median, ()
+        if spread > SPREAD:
+            notes = (f"unsteady: p20 to p80 is {100 * spread:.0f} % of the median; the GPU may be busy or throttled",)
+        return cls(median, low, high, len(samples), notes)
+
+
+def percentile(samples: Sequence[float], q: float) -> float:
+    """The value at the fraction ``q`` of the sorted samples, between two of them in proportion (numpy's default)."""
+    if not samples:
+        raise ValueError("no samples to take a percentile of; time at least one run")
+    ordered = sorted(samples)
+    place = q * (len(ordered) - 1)
+    low = math.floor(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+
+
+def ring_size(bytes_each: int, l2_bytes: int) -> int:
+    """Operands to go round: between two uses of one, the others are at least three times the L2 cache."""
+    if bytes_each < 1:
+        raise ValueError(f"an operand has at least one byte, got {bytes_each}")
+    return 1 + math.ceil(3 * l2_bytes / bytes_each)
+
+
+def measure(launches: Sequence[Callable], clock: Clock, budget_us: float = 30_000, replay_us: float = 1_000) -> Timing:
+    """Microseconds of one launch.
+
+    ``launches`` is the ring: each does the same work on operands of its own. They are repeated in one graph until a
+    replay takes about ``replay_us``, so that the few microseconds at its start do not count; it is replayed for about
+    ``budget_us`` of device time, 10 to 100 times. A launch's result is kept until its place in the ring comes again,
+    so outputs go round as well.
+    """
+    replay = clock.graph(_chain(launches, 1))
+    once = percentile(clock.time(replay, 3), 0.5)
+    rounds = max(1, min(math.ceil(replay_us / once), MOST_LAUNCHES // len(launches)))
+    if rounds > 1:
+        replay = clock.graph(_chain(launches, rounds))
+    runs = max(10, min(100, int(budget_us / (once * rounds))))
+    return Timing.of([us / (rounds * len(launches)) for us in clock.time(replay, runs)])
+
+
+def _chain(launches, rounds):
+    def run():
+        results = [None] * len(launches)
+        for _ in range(rounds):
+            for i, launch in enumerate(launches):
+                results[i] = launch()
+        return results
+
+    return run

@@ -1,0 +1,82 @@
+"""One layer of the lean decoder: four products of any kind, and between them one launch each.
+
+Products of 8-bit activations get theirs quantized in the launch that makes them, where that is a norm or the MLP's
+activation; the numbers are those of quantizing afterwards.
+
+Dimension key: B sequences, S tokens of each, D hidden width, d head width, N output and K input channels of a product.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from qbench.kernels import configs, wna8
+from qbench.kernels.fused import add_rms_norm, silu_mul
+from qbench.kernels.packed import PackedInteger
+from qbench.kernels.quantize import add_rms_norm_quantize, silu_mul_quantize
+
+PRODUCTS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
+GAINS = ("input_gain_D", "post_gain_D", "q_gain_d", "k_gain_d")
+
+
+def dense(w_NK: Tensor) -> nn.Linear:
+    """A plain linear with this very weight."""
+    N, K = w_NK.shape
+    linear = nn.Linear(K, N, bias=False, device="meta")
+    linear.weight = nn.Parameter(w_NK, requires_grad=False)
+    return linear
+
+
+def read_bytes(linear: nn.Module) -> int:
+    """Bytes of its weight that one product reads."""
+    return linear.weight.nbytes if isinstance(linear, nn.Linear) else linear.weight_bytes
+
+
+class Layer(nn.Module):
+    """``products``: modules with ``forward(x [..., K]) -> [..., N]`` by the names of ``PRODUCTS``: queries, keys and
+    values are one, gate and up another. ``gains``: of the norms, by the names of ``GAINS``."""
+
+    def __init__(self, products: dict[str, nn.Module], gains: dict[str, Tensor]):
+        super().__init__()
+        for name in PRODUCTS:
+            setattr(self, name, products[name])
+        for name in GAINS:
+            self.register_buffer(name, gains[name])
+
+    def forward(self, x: Tensor, delta: Tensor | None, attend: Callable, eps: float) -> tuple[Tensor, Tensor]:
+        """(residual stream before the MLP, what the MLP adds to it), each [B, S, D].
+
+        x + delta comes in; delta None is none. ``attend(qkv, q_gain, k_gain)`` is attention, [B, S, H d].
+        """
+        x, qkv = normed_product(x, delta, self.input_gain_D, eps, self.qkv_proj)
+        attended = attend(qkv, self.q_gain_d, self.k_gain_d)
+        x, gate_up = normed_product(x, self.o_proj(attended), self.post_gain_D, eps, self.gate_up_proj)
+        return x, activated_product(gate_up, self.down_proj)
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(read_bytes(getattr(self, p)) for p in PRODUCTS) + sum(getattr(self, g).nbytes for g in GAINS)
+
+
+def normed_product(x: Tensor, delta: Tensor | None, gain: Tensor, eps: float, product: nn.Module):
+    """(r, product(norm(r))) with r = x + delta."""
+    if isinstance(product, PackedInteger):
+        r, codes, scale = add_rms_norm_quantize(x, delta, gain, eps, product.acts_bits)
+        return r, _integer_product(product, codes, scale, x)
+    r, normed = add_rms_norm(x, delta, gain, eps)
+    return r, product(normed)
+
+
+def activated_product(gate_up: Tensor, product: nn.Module) -> Tensor:
+    """product(silu(gate) * up)."""
+    if isinstance(product, PackedInteger):
+        return _integer_product(product, *silu_mul_quantize(gate_up, product.acts_bits), gate_up)
+    return product(silu_mul(gate_up))
+
+
+def _integer_product(product: PackedInteger, codes_MK: Tensor, scale_M: Tensor, like: Tensor) -> Tensor:
+    """In the dtype and with the leading dimensions of ``like``."""
+    p = product
+    config = configs.choose(p.kernel, p.bits, p.N, p.K, len(codes_MK), codes_MK.device)
+    y = wna8.linear_quantized(codes_MK, scale_M, p.words, p.scale_GN, p.group, like.dtype, p.counters, config)
+    return y.view(*like.shape[:-1], p.N)

@@ -1,0 +1,96 @@
+"""Our own kernels as contenders, on random weights: packed words are drawn, nothing is quantized.
+
+What a weight should be is unpacked here in float64 with plain torch, by the kernels' format and not by the kernels.
+
+Dimension key: M tokens, N output channels, K input channels.
+"""
+
+from functools import partial
+
+import torch
+
+from qbench.kernels import configs, pack, wna8
+from qbench.kernels.packed import Packed, PackedBinary, PackedInteger, PackedUniform
+from qbench.latency.products import Contender, Product
+
+GROUP = 128
+BITS = (4, 3, 2, 1, 8, 5, 6, 7)
+
+
+class Ours(Product):
+    """A packed weight; ``config`` None: what ``qbench.kernels.configs`` chooses."""
+
+    def __init__(self, packed: Packed, device: str, config: dict | None = None):
+        self.packed, self.N, self.K, self.device, self.config = packed, packed.N, packed.K, device, config
+        self.weight_bytes = packed.weight_bytes
+
+    def multiply(self, x_MK):
+        return self.packed(x_MK) if self.config is None else self.packed.multiply(x_MK, self.config)
+
+
+class Uniform(Ours):
+    """s (q - z)."""
+
+    def __init__(self, N, K, device, seed, bits, config=None):
+        super().__init__(PackedUniform.random(N, K, bits, GROUP, device=device, seed=seed), device, config)
+
+    def dequantized(self):
+        p = self.packed
+        columns = p.K if p.group == -1 else p.group
+        scale, zero = (t.double().T.repeat_interleave(columns, 1)[:, : p.K] for t in (p.scale_GN, p.zero_GN))
+        return scale * (pack.unpack(p.words, p.K).double() - zero)
+
+
+class Integer(Ours):
+    """s (q - z) of symmetric codes, a scale a row, with activations of 8 bits; they are quantized in the same call."""
+
+    def __init__(self, N, K, device, seed, bits, config=None):
+        super().__init__(PackedInteger.random(N, K, bits, device=device, seed=seed), device, config)
+
+    def dequantized(self):
+        p = self.packed
+        return p.scale_GN.double().T * (wna8.unpack_codes(p.words, p.K).double() - 2 ** (p.bits - 1))
+
+    def seen(self, x_MK):
+        scale = (x_MK.float().abs().amax(1, keepdim=True) / 127).clamp(min=1e-8)
+        return (x_MK.float() / scale).round().double() * scale
+
+
+class Binary(Ours):
+    """BiLLM: a level by sign, part and salience of the column."""
+
+    def __init__(self, N, K, device, seed, config=None):
+        super().__init__(PackedBinary.random(N, K, device=device, seed=seed), device, config)
+
+    def dequantized(self):
+        p = self.packed
+        first, second = (2 * pack.unpack(p.words[:, i : i + 1], p.K).double() - 1 for i in (0, 1))
+
+        def value(part, sign):
+            mean, scale = (p.levels_C8N[:, 2 * part + i].T.repeat_interleave(p.block, 1)[:, : p.K] for i in (0, 1))
+            return mean + scale * sign
+
+        rest = torch.where(second > 0, value(3, first), value(2, first))
+        return torch.where(p.salient_K != 0, value(0, first) + value(1, second), rest)
+
+
+def contenders() -> list[Contender]:
+    """All our kernels; 5, 6 and 7 bits last."""
+    dense = "the weight is dequantized to bfloat16 for every product, then cuBLAS"
+    return [
+        *(Contender("wna16", b, GROUP, partial(Uniform, bits=b), config=partial(_config, "wna16", b)) for b in BITS),
+        *(Contender("wna8", b, -1, partial(Integer, bits=b), config=partial(_config, "wna8", b)) for b in (8, 4)),
+        Contender("binary", 1, GROUP, Binary, config=partial(_config, "binary", 1)),
+        Contender(
+            "dequantize_cublas",
+            4,
+            GROUP,
+            partial(Uniform, bits=4, config=configs.DEQUANTIZE),
+            note=dense,
+            least_tokens=16,
+        ),
+    ]
+
+
+def _config(kernel, bits, N, K, M, device):
+    return configs.choose(kernel, bits, N, K, M, torch.device(device))

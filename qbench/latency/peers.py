@@ -1,0 +1,205 @@
+"""What our kernels are compared with: the libraries that a user would reach for, on the same machine in the same run.
+
+Each multiplies the weight that it itself stores; its error is against that weight. A library that is missing or refuses
+a shape is a row or a note with the reason.
+
+Dimension key: M tokens, N output channels, K input channels, G groups of K.
+"""
+
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from qbench.latency.products import Contender, Product, normal
+
+GROUP = 128
+
+
+class CublasBf16(Product):
+    """torch.nn.functional.linear in bfloat16."""
+
+    def __init__(self, N, K, device, seed):
+        self.N, self.K, self.device, self.weight_bytes = N, K, device, 2 * N * K
+        self.w_NK = normal((N, K), device, seed, K**-0.5)
+
+    def multiply(self, x_MK):
+        return F.linear(x_MK, self.w_NK)
+
+    def dequantized(self):
+        return self.w_NK
+
+
+class IntMM(Product):
+    """torch._int_mm: int8 x int8 to int32 by cuBLASLt. It takes no fewer than 17 rows, so there are at least 32."""
+
+    tolerance = 0.0
+    ROWS = 32
+
+    def __init__(self, N, K, device, seed):
+        self.N, self.K, self.device, self.weight_bytes = N, K, device, N * K
+        self.w_NK = int8((N, K), device, seed)
+
+    def activations(self, M, seed):
+        x_MK = int8((max(M, self.ROWS), self.K), self.device, seed)
+        x_MK[M:] = 0
+        return (x_MK[:M], x_MK)
+
+    def multiply(self, x_MK, padded):
+        return torch._int_mm(padded, self.w_NK.T)[: x_MK.shape[0]]
+
+    def dequantized(self):
+        return self.w_NK
+
+    def seen(self, x_MK, padded):
+        return x_MK
+
+    def traffic(self, M):
+        return max(M, self.ROWS) * (self.K + 4 * self.N)
+
+
+class ScaledMM(Product):
+    """torch._scaled_mm: float8 e4m3 on both sides, bfloat16 out. ``block`` None: a scale a row of weights and a token;
+    128: a scale for 128 x 128 weights and 128 channels of a token, as in the official FP8 checkpoints."""
+
+    tolerance = 0.02  # Hopper adds up products of float8 numbers in fewer than 23 bits
+
+    def __init__(self, N, K, device, seed, block=None):
+        self.N, self.K, self.device, self.block = N, K, device, block
+        if block and (N % block or K % block):
+            raise ValueError(f"blocks of {block} do not divide N={N}, K={K}")
+        draw = torch.Generator(device).manual_seed(seed)
+        self.w_NK = float8((N, K), device, seed)
+        shape = (N, 1) if block is None else (N // block, K // block)
+        self.scale = torch.rand(shape, device=device, generator=draw) * 0.01 * K**-0.5
+        self.weight_bytes = N * K + 4 * self.scale.numel()
+
+    def activations(self, M, seed):
+        draw = torch.Generator(self.device).manual_seed(seed)
+        shape = (M, 1) if self.block is None else (self.K // self.block, M)
+        scale = torch.rand(shape, device=self.device, generator=draw)
+        return float8((M, self.K), self.device, seed), scale if self.block is None else scale.T
+
+    def multiply(self, x_MK, scale_MG):
+        return torch._scaled_mm(
+            x_MK,
+            self.w_NK.T,
+            scale_MG,
+            self.scale.T,
+            out_dtype=torch.bfloat16,
+            use_fast_accum=self.block is None,
+        )
+
+    def dequantized(self):
+        side = (1, self.K) if self.block is None else (self.block, self.block)
+        return self.w_NK.double() * _spread(self.scale.double(), *side)
+
+    def seen(self, x_MK, scale_MG):
+        return x_MK.double() * _spread(scale_MG.double(), 1, self.K if self.block is None else self.block)
+
+    def traffic(self, M):
+        return M * (self.K + 4 * (1 if self.block is None else self.K // self.block) + 2 * self.N)
+
+
+class Grouped(Product):
+    """Random 4-bit codes [N, K] with a scale and a zero for 128 columns, bfloat16: what the 4-bit peers store."""
+
+    tolerance = 0.01  # they round the dequantized weight to bfloat16, too
+
+    def __init__(self, N, K, device, seed):
+        self.N, self.K, self.device = N, K, device
+        if K % GROUP:
+            raise ValueError(f"groups of {GROUP} do not divide K={K}")
+        draw = torch.Generator(device).manual_seed(seed)
+        self.codes_NK = torch.randint(0, 16, (N, K), dtype=torch.uint8, device=device, generator=draw)
+        self.scale_NG = (torch.rand(N, K // GROUP, device=device, generator=draw) * K**-0.5 / 4).bfloat16()
+        self.weight_bytes = N * K // 2 + 2 * 2 * self.scale_NG.numel()
+
+
+class TorchInt4(Grouped):
+    """torch._weight_int4pack_mm, the tinygemm kernel of gpt-fast: w = s (q - 8) + zero, groups of 128, bfloat16."""
+
+    TILES = 8  # K tiles of 16 that lie together: 128 columns
+
+    def __init__(self, N, K, device, seed):
+        super().__init__(N, K, device, seed)
+        self.zero_NG = normal(tuple(self.scale_NG.shape), device, seed, K**-0.5)
+        pairs = self.codes_NK[:, ::2] << 4 | self.codes_NK[:, 1::2]
+        self.packed = torch._convert_weight_to_int4pack(pairs.contiguous(), self.TILES)
+        self.meta_GN2 = torch.stack([self.scale_NG.T, self.zero_NG.T], -1).contiguous()
+
+    def multiply(self, x_MK):
+        return torch._weight_int4pack_mm(x_MK, self.packed, GROUP, self.meta_GN2)
+
+    def dequantized(self):
+        codes = self.codes_NK.double() - 8
+        return codes * _spread(self.scale_NG.double(), 1, GROUP) + _spread(self.zero_NG.double(), 1, GROUP)
+
+
+class GemLite(Grouped):
+    """gemlite's Triton kernels: w = s (q - z), groups of 128, bfloat16."""
+
+    def __init__(self, N, K, device, seed):
+        from gemlite import DType, GemLiteLinear
+
+        super().__init__(N, K, device, seed)
+        self.zero_NG = torch.full_like(self.scale_NG, 8.0)
+        self.layer = GemLiteLinear(
+            4, group_size=GROUP, in_features=K, out_features=N, input_dtype=DType.BF16, output_dtype=DType.BF16
+        )
+        self.layer.pack(self.codes_NK.clone(), self.scale_NG.clone(), self.zero_NG.clone(), None)
+
+    def multiply(self, x_MK):
+        return self.layer(x_MK)
+
+    def dequantized(self):
+        codes = self.codes_NK.double() - _spread(self.zero_NG.double(), 1, GROUP)
+        return codes * _spread(self.scale_NG.double(), 1, GROUP)
+
+
+def contenders() -> list[Contender]:
+    """All peers, whether they are there or not."""
+    quantized = "activations come already quantized: that step is not in its times"
+    return [
+        Contender("cublas_bf16", 16, None, CublasBf16),
+        Contender("torch_int4", 4, GROUP, TorchInt4, _absent_on_cpu),
+        Contender("torch_scaled_mm_fp8", 8, -1, ScaledMM, _no_fp8, quantized),
+        Contender("torch_scaled_mm_fp8", 8, 128, _blocks, _no_fp8, quantized),
+        Contender("torch_int_mm", 8, -1, IntMM, note=f"the int32 product alone, of at least 32 rows; {quantized}"),
+        Contender("gemlite", 4, GROUP, GemLite, _no_gemlite),
+    ]
+
+
+def int8(shape: tuple[int, ...], device: str, seed: int) -> Tensor:
+    """Random int8 numbers, -127..127."""
+    draw = torch.Generator(device).manual_seed(seed)
+    return torch.randint(-127, 128, shape, dtype=torch.int8, device=device, generator=draw)
+
+
+def float8(shape: tuple[int, ...], device: str, seed: int) -> Tensor:
+    """Random e4m3 numbers over most of their range, +-448, beyond which a conversion gives NaN."""
+    return normal(shape, device, seed, 100.0).clamp_(-448, 448).to(torch.float8_e4m3fn)
+
+
+def _spread(scale: Tensor, rows: int, columns: int) -> Tensor:
+    return scale.repeat_interleave(rows, 0).repeat_interleave(columns, 1)
+
+
+def _blocks(N, K, device, seed):
+    return ScaledMM(N, K, device, seed, block=128)
+
+
+def _absent_on_cpu():
+    return None if torch.cuda.is_available() else "its packed form exists on CUDA only"
+
+
+def _no_fp8():
+    if not torch.cuda.is_available():
+        return "float8 products need CUDA"
+    major, minor = torch.cuda.get_device_capability()
+    return None if (major, minor) >= (8, 9) else f"needs compute capability 8.9, this GPU has {major}.{minor}"
+
+
+def _no_gemlite():
+    return None if find_spec("gemlite") else "not installed"

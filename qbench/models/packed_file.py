@@ -1,0 +1,78 @@
+"""A packed model in one safetensors file: what it weighs on disk is what it weighs on the card.
+
+Linears are there as the buffers that kernels read, everything else in the model's dtype. The metadata says, for each
+linear, which kind of packed weight it is, its settings and how activations are quantized.
+"""
+
+import copy
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from qbench.grid import ActQuant
+from qbench.linear import QuantLinear
+from qbench.models.checkpoint import OpenCheckpoint
+from qbench.models.quantized import save_whole
+
+
+def save_packed(model: nn.Module, path: Path) -> None:
+    """Writes a model whose quantized linears have ``path="packed"``.
+
+    Raises: ValueError for one that has none.
+    """
+    linears = {n: m for n, m in model.named_modules() if isinstance(m, QuantLinear) and m.packed is not None}
+    if not linears:
+        raise ValueError('nothing in this model is packed; load it with QuantizedFolder.load(..., path="packed")')
+    about = {
+        name: {
+            "kind": type(m.packed).__name__,
+            "settings": m.packed.settings,
+            "acts": m.acts and m.acts.bits,
+            "buffers": [None if b is None else key for key, b in m.packed.stored().items()],
+        }
+        for name, m in linears.items()
+    }
+    state = model.state_dict()
+    if model.config.tie_word_embeddings:
+        state.pop("lm_head.weight")
+    save_whole(state, Path(path), {"linears": json.dumps(about), "revision": "1"})
+
+
+def load_packed(ckpt: OpenCheckpoint, path: Path, device) -> nn.Module:
+    """The model that ``save_packed`` wrote; ``ckpt`` gives its skeleton, no weight of it is read.
+
+    Raises: ValueError for a damaged file or one of another model.
+    """
+    from qbench.kernels import packed  # needs Triton
+
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as f:
+            about = json.loads(f.metadata()["linears"])
+            state = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, TypeError, ValueError) as e:
+        raise ValueError(f"{path} is no whole packed model ({type(e).__name__}: {e}); pack it again") from e
+    model = copy.deepcopy(ckpt.skeleton)
+    for name, what in about.items():
+        tensors = [key and state.pop(f"{name}.packed.{key}", None) for key in what["buffers"]]
+        if any(key and tensor is None for key, tensor in zip(what["buffers"], tensors)):
+            raise ValueError(f"{path} lacks tensors of {name}; pack the model again")
+        kernel = getattr(packed, what["kind"]).restore(*tensors, **what["settings"])
+        bias, acts = state.pop(f"{name}.bias", None), what["acts"] and ActQuant(what["acts"])
+        parent, _, leaf = name.rpartition(".")
+        linear = model.get_submodule(name)
+        if (linear.out_features, linear.in_features) != (kernel.N, kernel.K):
+            raise ValueError(
+                f"{path}: {name} is [{kernel.N}, {kernel.K}], this model's is [{linear.out_features}, "
+                f"{linear.in_features}]; open the checkpoint that was packed"
+            )
+        setattr(model.get_submodule(parent), leaf, QuantLinear.of(kernel, bias, acts))
+    missing = model.load_state_dict(state, strict=False, assign=True).missing_keys
+    tied = {"lm_head.weight"} if ckpt.config.tie_word_embeddings else set()
+    left = [key for key in missing if key not in tied and ".packed." not in key]
+    if left:
+        raise ValueError(f"{path} lacks {', '.join(left[:3])}; it was packed from another model")
+    model.tie_weights()
+    model.model.rotary_emb = type(model.model.rotary_emb)(ckpt.config).to(device)
+    return model.requires_grad_(False).eval()
