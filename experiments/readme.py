@@ -6,13 +6,25 @@ from pathlib import Path
 
 from qbench.record import write_atomic
 from qbench.report import summary
+from qbench.report.latency import load
+from qbench.report.latency_targets import headlines
 
 README = Path(__file__).parent.parent / "README.md"
 
 
 def sections(results: Path) -> dict[str, str]:
     """Mark: what stands between <!-- mark --> and <!-- /mark -->."""
-    return {"nano_summary": f"```text\n{summary(results)}```", "speed": "\n".join(speed(results))}
+    tables = {"nano_summary": f"```text\n{summary(results)}```"}
+    return tables | {"speed": "\n".join(speed(results)), "latency": "\n".join(latency(results))}
+
+
+def latency(results: Path) -> list[str]:
+    """The main figures of each GPU in results/latency with the notes of its record, or that there is none."""
+    found = [f"* {line}" for r in load(results) for line in (*headlines(r), *(f"Note: {note}" for note in r.notes))]
+    return found or [
+        "The kernels are proven under Triton's interpreter and compiled for sm_90; no GPU has measured them yet. "
+        "`python experiments/latency.py` does."
+    ]
 
 
 def speed(results: Path) -> list[str]:

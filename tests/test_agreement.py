@@ -16,7 +16,7 @@ from qbench.grid import Grid
 from qbench.kernels.packed import PackedBinary, PackedInteger, PackedUniform
 from qbench.latency import ceilings
 from qbench.linear import QuantLinear
-from qbench.measure.agreement import LAYER_LIMIT, Comparison, check_kernels, refuse
+from qbench.measure.agreement import LAYER_LIMIT, Comparison, Rounding, check_kernels, refuse
 from qbench.methods.awq import AWQ
 from qbench.methods.billm import BiLLM
 from qbench.methods.gptq import GPTQ
@@ -63,8 +63,12 @@ def test_packed_models_agree(small, ids, tmp_path, name):
     with torch.no_grad():
         with layers:
             expected = model(x).logits.float()
+        with Rounding(model):
+            rounded = model(x).logits.float()
         got = packed(x).logits.float()
-    refuse(((got - expected).norm() / expected.norm()).item(), layers.worst(), torch.bfloat16)
+    errors = [((y - expected).norm() / expected.norm()).item() for y in (got, rounded)]
+    refuse(*errors, layers.worst(), torch.bfloat16)
+    assert 0 < errors[1] < 1
     assert len(layers.errors) == 7 * 2
     kind = PackedInteger if "smooth" in name else PackedBinary if name == "billm" else PackedUniform
     assert all(isinstance(m.packed, kind) for m in packed.modules() if isinstance(m, QuantLinear))
@@ -130,7 +134,7 @@ def test_agreement_is_recorded(configure, tmp_path):
     (record,) = Store(tmp_path / "results").measurements()
     metrics = {key: m.value for key, m in record.metrics.items()}
     assert 0 < metrics["agreement/worst_layer"] < LAYER_LIMIT * 2**-7
-    assert set(metrics) == {"agreement/error", "agreement/worst_layer", "agreement/top1"}
+    assert set(metrics) == {f"agreement/{name}" for name in ("error", "rounding", "worst_layer", "top1")}
     assert record.science["eval"]["dtype"] == "bfloat16"
     assert record.science["eval"]["kernels"] == ("interpreted" if DEVICE == "cpu" else torch.cuda.get_device_name())
 
@@ -196,9 +200,11 @@ def test_what_cannot_be_compared_is_refused_before_work(configure, monkeypatch):
 
 def test_not_a_number_is_never_an_agreement():
     with pytest.raises(ArithmeticError, match="a kernel is wrong"):
-        refuse(0.0, (float("nan"), "q_proj"), torch.bfloat16)
+        refuse(0.0, 0.1, (float("nan"), "q_proj"), torch.bfloat16)
     with pytest.raises(ArithmeticError, match="packing is wrong"):
-        refuse(float("nan"), (0.0, "q_proj"), torch.bfloat16)
+        refuse(float("nan"), 0.1, (0.0, "q_proj"), torch.bfloat16)
+    with pytest.raises(ArithmeticError, match="where one rounding at every linear changes them by"):
+        refuse(0.05, 0.01, (0.001, "q_proj"), torch.bfloat16)
 
 
 def test_the_command_interprets_kernels_where_there_is_no_gpu(tmp_path):

@@ -8,9 +8,9 @@ is a graph too.
 ``floor_ms`` is what the bytes that must move would take at the measured copy bandwidth: weights and cache of a step,
 weights and written cache of a prompt (for which arithmetic, not memory, is the limit).
 
-How long, for 0.6B, 8B and 32B with the eight weights below: a model is made in about 1 s (a layer is drawn, the others
+How long, for 0.6B, 8B and 32B with the nine weights below: a model is made in about 1 s (a layer is drawn, the others
 are copies of it, at most 65 GB); a step's row takes about 0.4 s (a warm-up and a capture of up to 600 launches from
-Python, 0.1 s, and 0.25 s of replays), a prompt's up to 3 s. 3 x 8 x (7 + 1) rows are about 2 minutes on an H200 where
+Python, 0.1 s, and 0.25 s of replays), a prompt's up to 3 s. 3 x 9 x (7 + 1) rows are about 2 minutes on an H200 where
 the products' kernels are compiled, as they are after the single products' rows; this level's own are 16 of about 1 s.
 
 Dimension key: N output channels, K input channels.
@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from qbench.costs import QWEN3, Shape
-from qbench.kernels.packed import PackedInteger, PackedUniform
+from qbench.kernels.packed import PackedBinary, PackedInteger, PackedUniform
 from qbench.latency.clock import Clock, Timing, percentile
 from qbench.latency.decoder import Decoder
 from qbench.latency.kernel_level import DeviceLostError
@@ -67,8 +67,13 @@ def integer(bits: int) -> Weights:
     return Weights("wna8", bits, -1, lambda N, K, device: PackedInteger.random(N, K, bits, device=device))
 
 
+def binary() -> Weights:
+    """BiLLM's planes and levels."""
+    return Weights("binary", 1, 128, lambda N, K, device: PackedBinary.random(N, K, device=device))
+
+
 BFLOAT16 = Weights("bfloat16", 16, None, random_dense)
-CHOICES = (BFLOAT16, *map(weight_only, (4, 3, 2, 8, 1)), *map(integer, (8, 4)))
+CHOICES = (BFLOAT16, *map(weight_only, (4, 3, 2, 8, 1)), *map(integer, (8, 4)), binary())
 
 
 def rows(

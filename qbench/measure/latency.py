@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from qbench.latency.clock import Clock
-from qbench.measure.agreement import Comparison, kernels_of, refuse
+from qbench.measure.agreement import Comparison, Rounding, kernels_of, refuse
 from qbench.measure.base import Context, Measure, hidden_states
 from qbench.models.checkpoint import DTYPES
 from qbench.record import Metric
@@ -102,6 +102,7 @@ def _compare(model: nn.Module, packed: nn.Module, dtype: torch.dtype, device: st
     layers = Comparison(model, packed)
     with layers:
         expected: Tensor = hidden_states(model, ids_BT)
-    head = model.get_output_embeddings()
-    p, q = head(expected).double(), head(hidden_states(packed, ids_BT)).double()
-    refuse(((q - p).norm() / p.norm()).item(), layers.worst(), dtype)
+    with Rounding(model):
+        rounded = hidden_states(model, ids_BT)
+    p, q, r = (model.lm_head(x).double() for x in (expected, hidden_states(packed, ids_BT), rounded))
+    refuse(((q - p).norm() / p.norm()).item(), ((r - p).norm() / p.norm()).item(), layers.worst(), dtype)

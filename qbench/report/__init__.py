@@ -14,6 +14,8 @@ from qbench.published import load as load_published
 from qbench.record import Store, write_atomic
 from qbench.report.audit import write_audit
 from qbench.report.frame import frame, layer_frame
+from qbench.report.latency import write_latency
+from qbench.report.of_kernels import write_of_kernels
 from qbench.report.ours import of_table
 from qbench.report.protocol import protocol_of
 from qbench.report.reproduction import reproduce
@@ -73,6 +75,8 @@ def build(
             from qbench.report.figures import draw  # matplotlib takes a second to import
 
             written += draw(table, layer_frame(measurements), out / "figures")
+    written += write_of_kernels(measurements, failures, out)
+    written += write_latency(results_dir, measurements, out, figures=figures)
     if paper and len(df):
         written += write_audit(out / "audit", figures=figures)
         written += _paper_tables(measurements, failures, out, put, figures)

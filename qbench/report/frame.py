@@ -15,6 +15,7 @@ import pandas as pd
 from qbench.record import Measurement, Metric
 
 UNQUANTIZED = "none"
+OF_KERNELS = ("agreement", "latency")  # evaluations of how a model runs, not of how good it is
 COMPARISONS = ("kl", "top1")  # metrics that are themselves a comparison with the unquantized model
 
 COLUMNS = [
@@ -40,9 +41,10 @@ def frame(measurements: Iterable[Measurement], failures: Iterable[dict] = ()) ->
     ``delta`` is value minus that of the unquantized model under the same evaluation, ``delta_stderr`` its
     paired standard error; both are NaN where no pairing exists, and ``delta_note`` says why. ``bits`` is NaN
     outside the bits axis (BiLLM), ``group_size`` -1 is one group a row. Failures are the dicts of
-    ``results/failures``; those whose measurement exists by now are ignored.
+    ``results/failures``; those whose measurement exists by now are ignored. Evaluations of kernels are left out.
     """
-    measurements = list(measurements)
+    measurements = [m for m in measurements if not of_kernels(m.science)]
+    failures = [f for f in failures if not of_kernels(f["science"])]
     baselines = {
         (canon(m.science["model"]), canon(m.science["eval"])): m
         for m in measurements
@@ -101,6 +103,7 @@ def paired_difference(metric: Metric, base: Metric | None) -> tuple[float, float
 def layer_frame(measurements: Iterable[Measurement]) -> pd.DataFrame:
     """One row a quantization and linear: its relative output error, in network order."""
     rows, seen = [], set()
+    measurements = [m for m in measurements if not of_kernels(m.science)]
     for m in sorted(measurements, key=lambda m: (not m.layers, m.id)):
         who = _identity(m.id, m.science) | dict(nominal_bits=m.nominal_bits, model_bytes=m.model_bytes)
         if m.layers and who["quant"] not in seen:
@@ -111,6 +114,11 @@ def layer_frame(measurements: Iterable[Measurement]) -> pd.DataFrame:
             ]
     columns = [*COLUMNS[:8], "nominal_bits", "order", "block", "name", "error", "notes", "science"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def of_kernels(science: dict) -> bool:
+    """Whether a record or failure with ``science`` is of the kernels and has no place in a table of quality."""
+    return (science.get("eval") or {}).get("name") in OF_KERNELS
 
 
 def method_of(science: dict) -> dict:

@@ -24,7 +24,7 @@ from qbench.record import Measurement
 from qbench.report.audit import doubted, findings
 from qbench.report.columns import column
 from qbench.report.finding import KINDS, mean
-from qbench.report.frame import UNQUANTIZED, method_of
+from qbench.report.frame import UNQUANTIZED, method_of, of_kernels
 from qbench.report.leaves import of_folders
 from qbench.report.protocol import deviations, protocol_of
 from qbench.report.summary import short
@@ -65,7 +65,7 @@ def _size(m: Measurement) -> str | None:
 
 def in_study(m: Measurement) -> bool:
     """Whether the record is of the nano study: the protocol of the text, groups of 128, 8-bit activations."""
-    if not _size(m):
+    if not _size(m) or of_kernels(m.science):
         return False
     method, grid = method_of(m.science), m.science.get("grid") or {}
     if method["name"] in ("rtn", "gptq", "awq") and grid["group_size"] != 128:
