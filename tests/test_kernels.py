@@ -339,7 +339,7 @@ from qbench.kernels.wna16 import _wna16 as f
 types = dict(x_ptr="*bf16", w_ptr="*i32", s_ptr="*fp16", z_ptr="*u8", y_ptr="*bf16", sums_ptr="*fp32",
              counter_ptr="*i32", M="i32", N="i32", K="i32")
 for bits in map(int, sys.argv[1:]):
-    fixed = dict(GROUP=128, BITS=bits, MIDDLE=0.0, EVEN=True, BLOCK_N=128, BLOCK_M=16, SPLIT=4, STAGES=4)
+    fixed = dict(GROUP=128, BITS=bits, MIDDLE=0.0, EVEN=True, SINGLE=True, BLOCK_N=128, BLOCK_M=16, SPLIT=4, STAGES=4)
     signature = types | dict.fromkeys(fixed, "constexpr")
     even = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(f.arg_names) if n in types and n != "M"}
     k = triton.compile(ASTSource(f, {n: signature[n] for n in f.arg_names}, constexprs=fixed, attrs=even),

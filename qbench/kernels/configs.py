@@ -114,7 +114,7 @@ def _nanoseconds(config: dict, bits: int, N: int, K: int, processors: int) -> fl
 
     Programs run in waves of as many as registers and shared memory allow. In a wave every program takes a chunk at a
     time, and that takes the longest of: moving all programs' chunks at the memory's rate; issuing their instructions,
-    one a cycle and scheduler (224 a warp and 36 for every 32 rows, counted in machine code for sm_90 at 4 bits); one
+    one a cycle and scheduler (184 a warp and 35 for every 32 rows, counted in machine code for sm_90 at 4 bits); one
     program's own way through a chunk. Rows that programs share take longer at the end.
     """
     rate, clock = 31, 1.9  # of a processor: bytes and cycles a nanosecond
@@ -124,7 +124,7 @@ def _nanoseconds(config: dict, bits: int, N: int, K: int, processors: int) -> fl
     chunk, share = words + 3 * block_n, -(-pack.chunks(K) // split)
     shared, registers = stages * (words + 256 * config["block_m"]), (32 + 1.05 * block_n / quarters) * 128 * quarters
     resident = max(1, min(int(65536 // registers), SHARED // shared))
-    issue = (224 * quarters + 36 * block_n / 32) / clock
+    issue = (184 * quarters + 35 * block_n / 32) / clock
     own = max(issue + wait, latency / min(stages - 1, share))
     waves, rest = divmod(-(-N // block_n) * split, resident * processors)
     nanoseconds = latency + (join if split > 1 else 0)

@@ -55,6 +55,16 @@ def _activations(x_ptr, k, m, M, K, EVEN: tl.constexpr):
 
 
 @triton.jit
+def _first_token(x_ptr, chunk, K, WANTED: tl.constexpr):
+    """A chunk of the first token's activations as float32; zeros where they are not wanted."""
+    if WANTED:
+        k = chunk * 128 + tl.arange(0, 128)
+        return tl.load(x_ptr + k, mask=k < K, other=0.0).to(tl.float32)
+    else:
+        return tl.zeros([128], tl.float32)
+
+
+@triton.jit
 def _wna16(
     x_ptr,
     w_ptr,
@@ -70,6 +80,7 @@ def _wna16(
     BITS: tl.constexpr,
     MIDDLE: tl.constexpr,
     EVEN: tl.constexpr,
+    SINGLE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_M: tl.constexpr,
     SPLIT: tl.constexpr,
@@ -85,31 +96,37 @@ def _wna16(
     first = tl.program_id(1) * share
     last = tl.minimum(first + share, chunks)
     y = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+    nothing = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     if GROUP == -1:  # a row: sums first, scale and zero once
-        x_sum = tl.zeros([BLOCK_M], tl.float32)
+        x_sums = tl.zeros([128, BLOCK_M], tl.float32)
         for chunk in tl.range(first, last, num_stages=STAGES):
             words = load_words(w_ptr, chunk, n, N, BITS, inside)
             x = _activations(x_ptr, chunk * 128 + tl.arange(0, 128), m, M, K, EVEN)
-            y = dot(tile16(words, 0, 16, BITS, dtype), x, y)
-            x_sum += tl.sum(x.to(tl.float32), 0)
+            part = dot(tile16(words, 0, 16, BITS, dtype), x, nothing)
+            y = tl.fma(part, 1.0, y)  # of a plain sum Triton makes a product into y, and waits for its every instruction
+            x_sums += x.to(tl.float32)
         scale, zero = _groups(s_ptr, z_ptr, 0, n, inside, N, 1, 1, MIDDLE)
-        y = scale[:, None] * (y - (zero + OFFSET)[:, None] * x_sum[None, :])
+        y = scale[:, None] * (y - (zero + OFFSET)[:, None] * tl.sum(x_sums, 0)[None, :])
     elif GROUP % 128 == 0 or GROUP == 64 or GROUP == 32 or GROUP == 16:
         PER_CHUNK: tl.constexpr = max(128 // GROUP, 1)
         CHUNKS: tl.constexpr = max(GROUP // 128, 1)
         WIDTH: tl.constexpr = 128 // PER_CHUNK
-        nothing = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
         now = _groups(s_ptr, z_ptr, first, n, inside, N, PER_CHUNK, CHUNKS, MIDDLE)
+        x_now = _first_token(x_ptr, first, K, SINGLE)
         for chunk in tl.range(first, last, num_stages=STAGES):
             words = load_words(w_ptr, chunk, n, N, BITS, inside)
             following = tl.minimum(chunk + 1, last - 1)  # one chunk ahead, so that nobody waits for scales
             then = _groups(s_ptr, z_ptr, following, n, inside, N, PER_CHUNK, CHUNKS, MIDDLE)
+            x_then = _first_token(x_ptr, following, K, SINGLE)
             for i in tl.static_range(PER_CHUNK):
                 x = _activations(x_ptr, chunk * 128 + i * WIDTH + tl.arange(0, WIDTH), m, M, K, EVEN)
                 part = dot(tile16(words, i * WIDTH // 8, WIDTH // 8, BITS, dtype), x, nothing)
-                x_sum = tl.sum(x.to(tl.float32), 0)
-                y += now[2 * i][:, None] * (part - (now[2 * i + 1] + OFFSET)[:, None] * x_sum[None, :])
-            now = then
+                if SINGLE:  # of the 16 columns of x one is not zero
+                    x_sum = tl.sum(x_now, 0)
+                else:
+                    x_sum = tl.sum(x.to(tl.float32), 0)[None, :]
+                y += now[2 * i][:, None] * (part - (now[2 * i + 1] + OFFSET)[:, None] * x_sum)
+            now, x_now = then, x_then
     else:
         for chunk in tl.range(first, last, num_stages=STAGES):
             words = load_words(w_ptr, chunk, n, N, BITS, inside)
@@ -204,6 +221,7 @@ def linear(
         BITS=bits,
         MIDDLE=_middle(bits),
         EVEN=K % CHUNK == 0,
+        SINGLE=M == 1 and group >= CHUNK,
         BLOCK_N=config["block_n"],
         BLOCK_M=config["block_m"],
         SPLIT=split,
