@@ -103,7 +103,7 @@ def _wna16(
             words = load_words(w_ptr, chunk, n, N, BITS, inside)
             x = _activations(x_ptr, chunk * 128 + tl.arange(0, 128), m, M, K, EVEN)
             part = dot(tile16(words, 0, 16, BITS, dtype), x, nothing)
-            y = tl.fma(part, 1.0, y)  # of a plain sum Triton makes a product into y, and waits for its every instruction
+            y = tl.fma(part, 1.0, y)  # a plain sum becomes a product into y, and Triton waits for its every instruction
             x_sums += x.to(tl.float32)
         scale, zero = _groups(s_ptr, z_ptr, 0, n, inside, N, 1, 1, MIDDLE)
         y = scale[:, None] * (y - (zero + OFFSET)[:, None] * tl.sum(x_sums, 0)[None, :])
@@ -121,7 +121,7 @@ def _wna16(
             for i in tl.static_range(PER_CHUNK):
                 x = _activations(x_ptr, chunk * 128 + i * WIDTH + tl.arange(0, WIDTH), m, M, K, EVEN)
                 part = dot(tile16(words, i * WIDTH // 8, WIDTH // 8, BITS, dtype), x, nothing)
-                if SINGLE:  # of the 16 columns of x one is not zero
+                if SINGLE:  # noqa: SIM108  of the 16 columns of x one is not zero
                     x_sum = tl.sum(x_now, 0)
                 else:
                     x_sum = tl.sum(x.to(tl.float32), 0)[None, :]
