@@ -180,7 +180,7 @@ def test_a_lost_device_restarts_the_search(monkeypatch, tmp_path):
 def test_tuning_writes_the_file(monkeypatch, tmp_path, capsys):
     found = Tuning(models={"qwen3-8b": TINY})
     monkeypatch.setattr(configs, "save", partial(configs.save, folder=tmp_path))
-    monkeypatch.setattr(tune.configs, "_measured", lru_cache(lambda gpu: {"wna8": {"8": {}}}))
+    monkeypatch.setattr(tune.configs, "measured", lru_cache(lambda gpu: {"wna8": {"8": {}}}))
     tune.tune(found.bench, 1e9)
     (file,) = tmp_path.iterdir()
     kernels = json.loads(file.read_text())["kernels"]
