@@ -62,7 +62,7 @@ def _binary(
     y = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     zeros = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     zero = tl.full([], 0.0, dtype)
-    now = _levels(levels_ptr, first // CHUNKS, n, N)
+    now = _levels(levels_ptr, tl.minimum(first, chunks - 1) // CHUNKS, n, N)  # a program may have no chunk at all
     for chunk in tl.range(first, last, num_stages=STAGES):
         words = load_words(w_ptr, chunk, n, N, 2, n < N)
         then = _levels(levels_ptr, tl.minimum(chunk + 1, last - 1) // CHUNKS, n, N)  # nobody waits for levels

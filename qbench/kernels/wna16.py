@@ -111,7 +111,8 @@ def _wna16(
         PER_CHUNK: tl.constexpr = max(128 // GROUP, 1)
         CHUNKS: tl.constexpr = max(GROUP // 128, 1)
         WIDTH: tl.constexpr = 128 // PER_CHUNK
-        now = _groups(s_ptr, z_ptr, first, n, inside, N, PER_CHUNK, CHUNKS, MIDDLE)
+        start = tl.minimum(first, chunks - 1)  # a program may have no chunk at all
+        now = _groups(s_ptr, z_ptr, start, n, inside, N, PER_CHUNK, CHUNKS, MIDDLE)
         x_now = _first_token(x_ptr, first, K, SINGLE)
         for chunk in tl.range(first, last, num_stages=STAGES):
             words = load_words(w_ptr, chunk, n, N, BITS, inside)
