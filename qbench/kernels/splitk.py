@@ -23,7 +23,11 @@ def finish(y, y_ptr, sums_ptr, counter_ptr, n, m, N, M, SPLIT: tl.constexpr):
         tl.debug_barrier()  # all threads have stored before one of them counts
         if tl.atomic_add(counter_ptr + tl.program_id(0), 1, sem="acq_rel") == SPLIT - 1:
             total = tl.zeros(y.shape, tl.float32)
-            for i in tl.static_range(SPLIT):
-                total += tl.load(sums_ptr + i * M * N + where, mask=inside, other=0.0, cache_modifier=".cg")
+            if y.shape[1] <= 32:  # all loads at once
+                for i in tl.static_range(SPLIT):
+                    total += tl.load(sums_ptr + i * M * N + where, mask=inside, other=0.0, cache_modifier=".cg")
+            else:  # they would not fit the registers
+                for i in tl.range(SPLIT):
+                    total += tl.load(sums_ptr + i * M * N + where, mask=inside, other=0.0, cache_modifier=".cg")
             tl.store(y_ptr + where, rounded(total, dtype), mask=inside)
             tl.store(counter_ptr + tl.program_id(0), 0)

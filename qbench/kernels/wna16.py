@@ -98,13 +98,14 @@ def _wna16(
     y = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     nothing = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     if GROUP == -1:  # a row: sums first, scale and zero once
-        x_sums = tl.zeros([128, BLOCK_M], tl.float32)
+        APART: tl.constexpr = 128 if BLOCK_M <= 32 else 1  # sums of a column's parts, while registers last
+        x_sums = tl.zeros([APART, BLOCK_M], tl.float32)
         for chunk in tl.range(first, last, num_stages=STAGES):
             words = load_words(w_ptr, chunk, n, N, BITS, inside)
             x = _activations(x_ptr, chunk * 128 + tl.arange(0, 128), m, M, K, EVEN)
             part = dot(tile16(words, 0, 16, BITS, dtype), x, nothing)
             y = tl.fma(part, 1.0, y)  # a plain sum becomes a product into y, and Triton waits for its every instruction
-            x_sums += x.to(tl.float32)
+            x_sums += x.to(tl.float32) if APART > 1 else tl.sum(x.to(tl.float32), 0)[None, :]
         scale, zero = _groups(s_ptr, z_ptr, 0, n, inside, N, 1, 1, MIDDLE)
         y = scale[:, None] * (y - (zero + OFFSET)[:, None] * tl.sum(x_sums, 0)[None, :])
     elif GROUP % 128 == 0 or GROUP == 64 or GROUP == 32 or GROUP == 16:
