@@ -120,6 +120,7 @@ def save_whole(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str])
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         save_file({k: t.detach().to("cpu", copy=False).contiguous() for k, t in tensors.items()}, temporary, metadata)
+        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
