@@ -105,6 +105,7 @@ CASES = [  # N, K, group, M, symmetric, split
     (64, 160, 32, 17, False, 1),
     (5, 96, 48, 2, False, 1),
     (64, 768, 256, 1, True, 3),
+    (9, 800, 160, 2, False, 1),
     (64, 640, 128, 1, False, 4),  # the last of four programs has no chunk
 ]
 

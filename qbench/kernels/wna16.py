@@ -134,7 +134,7 @@ def _wna16(
             words = load_words(w_ptr, chunk, n, N, BITS, inside)
             k = chunk * 128 + tl.arange(0, 128)
             x = _activations(x_ptr, k, m, M, K, EVEN)
-            w = _scaled(tile16(words, 0, 16, BITS, dtype), s_ptr, z_ptr, k, n, N, K, GROUP, BITS, MIDDLE, dtype)
+            w = _scaled(tile16(words, 0, 16, BITS, dtype), s_ptr, z_ptr, chunk, n, N, K, GROUP, BITS, MIDDLE, dtype)
             y = dot(rounded(w, dtype), x, y)
     finish(y, y_ptr, sums_ptr, counter_ptr, n, m, N, M, SPLIT)
 
@@ -144,7 +144,7 @@ def _scaled(
     codes,
     s_ptr,
     z_ptr,
-    k,
+    chunk,
     n,
     N,
     K,
@@ -153,16 +153,31 @@ def _scaled(
     MIDDLE: tl.constexpr,
     dtype: tl.constexpr,
 ):
-    """s (q - z) of a tile [rows, columns], float32, each weight with the scale and zero of its own group."""
-    group = k * 0 if GROUP == -1 else k // GROUP
-    at = group.to(tl.int64)[None, :] * N + n[:, None]
-    mask = (n[:, None] < N) & (k[None, :] < K)
+    """s (q - z) of a chunk [rows, 128], float32: a scale and zero for each row and group, or, where groups reach over
+    chunks, for each weight."""
     q = codes.to(tl.float32) - offset(dtype, BITS)
+    ROWS: tl.constexpr = q.shape[0]
+    if GROUP == -1:
+        PER_CHUNK: tl.constexpr = 1
+        group = tl.arange(0, 1)
+    elif GROUP % 128 == 0:
+        PER_CHUNK: tl.constexpr = 1
+        group = chunk // (GROUP // 128) + tl.arange(0, 1)
+    elif 128 % GROUP == 0:
+        PER_CHUNK: tl.constexpr = 128 // GROUP
+        group = chunk * PER_CHUNK + tl.arange(0, PER_CHUNK)
+    else:
+        PER_CHUNK: tl.constexpr = 128
+        group = (chunk * 128 + tl.arange(0, 128)) // GROUP
+    at = group[None, :].to(tl.int64) * N + n[:, None]
+    mask = (n[:, None] < N) & ((group[None, :] + 1) * GROUP <= tl.cdiv(K, 128) * 128)
+    q = tl.reshape(q, [ROWS, PER_CHUNK, 128 // PER_CHUNK])
     if z_ptr is None:  # noqa: SIM108
         q = q - MIDDLE
     else:
-        q = q - tl.load(z_ptr + at, mask=mask, other=0).to(tl.float32)
-    return q * tl.load(s_ptr + at, mask=mask, other=0.0).to(tl.float32)
+        q = q - tl.load(z_ptr + at, mask=mask, other=0).to(tl.float32)[:, :, None]
+    q = q * tl.load(s_ptr + at, mask=mask, other=0.0).to(tl.float32)[:, :, None]
+    return tl.reshape(q, [ROWS, 128])
 
 
 @triton.jit
@@ -183,7 +198,7 @@ def _dequantize(
     k = chunk * 128 + tl.arange(0, 128)
     words = load_words(w_ptr, chunk, n, N, BITS, n < N)
     codes = tile16(words, 0, 16, BITS, tl.float16)
-    w = _scaled(codes, s_ptr, z_ptr, k, n, N, K, GROUP, BITS, MIDDLE, tl.float16)
+    w = _scaled(codes, s_ptr, z_ptr, chunk, n, N, K, GROUP, BITS, MIDDLE, tl.float16)
     at = n.to(tl.int64)[:, None] * K + k[None, :]
     tl.store(out_ptr + at, rounded(w, out_ptr.dtype.element_ty), mask=(n[:, None] < N) & (k[None, :] < K))
 
