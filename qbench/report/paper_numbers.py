@@ -48,9 +48,26 @@ def numbers(results: Path, measurements: list[Measurement], ablations: list[Meas
     out = _cells(study, "nano", lambda m: str(_bits(m))) | _study(study) | _models(nano)
     out |= _cells(ablations, "ablation", _variant)
     out |= {"ablation/records": str(len(ablations)), "real/records": str(len(real))}
+    out |= _agreement(measurements)
     if real:
         out["real/models"] = joined(sorted({m.science["model"]["name"] for m in real}))
     return out | _printed() | _audit() | of_folders(results)
+
+
+def _agreement(measurements: list[Measurement]) -> dict[str, str]:
+    """Packed models against dequantized ones: how many, their largest differences, and where the kernels ran."""
+    found = [m for m in measurements if m.science["eval"]["name"] == "agreement"]
+    if not found:
+        return {}
+    values = [{key.removeprefix("agreement/"): x.value for key, x in m.metrics.items()} for m in found]
+    ratios = [v["error"] / v["rounding"] for v in values]
+    return {
+        "agreement/models": str(len(found)),
+        "agreement/least": f"{min(ratios):.2f}",
+        "agreement/most": f"{max(ratios):.2f}",
+        "agreement/worst_layer": f"{100 * max(v['worst_layer'] for v in values):.2f}",
+        "agreement/kernels": joined(sorted({m.science["eval"]["kernels"] for m in found})),
+    }
 
 
 def joined(texts: list[str]) -> str:
