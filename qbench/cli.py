@@ -88,8 +88,9 @@ def line(outcome, number=None) -> str:
 
 
 def _headline(metrics):
-    """The metrics with items behind them, which leaves out the subjects of a group; at most six."""
-    return [(key, m) for key, m in metrics.items() if m.samples is not None][:6]
+    """Metrics with items behind them, which leaves out the subjects of a group, and those of kernels; at most six."""
+    kernels = ("agreement/", "latency/")
+    return [(key, m) for key, m in metrics.items() if m.samples is not None or key.startswith(kernels)][:6]
 
 
 def summary(outcomes) -> str:

@@ -72,6 +72,8 @@ class Run:
         self.sciences = {
             name: self.quantization | {"eval": m.science(self.context)} for name, m in self.measures.items()
         }
+        if any(m.runs_packed for m in self.measures.values()):
+            preflight.check_packable(self.method, self.ckpt.linears)
         self.ids = {name: digest(science) for name, science in self.sciences.items()}
 
     def _science(self) -> dict:

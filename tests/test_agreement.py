@@ -193,6 +193,12 @@ def test_latency_needs_a_gpu(configure):
 def test_what_cannot_be_compared_is_refused_before_work(configure, monkeypatch):
     assert "choose a method, not none" in run(configure("method=none")).message
     assert "eval.dtype must be float16 or bfloat16" in run(configure("method=rtn", "eval.dtype=float32")).message
+    outcome = run(configure("method=smoothquant", "method.grid.group_size=32"))
+    assert outcome.status == "refused"
+    assert "groups of a multiple of 128 columns, got groups of 32" in outcome.message
+    outcome = run(configure("method=billm", "method.block_size=64", "method.max_salient=20"))
+    assert outcome.status == "refused"
+    assert "got block_size=64" in outcome.message
     monkeypatch.setattr("qbench.kernels.launch.interpreted", lambda: False)
     with pytest.raises(ValueError, match="set TRITON_INTERPRET=1"):
         check_kernels("cpu")

@@ -183,11 +183,7 @@ class PackedBinary(Packed):
 
     def __init__(self, weight: QuantWeight):
         K = weight.sign_NK.shape[1]
-        if weight.block_size % pack.CHUNK:
-            raise ValueError(
-                f"the kernel takes BiLLM's blocks in multiples of {pack.CHUNK} columns, got block_size="
-                f"{weight.block_size}; quantize with method.block_size={pack.CHUNK}"
-            )
+        check_block(weight.block_size)
         second = torch.where(weight.salient_K, weight.residual_NK, weight.sparse_NK)
         words = torch.cat([pack.pack(plane, 1) for plane in (weight.sign_NK, second)], 1)
         levels = weight.levels_NC42.permute(1, 2, 3, 0).flatten(1, 2)  # C, 8, N
@@ -250,6 +246,15 @@ def fuse(parts: list[Packed]) -> nn.Module:
         together = value is not None and name in first.rows
         whole.append(torch.cat([state[name] for state in states], first.rows[name]) if together else value)
     return type(first).restore(*whole, **first.settings)
+
+
+def check_block(block_size: int) -> None:
+    """ValueError where the kernel cannot take BiLLM's blocks of so many columns."""
+    if block_size % pack.CHUNK:
+        raise ValueError(
+            f"the kernel takes BiLLM's blocks in multiples of {pack.CHUNK} columns, got block_size={block_size}; "
+            f"quantize with method.block_size={pack.CHUNK}"
+        )
 
 
 def _random_words(N, K, bits, device, seed):

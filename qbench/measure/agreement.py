@@ -37,6 +37,7 @@ class Agreement(TextMeasure):
     """
 
     name = "agreement"
+    runs_packed = True
 
     dtype: str = "bfloat16"
 

@@ -47,6 +47,7 @@ class Measure:
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
+    runs_packed: ClassVar[bool] = False  # whether it uses ctx.packed
 
     def science(self, ctx: Context) -> dict:
         """Name, version, settings and the hash of the data; raises on bad input, loads no weights."""

@@ -33,6 +33,7 @@ class Latency(Measure):
     """
 
     name = "latency"
+    runs_packed = True
 
     batch: int = 1
     context: int = 1024
