@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from qbench.costs import QWEN3
 from qbench.grid import ActQuant, FloatWeight, Grid, UniformWeight, round_to_nearest
-from qbench.kernels import configs, launch, pack, wna16
-from qbench.kernels.packed import Beside, PackedBinary, PackedUniform, fuse, pack_weight
+from qbench.kernels import configs, dequantize, launch, pack
+from qbench.kernels.beside import Beside, fuse
+from qbench.kernels.packed import PackedBinary, PackedUniform, pack_weight
 from qbench.linear import QuantLinear
 from qbench.methods.billm import BinaryWeight
 
@@ -371,4 +372,4 @@ def test_tiles_stay_in_registers_on_hopper():
 
 
 def test_wna16_states_its_middle():
-    assert [wna16._middle(b) for b in range(1, 9)] == [Grid(b, -1, True).midpoint for b in range(1, 9)]
+    assert [dequantize.middle(b) for b in range(1, 9)] == [Grid(b, -1, True).midpoint for b in range(1, 9)]

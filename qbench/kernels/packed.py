@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qbench.grid import ActQuant, QuantWeight, UniformWeight
-from qbench.kernels import binary, configs, launch, pack, wna8, wna16
+from qbench.kernels import binary, configs, dequantize, launch, pack, wna8, wna16
 
 
 class Packed(nn.Module):
@@ -129,7 +129,7 @@ class PackedUniform(Packed):
         return wna16.linear(x_MK, self.words, self.scale_GN, self.zero_GN, self.group, self.counters, config)
 
     def dequantize(self, dtype):
-        w_NK = wna16.dequantize(self.words, self.scale_GN, self.zero_GN, self.group, self.K, dtype)
+        w_NK = dequantize.dequantize(self.words, self.scale_GN, self.zero_GN, self.group, self.K, dtype)
         return w_NK if self.order_K is None else torch.empty_like(w_NK).index_copy_(1, self.order_K.long(), w_NK)
 
 
@@ -211,41 +211,6 @@ class PackedBinary(Packed):
 
     def dequantize(self, dtype):
         return binary.dequantize(self.words, self.salient_K, self.levels_C8N, self.block, self.K, dtype)
-
-
-class Beside(nn.Module):
-    """Several layers that read the same activations: their outputs side by side."""
-
-    def __init__(self, parts: list[Packed]):
-        super().__init__()
-        self.parts = nn.ModuleList(parts)
-        self.weight_bytes = sum(part.weight_bytes for part in parts)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([part(x) for part in self.parts], -1)
-
-
-def fuse(parts: list[Packed]) -> nn.Module:
-    """One layer for several that read the same activations, as q, k and v do, with their outputs side by side.
-
-    One product, if they are of one kind, bit-width and group size and share what belongs to columns (the order of moved
-    groups, salient columns); else ``Beside``, a product each.
-    """
-    first, states = parts[0], [part.stored() for part in parts]
-    alike = all(
-        type(part) is type(first)
-        and (part.bits, part.settings) == (first.bits, first.settings)
-        and all((state[name] is None) == (value is None) for name, value in states[0].items())
-        and all(n in first.rows or v is None or torch.equal(v, state[n]) for n, v in states[0].items())
-        for part, state in zip(parts, states)
-    )
-    if len(parts) == 1 or not alike:
-        return first if len(parts) == 1 else Beside(parts)
-    whole = []
-    for name, value in states[0].items():
-        together = value is not None and name in first.rows
-        whole.append(torch.cat([state[name] for state in states], first.rows[name]) if together else value)
-    return type(first).restore(*whole, **first.settings)
 
 
 def check_block(block_size: int) -> None:

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from qbench.costs import Shape
 from qbench.kernels.attention import MAX_SPLITS, decode_attention
+from qbench.kernels.beside import fuse
 from qbench.kernels.fused import add_rms_norm, rope_cache
-from qbench.kernels.packed import fuse
 from qbench.latency.layer import GAINS, PRODUCTS, Layer, dense
 from qbench.linear import QuantLinear
 

@@ -1,0 +1,41 @@
+"""Several packed weights that read the same activations, as one layer."""
+
+import torch
+from torch import Tensor, nn
+
+from qbench.kernels.packed import Packed
+
+
+class Beside(nn.Module):
+    """Several layers that read the same activations: their outputs side by side."""
+
+    def __init__(self, parts: list[Packed]):
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+        self.weight_bytes = sum(part.weight_bytes for part in parts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([part(x) for part in self.parts], -1)
+
+
+def fuse(parts: list[Packed]) -> nn.Module:
+    """One layer for several that read the same activations, as q, k and v do, with their outputs side by side.
+
+    One product, if they are of one kind, bit-width and group size and share what belongs to columns (the order of moved
+    groups, salient columns); else ``Beside``, a product each.
+    """
+    first, states = parts[0], [part.stored() for part in parts]
+    alike = all(
+        type(part) is type(first)
+        and (part.bits, part.settings) == (first.bits, first.settings)
+        and all((state[name] is None) == (value is None) for name, value in states[0].items())
+        and all(n in first.rows or v is None or torch.equal(v, state[n]) for n, v in states[0].items())
+        for part, state in zip(parts, states)
+    )
+    if len(parts) == 1 or not alike:
+        return first if len(parts) == 1 else Beside(parts)
+    whole = []
+    for name, value in states[0].items():
+        together = value is not None and name in first.rows
+        whole.append(torch.cat([state[name] for state in states], first.rows[name]) if together else value)
+    return type(first).restore(*whole, **first.settings)
