@@ -28,7 +28,7 @@ from qbench.costs import QWEN3, Shape
 from qbench.kernels.packed import PackedBinary, PackedInteger, PackedUniform
 from qbench.latency.clock import Clock, Timing, percentile
 from qbench.latency.decoder import Decoder
-from qbench.latency.kernel_level import DeviceLostError
+from qbench.latency.kernel_level import check_device, first_line, give_back
 from qbench.latency.layer import dense
 from qbench.latency.record import LEFT_OUT, MODEL
 
@@ -120,11 +120,11 @@ def rows(
                 found, note = _attempt(partial(measures[what], decoder, clock, batch, length, bandwidth))
             yield row | (found or {"notes": [note]})
             if found is None:
-                _check_device(clock, f"{name} with {weights.bits}-bit {weights.name}, batch {batch}")
-            _free(device)
+                check_device(clock, f"{name} with {weights.bits}-bit {weights.name}, batch {batch}")
+            give_back(device)
         decoder = None
         gc.collect()
-        _free(device)
+        give_back(device)
 
 
 def measure_decode(decoder: Decoder, clock: Clock, batch: int, context: int, bandwidth: float) -> dict:
@@ -184,18 +184,4 @@ def _attempt(work: Callable):
     try:
         return work(), None
     except Exception as e:
-        what = (str(e).strip() or "no message").splitlines()[0][:200]
-        return None, f"failed: {type(e).__name__}: {what}"
-
-
-def _check_device(clock: Clock, what: str) -> None:
-    try:
-        clock.synchronize()
-    except Exception as e:
-        raise DeviceLostError(f"{what} left the GPU unusable ({e})") from e
-
-
-def _free(device: str) -> None:
-    """Gives back what the graph and the cache of the row before held."""
-    if device != "cpu":
-        torch.cuda.empty_cache()
+        return None, f"failed: {type(e).__name__}: {first_line(e)}"
