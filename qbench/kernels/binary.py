@@ -21,7 +21,7 @@ from torch import Tensor
 from qbench.kernels.digits import load_words, offset, tile16
 from qbench.kernels.interpreter import dot, rounded
 from qbench.kernels.pack import CHUNK
-from qbench.kernels.splitk import finish
+from qbench.kernels.splitk import finish, outputs, plan
 
 
 @triton.jit
@@ -118,11 +118,9 @@ def linear(
     """
     M, K = x_MK.shape
     N = words.shape[2]
-    tiles = triton.cdiv(M, config["block_m"])
-    split = config["split"] if tiles == 1 else 1
-    y = torch.empty(M, N, dtype=x_MK.dtype, device=x_MK.device)
-    sums = torch.empty(split, M, N, dtype=torch.float32, device=x_MK.device) if split > 1 else y
-    _binary[(triton.cdiv(N, config["block_n"]), split, tiles)](
+    grid, tiles = plan(M, N, config)
+    y, sums = outputs(M, N, tiles["SPLIT"], x_MK.dtype, x_MK.device)
+    _binary[grid](
         x_MK,
         words,
         salient_K,
@@ -134,11 +132,7 @@ def linear(
         N,
         K,
         CHUNKS=block // CHUNK,
-        BLOCK_N=config["block_n"],
-        BLOCK_M=config["block_m"],
-        SPLIT=split,
-        STAGES=config["stages"],
-        num_warps=config["warps"],
+        **tiles,
     )
     return y
 

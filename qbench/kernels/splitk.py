@@ -1,7 +1,9 @@
-"""The end of a program whose sums are a share of an output tile's ("split-K")."""
+"""Programs that share an output tile, each with a stretch of K ("split-K"): how they are laid out, and how they end."""
 
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from qbench.kernels.interpreter import rounded
 
@@ -31,3 +33,20 @@ def finish(y, y_ptr, sums_ptr, counter_ptr, n, m, N, M, SPLIT: tl.constexpr):
                     total += tl.load(sums_ptr + i * M * N + where, mask=inside, other=0.0, cache_modifier=".cg")
             tl.store(y_ptr + where, rounded(total, dtype), mask=inside)
             tl.store(counter_ptr + tl.program_id(0), 0)
+
+
+def plan(M: int, N: int, config: dict) -> tuple[tuple[int, int, int], dict]:
+    """The grid (row tiles, programs along K, token tiles) and the launch parameters of a configuration.
+
+    Programs share tiles only where all tokens are one tile: there is one counter for each row tile.
+    """
+    tiles = triton.cdiv(M, config["block_m"])
+    split = config["split"] if tiles == 1 else 1
+    parameters = dict(BLOCK_N=config["block_n"], BLOCK_M=config["block_m"], SPLIT=split, STAGES=config["stages"])
+    return (triton.cdiv(N, config["block_n"]), split, tiles), parameters | {"num_warps": config["warps"]}
+
+
+def outputs(M: int, N: int, split: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """y [M, N] and, where programs share tiles, room for their sums [split, M, N]; nothing is in them yet."""
+    y = torch.empty(M, N, dtype=dtype, device=device)
+    return y, torch.empty(split, M, N, dtype=torch.float32, device=device) if split > 1 else y

@@ -22,7 +22,6 @@ For many tokens, ``dequantize.dequantize`` and a product of the vendor's library
 Dimension key: M tokens, N output channels, K input channels, G groups of K.
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -31,7 +30,7 @@ from qbench.kernels.dequantize import middle, scaled
 from qbench.kernels.digits import load_words, offset, tile16
 from qbench.kernels.interpreter import dot, rounded
 from qbench.kernels.pack import CHUNK
-from qbench.kernels.splitk import finish
+from qbench.kernels.splitk import finish, outputs, plan
 
 
 @triton.jit
@@ -151,11 +150,9 @@ def linear(
     """
     M, K = x_MK.shape
     _, bits, N, _ = words.shape
-    tiles = triton.cdiv(M, config["block_m"])
-    split = config["split"] if tiles == 1 else 1
-    y = torch.empty(M, N, dtype=x_MK.dtype, device=x_MK.device)
-    sums = torch.empty(split, M, N, dtype=torch.float32, device=x_MK.device) if split > 1 else y
-    _wna16[(triton.cdiv(N, config["block_n"]), split, tiles)](
+    grid, tiles = plan(M, N, config)
+    y, sums = outputs(M, N, tiles["SPLIT"], x_MK.dtype, x_MK.device)
+    _wna16[grid](
         x_MK,
         words,
         scale_GN,
@@ -171,10 +168,6 @@ def linear(
         MIDDLE=middle(bits),
         EVEN=K % CHUNK == 0,
         SINGLE=M == 1 and group >= CHUNK,
-        BLOCK_N=config["block_n"],
-        BLOCK_M=config["block_m"],
-        SPLIT=split,
-        STAGES=config["stages"],
-        num_warps=config["warps"],
+        **tiles,
     )
     return y

@@ -26,7 +26,7 @@ from torch import Tensor
 from qbench.kernels.digits import append, code, load_words
 from qbench.kernels.pack import CHUNK, pack, unpack
 from qbench.kernels.quantize import quantize
-from qbench.kernels.splitk import finish
+from qbench.kernels.splitk import finish, outputs, plan
 
 COLUMNS = (2**31 - 1) // (128 * 127)  # of a row whose sum is sure to fit int32
 
@@ -147,11 +147,9 @@ def linear_quantized(
     M, K = xq_MK.shape
     _, bits, N, _ = words.shape
     check(K, group)
-    tiles = triton.cdiv(M, config["block_m"])
-    split = config["split"] if tiles == 1 else 1
-    y = torch.empty(M, N, dtype=dtype, device=xq_MK.device)
-    sums = torch.empty(split, M, N, dtype=torch.float32, device=xq_MK.device) if split > 1 else y
-    _wna8[(triton.cdiv(N, config["block_n"]), split, tiles)](
+    grid, tiles = plan(M, N, config)
+    y, sums = outputs(M, N, tiles["SPLIT"], dtype, xq_MK.device)
+    _wna8[grid](
         xq_MK,
         x_scale_M,
         words,
@@ -165,11 +163,7 @@ def linear_quantized(
         GROUP=group,
         BITS=bits,
         EVEN=K % CHUNK == 0,
-        BLOCK_N=config["block_n"],
-        BLOCK_M=config["block_m"],
-        SPLIT=split,
-        STAGES=config["stages"],
-        num_warps=config["warps"],
+        **tiles,
     )
     return y
 
