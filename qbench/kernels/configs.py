@@ -101,6 +101,7 @@ def estimate(kernel: str, bits: int, N: int, K: int, M: int, processors: int) ->
     if processors == 1:
         return _fused(512, _block_m(M), 1, 4, 2)
     if M <= 16:
+        bits = planes(kernel, bits)
         fits = [c for c in candidates(kernel, bits, N, K, M) if c["path"] == "fused"]
         return min(fits, key=lambda c: _nanoseconds(c, bits, N, K, processors))
     block_n, split = 64 if kernel == "binary" else 128, 1
@@ -136,7 +137,7 @@ def _nanoseconds(config: dict, bits: int, N: int, K: int, processors: int) -> fl
 
 def candidates(kernel: str, bits: int, N: int, K: int, M: int) -> list[dict]:
     """Configurations worth measuring for a shape."""
-    block_m, found = _block_m(M), []
+    block_m, found, bits = _block_m(M), [], planes(kernel, bits)
     for block_n, warps in ((64, 4), (128, 4), (128, 8)):
         if block_n * block_m // warps > 128 * 16 or ((kernel, warps) == ("binary", 4) and block_n == 128):
             continue  # a thread's sums, or BiLLM's three planes, would not fit its registers
@@ -147,6 +148,11 @@ def candidates(kernel: str, bits: int, N: int, K: int, M: int) -> list[dict]:
                 if stages * (block_n * 16 * bits + 256 * block_m) <= SHARED:
                     found.append(_fused(block_n, block_m, split, warps, stages))
     return found + ([DEQUANTIZE] if kernel in DENSE_FROM and M > 16 else [])
+
+
+def planes(kernel: str, bits: int) -> int:
+    """Bits a weight as stored: BiLLM's nominal one is two."""
+    return 2 if kernel == "binary" else bits
 
 
 def _block_m(M: int) -> int:

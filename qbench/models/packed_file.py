@@ -37,7 +37,7 @@ def save_packed(model: nn.Module, path: Path) -> None:
     state = model.state_dict()
     if model.config.tie_word_embeddings:
         state.pop("lm_head.weight")
-    save_whole(state, Path(path), {"linears": json.dumps(about), "revision": "1"})
+    save_whole(state, Path(path), {"linears": json.dumps(about)})
 
 
 def load_packed(ckpt: OpenCheckpoint, path: Path, device) -> nn.Module:
