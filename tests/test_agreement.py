@@ -13,6 +13,7 @@ from latency_fakes import FakeClock
 
 from qbench import run as run_module
 from qbench.grid import Grid
+from qbench.kernels import configs
 from qbench.kernels.packed import PackedBinary, PackedInteger, PackedUniform
 from qbench.latency import ceilings
 from qbench.linear import QuantLinear
@@ -137,6 +138,15 @@ def test_agreement_is_recorded(configure, tmp_path):
     assert set(metrics) == {f"agreement/{name}" for name in ("error", "rounding", "worst_layer", "top1")}
     assert record.science["eval"]["dtype"] == "bfloat16"
     assert record.science["eval"]["kernels"] == ("interpreted" if DEVICE == "cpu" else torch.cuda.get_device_name())
+
+
+@pytest.mark.parametrize("kernel", ["wna16", "wna8", "binary"])
+def test_logits_are_compared_on_the_kernels_themselves(configure, kernel):
+    """And not on weights that a kernel dequantized first, which agree whatever it multiplies."""
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        tokens = compose("config", ["model=nano-s", "eval=agreement"]).eval.window
+    for processors in (1, 132):
+        assert configs.estimate(kernel, 4, 4096, 4096, tokens, processors)["path"] == "fused"
 
 
 def test_a_kernel_that_is_wrong_is_not_recorded(configure, tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ TOKENS = (1, 16, 32, 64, 128, 256, 512, 2048)  # a measured configuration serves
 KERNELS = ("wna16", "wna8", "binary")
 DEQUANTIZE = {"path": "dequantize"}  # a weight of 16 bits, made for the moment, and the vendor's product
 SHARED = 227 * 1024  # bytes of shared memory that programs on one processor have
-DENSE_FROM = {"wna16": 129, "binary": 33}  # tokens; estimated in ``estimate``
+DENSE_FROM = {"wna16": 129, "binary": 65}  # tokens; estimated in ``estimate``
 
 
 def slug(gpu: str) -> str:
