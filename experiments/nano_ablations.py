@@ -102,14 +102,19 @@ def measured(overrides: list[str]) -> dict[str, Metric]:
 
 
 def differences(before: dict[str, Metric], after: dict[str, Metric]) -> dict[str, tuple[float, float, float]]:
-    """Of perplexity in per cent (of the mean log-likelihoods), of accuracy in points."""
+    """{"ppl" and "acc": (value before, change, its paired standard error)}: perplexity in per cent, accuracy in points.
+
+    With d the mean difference of the windows' log-likelihoods, perplexity changes by exp(d) - 1, whose standard error
+    is exp(d) times that of d (delta method).
+    """
     found = {}
     for key in before:
         a, b = before[key], after[key]
         if key.endswith(("/ppl", "/acc")):
-            d = 100 * (np.asarray(b.samples) - np.asarray(a.samples))
-            value = 100 * (math.exp(d.mean() / 100) - 1) if key.endswith("/ppl") else d.mean()
-            found[key.rpartition("/")[2]] = (a.value, float(value), float(d.std(ddof=1) / math.sqrt(len(d))))
+            d = np.asarray(b.samples) - np.asarray(a.samples)
+            change, slope = (math.expm1(d.mean()), math.exp(d.mean())) if key.endswith("/ppl") else (d.mean(), 1.0)
+            stderr = slope * d.std(ddof=1) / math.sqrt(len(d))
+            found[key.rpartition("/")[2]] = (a.value, 100 * float(change), 100 * float(stderr))
     return found
 
 
@@ -148,13 +153,15 @@ def latex(lines: list[Line]) -> str:
 
 def _tex(cell) -> str:
     _, value, error = cell
-    text = rf"{value:+.2f} \pm {error:.2f}" if abs(value) < 1000 else f"{value:+.0f}"
+    digits = 2 if abs(value) < 1000 else 0
+    text = rf"{value:+.{digits}f} \pm {error:.{digits}f}"
     return rf"$\mathbf{{{text}}}$" if abs(value) > 2 * error else f"${text}$"
 
 
 def _signed(cell) -> str:
     _, value, error = cell
-    text = f"{value:+.2f} ± {error:.2f}"
+    digits = 2 if abs(value) < 1000 else 0
+    text = f"{value:+.{digits}f} ± {error:.{digits}f}"
     return f"**{text}**" if abs(value) > 2 * error else text
 
 

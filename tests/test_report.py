@@ -1,11 +1,13 @@
 """The report, from synthetic records with the numbers of a real study."""
 
 import csv
+import importlib.util
 import math
 import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,6 +62,23 @@ def test_paired_difference_equals_the_naive_one():
     bootstrap = (np.exp(nll[picks].mean(1)) - np.exp(nll0[picks].mean(1))).std()
     assert df.loc["nano/ppl", "delta_stderr"] == pytest.approx(bootstrap, rel=0.1)
     assert df.loc["nano/ppl", "delta_stderr"] < 0.5 * df.loc["nano/ppl", "stderr"]
+
+
+@pytest.mark.parametrize("harm", [0.1, 4.0])
+def test_the_error_of_a_relative_change_is_the_spread_of_resampled_changes(harm):
+    path = Path(__file__).parent.parent / "experiments" / "nano_ablations.py"
+    spec = importlib.util.spec_from_file_location("nano_ablations", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    before, after = (records((s, h))[0].metrics for s, h in ((science(), 0), (science("nano-s", "rtn", 3), harm)))
+    value, change, stderr = module.differences(before, after)["ppl"]
+    nll0, nll = (np.array(m["nano/ppl"].samples) for m in (before, after))
+    assert value == before["nano/ppl"].value
+    assert change == pytest.approx(100 * (after["nano/ppl"].value / before["nano/ppl"].value - 1))
+    picks = np.random.default_rng(0).integers(0, len(nll), (8000, len(nll)))
+    resampled = 100 * (np.exp(nll[picks].mean(1)) / np.exp(nll0[picks].mean(1)) - 1)
+    assert stderr == pytest.approx(resampled.std(), rel=0.1)
 
 
 @pytest.mark.parametrize(
