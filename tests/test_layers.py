@@ -11,7 +11,18 @@ ROOT = Path(__file__).parent.parent / "qbench"
 LAYERS = [
     ("nano", "texts", "shipped"),
     ("grid", "stats", "record", "draws", "models.block", "models.placement", "published", "costs"),
-    ("data", "models.shapes", "models.qwen3", "calibration", "report", "provenance", "machine", "footprint", "kernels"),
+    (
+        "data",
+        "models.shapes",
+        "models.qwen3",
+        "models.files",
+        "calibration",
+        "report",
+        "provenance",
+        "machine",
+        "footprint",
+        "kernels",
+    ),
     ("methods.base", "linear", "models.checkpoint", "tracking"),
     (
         "methods.rtn",

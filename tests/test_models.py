@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import save_tiny, tiny_config
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Qwen3ForCausalLM
 
 from qbench.methods.rtn import RTN
 from qbench.models import shapes
-from qbench.models.checkpoint import Checkpoint
+from qbench.models.checkpoint import NANO, Checkpoint
 from qbench.models.placement import Placement
 from qbench.models.quantized import QuantizedFolder
 from qbench.models.qwen3 import anatomy
@@ -36,11 +37,17 @@ def test_a_tied_head_that_is_stored_too_is_no_problem(tmp_path, ids):
     state = model.state_dict() | {"lm_head.weight": model.lm_head.weight.clone()}
     shutil.rmtree(folder)
     model.config.save_pretrained(folder)
-    from safetensors.torch import save_file
-
     save_file({k: v.contiguous().clone() for k, v in state.items()}, folder / "model.safetensors")
     ours = opened(folder).load("cpu")
     assert ours.lm_head.weight is ours.model.embed_tokens.weight
+    rewrite(folder, "model.safetensors", {"lm_head.weight": state["lm_head.weight"] + 1})
+    with pytest.raises(ValueError, match=r"ties lm_head.weight to .* both are stored and differ; set tie_word_"):
+        opened(folder)
+
+
+def rewrite(folder, name, tensors):
+    """Stores ``tensors`` in the file ``name`` beside, or in place of, what it holds."""
+    save_file(load_file(folder / name) | {k: v.clone() for k, v in tensors.items()}, folder / name)
 
 
 def test_linears_are_all_seven_of_every_layer(tiny):
@@ -91,6 +98,36 @@ def test_the_revision_is_the_content(tmp_path, tiny):
     assert "path" not in opened(a).science()
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "merges.txt", "added_tokens.json"])
+def test_the_revision_holds_the_tokenizer(tmp_path, name):
+    folder = save_tiny(tmp_path)
+    before = opened(folder).revision
+    (folder / name).write_text("{}")
+    with_it = opened(folder).revision
+    (folder / name).write_text("{ }")
+    assert len({before, with_it, opened(folder).revision}) == 3
+
+
+def test_the_revision_holds_weights_in_a_subfolder(tmp_path):
+    folder = in_a_subfolder(save_tiny(tmp_path, tie_word_embeddings=False))
+    ckpt = opened(folder)
+    victim = folder / "sh" / ckpt.files["lm_head.weight"].removeprefix("sh/")
+    save_file({k: v + 1 for k, v in load_file(victim).items()}, victim)
+    assert opened(folder).revision != ckpt.revision
+    assert not torch.equal(opened(folder).load("cpu").lm_head.weight, ckpt.load("cpu").model.embed_tokens.weight)
+
+
+def in_a_subfolder(folder):
+    """The same checkpoint with its weights in sh/."""
+    index = folder / "model.safetensors.index.json"
+    where = json.loads(index.read_text())["weight_map"]
+    (folder / "sh").mkdir()
+    for name in set(where.values()):
+        (folder / name).rename(folder / "sh" / name)
+    index.write_text(json.dumps({"weight_map": {key: f"sh/{name}" for key, name in where.items()}}))
+    return folder
+
+
 # --- bad input ---
 
 
@@ -131,6 +168,110 @@ def test_other_architectures_are_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     with pytest.raises(ValueError, match="is a gpt2; known here: qwen3"):
         opened(tmp_path)
+
+
+@pytest.fixture
+def one_file(tmp_path):
+    """A model of one file, with the tokenizer of a nano."""
+    folder = save_tiny(tmp_path / "model")
+    tensors = {k: v for p in folder.glob("model-*") for k, v in load_file(p).items()}
+    for path in folder.glob("model*"):
+        path.unlink()
+    save_file(tensors, folder / "model.safetensors")
+    shutil.copy(NANO / "nano-s" / "tokenizer.json", folder)
+    shutil.copy(NANO / "nano-s" / "tokenizer_config.json", folder)
+    return folder
+
+
+def set_config(folder, **fields):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def test_quantized_weights_are_refused(one_file):
+    set_config(one_file, quantization_config={"quant_method": "fp8", "weight_block_size": [128, 128]})
+    with pytest.raises(ValueError, match=r"has a quantization_config \(fp8\).*use the unquantized checkpoint"):
+        opened(one_file)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [(torch.float8_e4m3fn, "F8_E4M3"), (torch.float64, "F64"), (torch.int8, "I8"), (torch.bool, "BOOL")],
+)
+def test_weights_of_other_types_are_refused(one_file, dtype, name):
+    rewrite(one_file, "model.safetensors", {"model.norm.weight": torch.ones(128).to(dtype)})
+    with pytest.raises(ValueError, match=rf"model.norm.weight is stored as {name}.*the unquantized one"):
+        opened(one_file)
+
+
+@pytest.mark.parametrize("name", ["self_attn.q_proj.bias", "self_attn.q_proj.weight_scale_inv", "mlp.up_proj.lora_A"])
+def test_a_tensor_without_a_place_is_refused(one_file, name):
+    rewrite(one_file, "model.safetensors", {f"model.layers.1.{name}": torch.ones(256)})
+    with pytest.raises(ValueError, match=rf"holds model.layers.1.{name}, which this model has no place for"):
+        opened(one_file)
+
+
+@pytest.mark.parametrize("name", ["../x.safetensors", "/x.safetensors", "sh/../../x.safetensors"])
+def test_an_index_stays_in_its_folder(tmp_path, name):
+    folder = save_tiny(tmp_path)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"model.norm.weight": name}}))
+    with pytest.raises(ValueError, match=rf"names {name}, which is outside its folder"):
+        opened(folder)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "{", '{"weight_map": {}}', '{"weight_map": {"model.norm.weight": 3}}'])
+def test_a_damaged_index_is_named(tmp_path, text):
+    folder = save_tiny(tmp_path)
+    (folder / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(ValueError, match=r"index.json (has no weight_map|is no JSON object).*download it again"):
+        opened(folder)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"model_type": "qwen3", "hidden_size": "wide"}'])
+def test_a_damaged_config_is_named(one_file, text):
+    (one_file / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config.json is no (JSON object|configuration of a qwen3)") as e:
+        opened(one_file)
+    assert "\n" not in str(e.value)
+
+
+def test_no_code_of_a_checkpoint_runs(one_file, monkeypatch):
+    """transformers asks on the terminal; the type is refused before it is asked."""
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked whether to run code"))
+    set_config(one_file, model_type="other", auto_map={"AutoConfig": "code.Config"})
+    (one_file / "code.py").write_text("raise SystemExit")
+    with pytest.raises(ValueError, match="is a other; known here: qwen3"):
+        opened(one_file)
+
+
+@pytest.mark.parametrize("gone", [["tokenizer.json"], ["tokenizer.json", "tokenizer_config.json"]])
+def test_no_tokenizer_is_invented(one_file, gone):
+    for name in gone:
+        (one_file / name).unlink()
+    with pytest.raises(FileNotFoundError, match=r"no tokenizer in .*: it needs a tokenizer.json"):
+        opened(one_file).tokenizer  # noqa: B018
+
+
+def test_a_tokenizer_of_old_style_files_is_read(one_file):
+    model = json.loads((one_file / "tokenizer.json").read_text())["model"]
+    for path in one_file.glob("tokenizer*"):
+        path.unlink()
+    (one_file / "vocab.json").write_text(json.dumps(model["vocab"]))
+    (one_file / "merges.txt").write_text("\n".join(" ".join(pair) for pair in model["merges"]))
+    assert len(opened(one_file).tokenizer("The cat sat on the mat").input_ids) > 3
+
+
+def test_a_tokenizer_that_does_not_fit_is_named(one_file):
+    (one_file / "tokenizer.json").write_text("{not json")
+    with pytest.raises(ValueError, match=r"cannot read the tokenizer in .*download it again") as e:
+        opened(one_file).tokenizer  # noqa: B018
+    assert "\n" not in str(e.value)
+    large = json.loads((NANO / "nano-s" / "tokenizer.json").read_text())
+    large["added_tokens"].append(large["added_tokens"][0] | {"id": 1024, "content": "<|more|>"})
+    (one_file / "tokenizer.json").write_text(json.dumps(large))
+    with pytest.raises(ValueError, match=r"has 1025 tokens, the model embeddings for 1024"):
+        opened(one_file).tokenizer  # noqa: B018
 
 
 def test_no_folder_no_config_no_choice(tmp_path):

@@ -6,8 +6,6 @@ skeleton on the meta device.
 """
 
 import copy
-import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,11 +15,11 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
-from qbench.models import qwen3
+from qbench.models import files, qwen3
 from qbench.models.block import Block
 from qbench.models.placement import Placement
 
@@ -58,7 +56,7 @@ class Checkpoint:
         folder = NANO / self.nano if self.nano else Path(self.path).expanduser()
         if not folder.is_dir():
             raise FileNotFoundError(f"model {self.name}: there is no folder {folder}")
-        return _open(folder, self, _hash_of_weights(folder.resolve(), _stamp(folder)))
+        return _open(folder, self, files.content_hash(folder))
 
 
 @lru_cache
@@ -77,34 +75,15 @@ def _open(folder: Path, model: Checkpoint, revision: str) -> "OpenCheckpoint":
     return OpenCheckpoint(folder, model, revision)
 
 
-def _stamp(folder: Path) -> tuple:
-    return tuple((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(folder.glob("*.safetensors")))
-
-
-@lru_cache
-def _hash_of_weights(folder: Path, stamp: tuple) -> str:
-    """SHA-256 over config and weights: the revision of a model that no Hub has numbered."""
-    total = hashlib.sha256()
-    for path in [folder / "config.json", *(folder / name for name, _, _ in stamp)]:
-        if path.is_file():
-            with path.open("rb") as f:
-                total.update(hashlib.file_digest(f, "sha256").digest())
-    return total.hexdigest()[:40]
-
-
 class OpenCheckpoint:
     """The files of one model. Nothing but headers is read until asked for."""
 
     def __init__(self, folder: Path, model: Checkpoint, revision: str):
         self.folder, self.model, self.revision = folder, model, revision
         self.dtype = DTYPES[model.dtype]
-        if not (folder / "config.json").is_file():
-            raise FileNotFoundError(f"model {model.name}: no config.json in {folder}; is it a Hugging Face checkpoint?")
-        self.config = AutoConfig.from_pretrained(folder)
-        if self.config.model_type not in ANATOMIES:
-            raise ValueError(f"model {model.name} is a {self.config.model_type}; known here: {', '.join(ANATOMIES)}")
+        self.config = files.read_config(folder, ANATOMIES)
         self.anatomy = ANATOMIES[self.config.model_type](self.config)
-        self.files = self._read_headers()
+        self.files = files.tensor_files(folder, self.skeleton, self.config.tie_word_embeddings)
 
     def science(self) -> dict:
         """This model's part of a record's identity."""
@@ -113,7 +92,7 @@ class OpenCheckpoint:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        return AutoTokenizer.from_pretrained(self.folder)
+        return files.read_tokenizer(self.folder, self.config.vocab_size)
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
@@ -185,34 +164,3 @@ class OpenCheckpoint:
         else:
             self.fill(model.lm_head, "lm_head.", device)
         return model.eval()
-
-    def _read_headers(self) -> dict[str, str]:
-        """Tensor name -> file, after a look at every header: all there, whole, and of the shapes the config says."""
-        index = self.folder / "model.safetensors.index.json"
-        names = (
-            sorted(set(json.loads(index.read_text())["weight_map"].values()))
-            if index.is_file()
-            else ["model.safetensors"]
-        )
-        files, shapes = {}, {}
-        for name in names:
-            if not (self.folder / name).is_file():
-                raise FileNotFoundError(
-                    f"model {self.model.name}: {name} is missing from {self.folder}; download it again"
-                )
-            try:
-                with safe_open(self.folder / name, framework="pt") as f:
-                    for key in f.keys():  # noqa: SIM118
-                        files[key], shapes[key] = name, tuple(f.get_slice(key).get_shape())
-            except SafetensorError as e:
-                raise ValueError(
-                    f"model {self.model.name}: {self.folder / name} is truncated or damaged ({e}); download it again"
-                ) from e
-        for key, p in self.skeleton.named_parameters():
-            if key not in files:
-                raise ValueError(f"model {self.model.name}: the tensor {key} is in no file of {self.folder}")
-            if shapes[key] != tuple(p.shape):
-                raise ValueError(
-                    f"model {self.model.name}: {key} has shape {shapes[key]}, config.json says {tuple(p.shape)}"
-                )
-        return files

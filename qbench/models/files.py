@@ -1,0 +1,168 @@
+"""The files of a checkpoint: which of them are read, and what is refused before any weight is read.
+
+A number that a reader of other files would call wrong must not come out of here: weights in a format that nothing
+here decodes, a tensor that the model has no place for, and a tokenizer that is not there are errors.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+
+INDEX = "model.safetensors.index.json"
+TOKENIZER = ("tokenizer*", "vocab*", "merges.txt", "added_tokens.json", "special_tokens_map.json")
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+FLOATS = ("F32", "F16", "BF16")  # safetensors' names of the types of weights that are read
+
+
+def weight_files(folder: Path) -> list[str]:
+    """The files that hold the weights, relative to ``folder``; chosen as transformers does.
+
+    Raises: ValueError for an index that is damaged or names a file outside ``folder``.
+    """
+    index = folder / INDEX
+    if (folder / "model.safetensors").is_file() or not index.is_file():
+        return ["model.safetensors"]
+    where = _json(index).get("weight_map")
+    if not where or not isinstance(where, dict) or not all(isinstance(name, str) for name in where.values()):
+        raise ValueError(f"{index} has no weight_map from tensors to files; download it again")
+    for name in where.values():
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise ValueError(f"{index} names {name}, which is outside its folder; put the weights inside")
+    return sorted(set(where.values()))
+
+
+def content_hash(folder: Path) -> str:
+    """40 hex digits of a SHA-256 over what is read of a checkpoint: the revision of a model that no Hub has numbered.
+
+    That is config.json, the weights wherever the index says, and every file that decides which tokens a text becomes
+    (``TOKENIZER``). Chat templates in files of their own do not count: no measurement applies one.
+    """
+    tokenizer = sorted({p.name for pattern in TOKENIZER for p in folder.glob(pattern)})
+    paths = {name: folder / name for name in ("config.json", *weight_files(folder), *tokenizer)}
+    stats = ((name, path.stat()) for name, path in paths.items() if path.is_file())
+    return _hash(folder.resolve(), tuple((name, s.st_size, s.st_mtime_ns) for name, s in stats))
+
+
+@lru_cache
+def _hash(folder: Path, stamps: tuple) -> str:
+    total = hashlib.sha256()
+    for name, _, _ in stamps:
+        with (folder / name).open("rb") as f:
+            total.update(f"{name} {hashlib.file_digest(f, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()[:40]
+
+
+def read_config(folder: Path, known: Collection[str]) -> PretrainedConfig:
+    """The configuration of a model whose type is in ``known``; no code of the checkpoint runs.
+
+    Raises: FileNotFoundError without a config.json, ValueError for one that is damaged, of another type, or quantized.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"no config.json in {folder}; is it a Hugging Face checkpoint?")
+    told = _json(path)
+    if (kind := told.get("model_type")) not in known:
+        raise ValueError(f"the model in {folder} is a {kind}; known here: {', '.join(known)}")
+    if quantized := told.get("quantization_config"):
+        how = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else quantized
+        raise ValueError(
+            f"{path} has a quantization_config ({how}): these weights are quantized already, and nothing here reads "
+            "their scales; use the unquantized checkpoint"
+        )
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as e:  # transformers and huggingface_hub raise what they like for a field of a wrong type
+        raise ValueError(f"{path} is no configuration of a {kind}: {' '.join(str(e).split())}") from e
+
+
+def read_tokenizer(folder: Path, vocab: int) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model with ``vocab`` embeddings.
+
+    Raises: FileNotFoundError where there is none, for which transformers may invent an empty one, ValueError for one
+    that is damaged or has more tokens than the model.
+    """
+    has = {name: (folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "merges.txt")}
+    if not has["tokenizer.json"] and not (has["vocab.json"] and has["merges.txt"]):
+        raise FileNotFoundError(
+            f"no tokenizer in {folder}: it needs a tokenizer.json, or a vocab.json and a merges.txt; copy the "
+            "tokenizer's files from where the model comes from"
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as e:  # a damaged file is a bare Exception of the tokenizers library
+        raise ValueError(
+            f"cannot read the tokenizer in {folder} ({type(e).__name__}: {' '.join(str(e).split())}); download it again"
+        ) from e
+    if len(tokenizer) > vocab:
+        raise ValueError(
+            f"the tokenizer in {folder} has {len(tokenizer)} tokens, the model embeddings for {vocab}; "
+            "it belongs to another model"
+        )
+    return tokenizer
+
+
+def tensor_files(folder: Path, skeleton: nn.Module, tied: bool) -> dict[str, str]:
+    """Tensor name -> file, after a look at every header: all there, whole, in a known type, and the shapes of
+    ``skeleton``. A model with ``tied`` embeddings may store its lm_head too, if that is the same.
+
+    Raises: FileNotFoundError for a missing file, ValueError for anything that would not be read or be read wrongly.
+    """
+    expected = {key: tuple(p.shape) for key, p in skeleton.named_parameters()}
+    files: dict[str, str] = {}
+    for name in weight_files(folder):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{name} is missing from {folder}; download it again")
+        try:
+            with safe_open(folder / name, framework="pt") as f:
+                for key in f.keys():  # noqa: SIM118
+                    _check_tensor(folder / name, key, f.get_slice(key), expected, tied)
+                    files[key] = name
+        except SafetensorError as e:
+            raise ValueError(f"{folder / name} is truncated or damaged ({e}); download it again") from e
+    if missing := expected.keys() - files.keys():
+        raise ValueError(f"the tensor {min(missing)} is in no file of {folder}; is the checkpoint whole?")
+    if HEAD in files and HEAD not in expected and not _equal(folder, files, HEAD, EMBEDDING):
+        raise ValueError(
+            f"config.json in {folder} ties {HEAD} to {EMBEDDING}, but both are stored and differ; "
+            "set tie_word_embeddings to false there if the head is one of its own"
+        )
+    return files
+
+
+def _equal(folder: Path, files: dict[str, str], a: str, b: str) -> bool:
+    with safe_open(folder / files[a], framework="pt") as f, safe_open(folder / files[b], framework="pt") as g:
+        return torch.equal(f.get_tensor(a), g.get_tensor(b))
+
+
+def _check_tensor(path: Path, key: str, stored, expected: dict[str, tuple[int, ...]], tied: bool) -> None:
+    if tied and key == HEAD:
+        key = EMBEDDING
+    if (kind := stored.get_dtype()) not in FLOATS:
+        raise ValueError(
+            f"{path}: {key} is stored as {kind}, and nothing here decodes that; use a checkpoint in "
+            f"{', '.join(FLOATS)}, the unquantized one"
+        )
+    if key not in expected:
+        raise ValueError(
+            f"{path} holds {key}, which this model has no place for: leaving it out would measure another model; "
+            "use a plain checkpoint, with adapters merged and without quantization"
+        )
+    if (shape := tuple(stored.get_shape())) != expected[key]:
+        raise ValueError(f"{path}: {key} has shape {shape}, config.json says {expected[key]}")
+
+
+def _json(path: Path) -> dict:
+    try:
+        if isinstance(found := json.loads(path.read_text(encoding="utf-8")), dict):
+            return found
+        why = f"a {type(found).__name__}"
+    except ValueError as e:
+        why = str(e)
+    raise ValueError(f"{path} is no JSON object ({why}); download it again")
