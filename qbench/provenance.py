@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+GENERATED = ("results", "paper", "notebooks", "README.md", "experiments/LOG.md")  # no number depends on these
 PACKAGES = ("qbench", "torch", "transformers", "lm_eval", "datasets", "triton")
 
 
@@ -46,16 +47,16 @@ def _versions() -> dict[str, str]:
 
 @lru_cache
 def _commit() -> str | None:
-    """The commit of the working copy this runs from, with "+" where files differ from it; None if installed."""
+    """The commit of the working copy this runs from, None if installed. A "+" says that files differ from the commit;
+    records, texts and notebooks, which are made from numbers and change none, do not count."""
     root = Path(__file__).parent.parent
     if not (root / ".git").exists():
         return None
     try:
         git = ["git", "-C", str(root)]
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
-        ).stdout
+        status = [*git, "status", "--porcelain", "-uno", "--", ".", *(f":(exclude){path}" for path in GENERATED)]
+        changed = subprocess.run(status, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit + ("+" if changed.strip() else "")

@@ -305,7 +305,7 @@ def test_estimated_tiles_leave_no_processor_idle():
     assert configs.estimate("wna16", 4, 1024, 1024, 1, 1)["block_n"] == 512
 
 
-def test_measured_tiles_are_read_and_foreign_ones_are_not(tmp_path, monkeypatch):
+def test_measured_tiles_are_read_and_other_token_counts_are_estimated(tmp_path, monkeypatch):
     best = FUSED | {"split": 7}
     path = configs.save("Some GPU", {"wna16": {"4": {"64x256": {"16": best}}}}, tmp_path)
     assert path.name == "some-gpu.json"
@@ -319,14 +319,17 @@ def test_measured_tiles_are_read_and_foreign_ones_are_not(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
-    [(json.dumps({"gpu": "G", "triton": "0.1", "kernels": {}}), "measured with Triton 0.1"), ("{", "damaged")],
+    ("text", "says", "kernels"),
+    [
+        (json.dumps({"gpu": "G", "triton": "0.1", "kernels": {"wna16": {}}}), "with Triton 0.1", {"wna16": {}}),
+        ("{", "damaged", {}),
+    ],
 )
-def test_unfit_caches_are_ignored_with_a_warning(tmp_path, text, says):
+def test_another_triton_s_tiles_are_used_and_damaged_ones_are_not(tmp_path, text, says, kernels):
     (tmp_path / "g.json").write_text(text)
     configs.measured.cache_clear()
     with pytest.warns(UserWarning, match=says):
-        assert configs.measured("G", tmp_path) == {}
+        assert configs.measured("G", tmp_path) == kernels
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert configs.measured("H", tmp_path) == {}

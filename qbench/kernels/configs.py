@@ -4,8 +4,9 @@
 
     {"gpu": ..., "triton": "3.6.0", "kernels": {"wna16": {"4": {"12288x4096": {"1": {...}, "16": {...}}}}}}
 
-by kernel, bits, shape N x K, and number of tokens up to the next of ``TOKENS``. Nobody waits for tuning: a shape that
-is not in the file, or a GPU that has none, gets ``estimate``.
+by kernel, bits, shape N x K, and number of tokens up to the next of ``TOKENS``. A shape that is not in the file, or a GPU
+that has no file, gets ``estimate``. A file that another version of Triton measured still counts, with a warning: tiles
+change the speed of a kernel and never its result, and measured ones are a better guess than estimated ones.
 """
 
 import json
@@ -56,7 +57,7 @@ def _gpu(device: torch.device) -> tuple[str, int]:
 
 @cache
 def measured(gpu: str, folder: Path = FOLDER) -> dict:
-    """The kernels of the GPU's file; {} with a warning where another Triton measured it or the file is damaged."""
+    """The kernels of the GPU's file, {} where it has none or a damaged one. Warns of damage and of another Triton."""
     path = folder / f"{slug(gpu)}.json"
     if not path.is_file():
         return {}
@@ -68,11 +69,10 @@ def measured(gpu: str, folder: Path = FOLDER) -> dict:
         return {}
     if version != triton.__version__:
         warnings.warn(
-            f"ignored: {path} was measured with Triton {version}, this is {triton.__version__}; estimated tiles are "
-            "used. python experiments/latency.py --tune measures again",
+            f"{path} was measured with Triton {version}, this is {triton.__version__}; "
+            "python experiments/latency.py --tune measures the tiles again",
             stacklevel=2,
         )
-        return {}
     return kernels
 
 
