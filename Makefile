@@ -6,7 +6,7 @@ STAMP   := $(VENV)/.installed
 WORKERS ?= 2
 # fewer cells: make demo ONLY="model=nano-s grid.bits=4,2"
 ONLY    ?=
-# another package index for torch alone, such as PyTorch's own CPU index; empty: pip's default
+# a package index to look for torch in besides the default one, such as the CPU builds of PyTorch
 TORCH_INDEX ?=
 # where the demo keeps its records, tables and figures
 OUT     ?= demo
@@ -29,7 +29,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@echo "== installing into $(VENV) (pinned by constraints.txt; a few minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,wandb,gpu]"
 	@touch $(STAMP)
 
