@@ -5,8 +5,8 @@
     {"gpu": ..., "triton": "3.6.0", "kernels": {"wna16": {"4": {"12288x4096": {"1": {...}, "16": {...}}}}}}
 
 by kernel, bits, shape N x K, and number of tokens up to the next of ``TOKENS``. A shape that is not in the file, or a
-GPU without a file, gets ``estimate``. A file that another version of Triton measured still counts, with a warning: tiles
-change the speed of a kernel and never its result, and measured ones are a better guess than estimated ones.
+GPU without a file, gets ``estimate``. A file that another version of Triton measured still counts, with a warning:
+tiles change the speed of a kernel and never its result, and measured ones are a better guess than estimated ones.
 """
 
 import json
