@@ -277,6 +277,8 @@ def test_a_tokenizer_that_does_not_fit_is_named(one_file):
 def test_no_folder_no_config_no_choice(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         opened(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"no folder Qwen/Qwen3-0.6B; .* model.repo=Qwen/Qwen3-0.6B"):
+        opened("Qwen/Qwen3-0.6B")
     with pytest.raises(FileNotFoundError, match=r"no config.json in"):
         opened(tmp_path)
     with pytest.raises(ValueError, match="set one of repo, path or nano"):

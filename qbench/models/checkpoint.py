@@ -6,6 +6,7 @@ skeleton on the meta device.
 """
 
 import copy
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,11 +15,11 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors import safe_open
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
+from qbench.hub import hub_error
 from qbench.models import files, qwen3
 from qbench.models.block import Block
 from qbench.models.placement import Placement
@@ -49,13 +50,15 @@ class Checkpoint:
             raise ValueError(f"model.dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
 
     def open(self) -> "OpenCheckpoint":
-        """Raises ValueError or FileNotFoundError when the model is not there or its files are damaged."""
+        """Raises ValueError or OSError when the model is not there, may not be read, or its files are damaged."""
         if self.repo is not None:
             folder = _snapshot(self.repo, self.revision)
             return _open(folder, self, folder.name)
         folder = NANO / self.nano if self.nano else Path(self.path).expanduser()
         if not folder.is_dir():
-            raise FileNotFoundError(f"model {self.name}: there is no folder {folder}")
+            hub = f"; if it is on the Hub: model=qwen3-0.6b model.name=NAME model.repo={self.path}"
+            is_repo = self.path and re.fullmatch(r"[\w.-]+/[\w.-]+", self.path)
+            raise FileNotFoundError(f"model {self.name}: there is no folder {folder}{hub if is_repo else ''}")
         return _open(folder, self, files.content_hash(folder))
 
 
@@ -63,11 +66,9 @@ class Checkpoint:
 def _snapshot(repo: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(repo, revision=revision, allow_patterns=["*.safetensors", "*.json", "*.txt"]))
-    except (LocalEntryNotFoundError, RepositoryNotFoundError, HfHubHTTPError, OSError) as e:
-        raise FileNotFoundError(
-            f"cannot get {repo} (revision {revision or 'main'}) from the Hub: {type(e).__name__}. Without a network, "
-            "use a folder: model=local model.path=FOLDER, or try model=nano-s, which is shipped"
-        ) from e
+    except Exception as e:
+        instead = "use a folder: model=local model.path=FOLDER, or try model=nano-s, which is shipped"
+        raise hub_error(e, repo, revision, instead=instead) from e
 
 
 @lru_cache(maxsize=4)
