@@ -3,9 +3,9 @@
     python experiments/nano_ablations.py [--results results/nano_ablations] [MODEL ...]
 
 What conf/protocol/method/released_*.yaml sets is turned on field by field, then together, and compared with the
-default (the paper's text) on the same windows and questions; differences are paired. So are AWQ's scale search on
-fewer rows, and perplexity from logits in the model's dtype (in bfloat16; the rest is in float32). What is measured is
-left out. Writes the records and their tables, and beside their folder quirks/quirks.md, .csv and .tex.
+default (the paper's text) on the same windows and questions; differences are paired. So is perplexity from logits in
+the model's dtype (in bfloat16; the rest is in float32). What is measured is left out. Writes the records and their
+tables, and beside their folder quirks/quirks.md, .csv and .tex.
 """
 
 import argparse
@@ -40,11 +40,7 @@ CHANGES = [  # method, bits, what all share, {change: overrides}
         "awq",
         (4, 3, 2),
         STUDY,
-        AWQ
-        | {
-            "all of them": [o for overrides in AWQ.values() for o in overrides],
-            "search_rows=64": ["method.search_rows=64"],
-        },
+        AWQ | {"all of them": [o for overrides in AWQ.values() for o in overrides]},
     ),
     ("smoothquant", (8, 4), STUDY, {"alpha=null": ["method.alpha=null"]}),
     ("billm", (1,), STUDY, {o.removeprefix("method."): [o] for o in BILLM} | {"all of them": BILLM}),
@@ -141,7 +137,7 @@ def latex(lines: list[Line]) -> str:
     out += [
         r"\caption{What single ways of the released code change in perplexity, per cent, with paired standard errors "
     ]
-    out += [r"(bold: beyond two of them). \texttt{search\_rows} is ours.}\label{tab:quirks}"]
+    out += [r"(bold: beyond two of them).}\label{tab:quirks}"]
     out += [rf"\begin{{tabular}}{{lrl{'r' * len(models)}}}", r"\toprule"]
     out += [" & ".join(["Method", r"\#W", "Change", *models]) + r" \\", r"\midrule"]
     for (method, bits, change), cells in rows.items():

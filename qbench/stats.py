@@ -131,11 +131,14 @@ class Gram(Statistic):
         return float((moved / self.energy(w_NK).sum().clamp(min=1e-30)).sqrt())
 
     def inverse_cholesky(self, damp: float, perm_K: Tensor | None = None) -> tuple[Tensor, tuple[str, ...]]:
-        """Upper triangular U with (G + damp mean(diag G) I)^-1 = U^T U, and notes; columns in the order ``perm_K``.
+        """Upper triangular U with (G + damp m I)^-1 = U^T U, and notes; columns in the order ``perm_K``.
 
+        m is the mean of the diagonal over channels that fired: with it, U scales with the unit of x. The authors put
+        1 in the place of each zero before they take the mean, which is small or large depending on that unit. Here a
+        channel that never fired gets the damping alone; it takes part in no other channel's update.
         U comes from one Cholesky factorisation of the matrix read backwards: G = R R^T with R upper, U = R^-1.
-        Channels that never fired get a 1 on the diagonal. Where the factorisation fails, more damping is tried,
-        then float64; each step is a note. The result is kept, for the linears that share this input.
+        Where the factorisation fails, more damping is tried, then float64; each step is a note. The result is kept,
+        for the linears that share this input.
 
         Raises: ArithmeticError when nothing helps.
         """
@@ -150,11 +153,10 @@ class Gram(Statistic):
         notes = []
         for dtype in (torch.float32, torch.float64):
             for factor in (1, 10, 100):
-                L, failed = torch.linalg.cholesky_ex(self._backwards(damp * factor, perm_K, dtype))
-                if not failed:
-                    R = L.flip(0, 1)
-                    del L  # a matrix of 12,288 channels takes 0.6 GB
-                    U = _invert_upper_(R).float()
+                H = self._backwards(damp * factor, perm_K, dtype)
+                if _inverse_factor_(H):
+                    U = H.tril_().flip(0, 1).float()
+                    del H  # a matrix of 12,288 channels takes 0.6 GB
                     if torch.isfinite(U).all():
                         return U, tuple(notes)
                 notes.append(f"Cholesky failed with damping {damp * factor:g} in {str(dtype).removeprefix('torch.')}")
@@ -172,8 +174,8 @@ class Gram(Statistic):
             H = self._symmetric_sum()[back][:, back].to(dtype)
         H /= self.tokens
         diagonal = H.diagonal()
-        diagonal[diagonal == 0] = 1
-        diagonal += damp * diagonal.mean()
+        mean = diagonal.sum() / diagonal.count_nonzero()
+        diagonal += damp * mean.nan_to_num(1)  # an input that is always zero: any damping will do
         return H
 
     def _symmetric_sum(self) -> Tensor:
@@ -184,19 +186,30 @@ class Gram(Statistic):
         return self._sum_KK
 
     def _parts(self) -> Iterator[tuple[int, int]]:
-        """Block columns, (first, end)."""
-        width = max(64, -(-self.K // PARTS))
+        """Block columns, (first, end): of 64 n channels, whose products do not depend on the number of threads."""
+        width = 64 * -(-self.K // (64 * PARTS))
         return ((start, min(start + width, self.K)) for start in range(0, self.K, width))
 
 
-def _invert_upper_(R: Tensor) -> Tensor:
-    """The inverse of an upper triangular matrix in its own memory, by halves: most of the work is matrix products."""
-    n = len(R)
-    if n <= 256:
-        R.copy_(torch.linalg.solve_triangular(R, torch.eye(n, dtype=R.dtype, device=R.device), upper=True))
-        return R
-    h = n // 2
-    _invert_upper_(R[:h, :h])
-    _invert_upper_(R[h:, h:])
-    R[:h, h:] = -(R[:h, :h] @ R[:h, h:] @ R[h:, h:])
-    return R
+def _inverse_factor_(H: Tensor) -> bool:
+    """Puts L^-1, with H = L L^T, into the lower half of H, by halves; False where H is not positive definite.
+
+    Small factorisations and products of 64 n channels do not depend on the number of threads. LAPACK's sums over a
+    large matrix do, in the last bit, and GPTQ turns another last bit into other codes.
+    """
+    n = len(H)
+    if n <= 64:
+        L, failed = torch.linalg.cholesky_ex(H)
+        if not failed:
+            H.copy_(torch.linalg.solve_triangular(L, torch.eye(n, dtype=H.dtype, device=H.device), upper=False))
+        return not failed
+    h = -(-n // 128) * 64
+    A, B, C = H[:h, :h], H[h:, :h], H[h:, h:]
+    if not _inverse_factor_(A):
+        return False
+    B.copy_(B @ A.tril_().T)
+    C.addmm_(B, B.T, alpha=-1)
+    if not _inverse_factor_(C):
+        return False
+    B.copy_(C.tril_() @ B @ A).neg_()
+    return True

@@ -51,11 +51,35 @@ def test_rescaling_is_that_of_the_inputs(x, kind):
             torch.testing.assert_close(getattr(stat, field), getattr(expected, field))
 
 
-def test_dead_channels_get_a_one_on_the_diagonal(x):
+@pytest.mark.parametrize("unit", [1.0, 1e-3, 1e3])
+def test_a_dead_channel_leaves_the_others_as_they_are_without_it(x, unit):
+    """Damping is a share of the live diagonal: the factor scales with the unit of x and of no other number."""
+    alive = [k for k in range(24) if k != 3]
+    expected, _ = filled(x[:, alive]).inverse_cholesky(0.01)
     x[:, 3] = 0
-    U, notes = filled(x).inverse_cholesky(0.01)
-    assert torch.isfinite(U).all()
+    U, notes = filled(x * unit).inverse_cholesky(0.01)
+    torch.testing.assert_close(U[alive][:, alive] * unit, expected, rtol=1e-4, atol=1e-6)
+    assert not U[3, alive].any()
+    assert not U[alive, 3].any()
     assert notes == ()
+
+
+def test_an_input_that_is_always_zero_can_be_factorised(x):
+    U, notes = filled(0 * x).inverse_cholesky(0.01)
+    torch.testing.assert_close(U, 10 * torch.eye(24))
+    assert notes == ()
+
+
+def test_the_factor_does_not_depend_on_threads():
+    x = torch.randn(900, 704, generator=torch.Generator().manual_seed(2))
+    found, threads = [], torch.get_num_threads()
+    try:
+        for count in (1, 2, 3, 4, 8):
+            torch.set_num_threads(count)
+            found.append(filled(x).inverse_cholesky(0.01)[0])
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(found[0], other) for other in found)
 
 
 def test_a_failed_factorisation_climbs_the_ladder_and_says_so():

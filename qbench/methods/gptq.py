@@ -11,7 +11,8 @@ Deviations from the authors' code (IST-DASLab/gptq):
 * U comes from one factorisation of the reversed matrix instead of Cholesky, inversion, Cholesky: same U, a
   third of the work.
 * Linears that read the same input (q, k, v; gate, up) are one matrix: rows do not depend on each other.
-* A channel that calibration never saw is rounded to nearest, not set to zero: its inputs may fire in use.
+* A channel that calibration never saw is rounded to nearest, not set to zero: its inputs may fire in use. It does not
+  count in the mean that damping is a share of, so no code depends on the unit of x.
 * A group is always fitted on up-to-date columns; theirs are stale where the group is smaller than the block.
 * act_order sorts stably, so equal diagonals give the same order everywhere.
 * If the factorisation fails: more damping, then float64, then an error; each step is in the record's notes.
@@ -37,7 +38,7 @@ class GPTQ(Method):
     groups stay runs of neighbouring columns under act_order. ``damp``: share of mean diag(H) added to it."""
 
     name: ClassVar[str] = "gptq"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     statistic = Gram
     sees = "stage"
     grid: Grid = Grid()

@@ -95,9 +95,8 @@ def solve(shape: Shape, facts: dict, method: dict) -> Work:
             elif name == "awq":
                 clipped = method["n_clip"] if not linear.endswith(tuple(method["unclipped"])) else 0
                 scales = method["n_scale"] if folds else 0
-                rows = N if method.get("loss") == "module" else _searched(N, names, method.get("search_rows"))
-                gemms = costs.scale_search_flops(rows, K, scales) + costs.clip_search_flops(N, K, group, clipped)
-                moved = costs.round_bytes(rows, K, scales) + costs.round_bytes(N, K, clipped)
+                gemms = costs.scale_search_flops(N, K, scales) + costs.clip_search_flops(N, K, group, clipped)
+                moved = costs.round_bytes(N, K, scales + clipped)
                 total += Work(flops32=gemms, bytes=moved, launches=30 * (scales + clipped))
             elif name == "billm":
                 blocks = -(-K // method["block_size"])
@@ -105,12 +104,6 @@ def solve(shape: Shape, facts: dict, method: dict) -> Work:
                 steps = 25 * method["max_salient"] + 30 * 81
                 total += Work(flops32=costs.block_columns_flops(N, K), bytes=search, launches=blocks * steps)
     return total.times(shape.layers)
-
-
-def _searched(N: int, names: dict[str, int], search_rows: int | None) -> int:
-    """Of the N rows of a linear, those on which AWQ compares exponents: its share of ``search_rows`` of the stage."""
-    every = sum(names.values())
-    return N if search_rows is None or search_rows >= every else max(1, N * search_rows // every)
 
 
 def evaluate(shape: Shape, part: dict, dtype: str) -> tuple[Work, list[str]]:

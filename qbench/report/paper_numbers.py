@@ -150,9 +150,6 @@ def _study(study: list[Measurement]) -> dict[str, str]:
     ones = [x.value for (_, name, bits), x in ppl.items() if bits == 1 and name != "billm"]
     if ones:
         out["nano/least/1"] = short(column("nano/ppl"), min(ones))
-    rows = {method_of(m.science).get("search_rows") for m in study if method_of(m.science)["name"] == "awq"}
-    if len(rows) == 1 and None not in rows:
-        out["nano/awq/search_rows"] = str(*rows)
     out["nano/windows"] = str(max(x.n for x in ppl.values()))
     out["nano/questions"] = str(max(m.metrics["nano_world/acc"].n for m in study if "nano_world/acc" in m.metrics))
     out["nano/devices"] = tex(joined(sorted({m.provenance["device"] for m in study})))
