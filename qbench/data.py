@@ -30,9 +30,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from qbench.draws import Encoder, lines, long_windows, nano_ids, released_c4
-from qbench.texts import read, rows, stamp
+from qbench.pins import HubFile
+from qbench.texts import HUB, hub_file, read, rows, stamp
 
 SOURCES = ("nano", "c4", "wikitext2", "text")
+EVALUATED = {"c4": "validation", "wikitext2": "test"}  # the split of each text
 C4_DOCUMENTS, C4_TOKENS = 1100, 256 * 2048
 
 
@@ -76,6 +78,10 @@ class Calibration:
         """ids_BT, int64 [n, length]; the same tensor on a second call, so do not write into it."""
         return _calibration_ids(self, Encoder.of(tokenizer), data_dir and str(data_dir), stamp(self.path))
 
+    def hub_files(self) -> list[HubFile]:
+        """What is read from the Hub where there is no data_dir."""
+        return [hub_file(self.source, "train")] if self.source in HUB else []
+
     def science(self, tokenizer: PreTrainedTokenizerBase, data_dir: str | Path | None = None) -> dict:
         """What identifies this data in a record; a path does not, the tokens do."""
         data = sha256_of_tokens(self.tokens(tokenizer, data_dir))
@@ -104,6 +110,10 @@ class Corpus:
     def tokens(self, tokenizer: PreTrainedTokenizerBase, data_dir: str | Path | None = None) -> Tensor:
         """ids_T, int64; the same tensor on a second call, so do not write into it."""
         return _corpus_ids(self, Encoder.of(tokenizer), data_dir and str(data_dir), stamp(self.path))
+
+    def hub_files(self) -> list[HubFile]:
+        """What is read from the Hub where there is no data_dir."""
+        return [hub_file(self.source, EVALUATED[self.source])] if self.source in HUB else []
 
 
 def sha256_of_tokens(ids: Tensor) -> str:
@@ -155,12 +165,14 @@ def _shuffled(cal: Calibration, data_dir: str | None, rng: random.Random) -> Ite
 def _corpus_ids(corpus: Corpus, encoder: Encoder, data_dir: str | None, state) -> Tensor:
     if corpus.source == "nano":
         return nano_ids("test", encoder, seed=0)
+    if corpus.source in HUB:
+        documents = rows(corpus.source, EVALUATED[corpus.source], data_dir)
     if corpus.source == "wikitext2":
-        return encoder.ids("\n\n".join(rows("wikitext2", "test", data_dir)))
+        return encoder.ids("\n\n".join(documents))
     if corpus.source == "c4" and corpus.c4 == "released":
-        return released_c4(rows("c4", "validation", data_dir), encoder)
+        return released_c4(documents, encoder)
     if corpus.source == "c4":
-        return encoder.ids(" ".join(rows("c4", "validation", data_dir)[:C4_DOCUMENTS]))[:C4_TOKENS]
+        return encoder.ids(" ".join(documents[:C4_DOCUMENTS]))[:C4_TOKENS]
     ids_T = encoder.ids(read(corpus.path))
     if not len(ids_T):
         raise ValueError(f"{corpus.path} holds no text; give a file with text in it")

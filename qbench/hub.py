@@ -25,7 +25,7 @@ def hub_error(e: Exception, repo: str, revision: str | None = None, *, kind: str
     property of what was asked, and ``e`` itself for everything else (a full disk, a malformed name).
     """
     chain = [e]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) not in (None, *chain):
         chain.append(cause)
     asked = f"{kind} {repo}" + (f" at revision {revision}" if revision else "")
     page = f"{constants.ENDPOINT}/{'' if kind == 'model' else f'{kind}s/'}{repo}"

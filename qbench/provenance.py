@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 GENERATED = ("results", "paper", "notebooks", "README.md", "experiments/LOG.md")  # no number depends on these
-PACKAGES = ("qbench", "torch", "transformers", "lm_eval", "datasets", "triton")
+PACKAGES = ("qbench", "torch", "triton", "transformers", "tokenizers", "safetensors", "accelerate", "numpy")
+PACKAGES += ("lm_eval", "datasets", "pyarrow", "huggingface_hub")
 
 
 def collect(device: str, seconds: float) -> dict:

@@ -156,6 +156,8 @@ class Run:
         metrics = self.measures[name].run(model, self.context)
         nominal, stored, size = self.sizes(reports)
         where = provenance.collect(self.machine.device, time.perf_counter() - started)
+        if self.quantization["calib"] and self.machine.data_dir is None:  # in the identity their hash stands for them
+            where["calib_data"] = {file.repo: file.revision for file in self.calib.hub_files()}
         record = Measurement(self.ids[name], self.sciences[name], metrics, nominal, stored, size, reports, where)
         self.store.put(record)
         tracking.log(record, **self.wandb)

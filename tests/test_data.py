@@ -1,5 +1,6 @@
 """Text to token ids: the draws against independent loops, no BOS, and errors that say what to do."""
 
+import gzip
 import json
 import os
 import random
@@ -169,6 +170,32 @@ def test_corpora_from_a_folder(tokenizer, encode, folder):
     assert c4.tolist() == encode(" ".join(texts(folder / "c4/c4-validation.parquet")))
 
 
+@pytest.mark.parametrize("place", ["c4", "c4/en"])
+def test_c4s_own_shards_in_a_folder(tokenizer, folder, tmp_path, place):
+    (tmp_path / place).mkdir(parents=True)
+    for split, shard in (("train", "train.00000-of-01024"), ("validation", "validation.00000-of-00008")):
+        documents = [{"text": t, "timestamp": "2019", "url": "u"} for t in texts(folder / f"c4/c4-{split}.parquet")]
+        lines = "".join(json.dumps(d) + "\n" for d in documents)
+        (tmp_path / place / f"c4-{shard}.json.gz").write_bytes(gzip.compress(lines.encode()))
+    for draw in ("windows", "lines"):
+        calib = Calibration("c4", n=4, length=150, draw=draw)
+        assert torch.equal(calib.tokens(tokenizer, tmp_path), calib.tokens(tokenizer, folder))
+    assert torch.equal(Corpus("c4").tokens(tokenizer, tmp_path), Corpus("c4").tokens(tokenizer, folder))
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-20], lambda data: gzip.compress(b'{"body": "x"}'), lambda _: b"x"]
+)
+def test_a_damaged_shard_of_c4(tokenizer, tmp_path, damage):
+    (tmp_path / "c4").mkdir()
+    content = gzip.compress("".join(json.dumps({"text": f"line {i}"}) + "\n" for i in range(9999)).encode())
+    (tmp_path / "c4/c4-validation.00000-of-00008.json.gz").write_bytes(damage(content))
+    with pytest.raises(
+        ValueError, match=r"00008.json.gz is not a .json.gz file with a `text` column, or it is damaged"
+    ):
+        Corpus("c4").tokens(tokenizer, tmp_path)
+
+
 def test_windows():
     ids = torch.arange(10)
     assert windows(ids, 4).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
@@ -205,7 +232,7 @@ def test_bad_calibration(tokenizer, fields, error, message):
         ("a.txt", b"He is here. " * 50, "has only .* tokens, 0 windows; use a longer text, or lower calib.n"),
         ("a.txt", b"\xff\xfe\x00", "not UTF-8"),
         ("a.jsonl", b'{"body": "x"}', "every line must be a JSON object with a `text` field"),
-        ("a.parquet", b"nothing", "is not a parquet file with a `text` column"),
+        ("a.parquet", b"nothing", "is not a parquet file with a `text` column, or it is damaged"),
     ],
 )
 def test_bad_files(tokenizer, tmp_path, name, content, message):
@@ -228,7 +255,7 @@ def test_what_is_not_in_the_folder(tokenizer, tmp_path):
 def test_without_the_hub(tokenizer, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    with pytest.raises(ConnectionError, match=r"set machine.data_dir to a folder that has it as parquet"):
+    with pytest.raises(FileNotFoundError, match=r"wikitext at revision b08601.* set machine.data_dir to a folder"):
         Corpus("wikitext2").tokens(tokenizer)
 
 

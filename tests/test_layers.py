@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "qbench"
 LAYERS = [
     ("hub",),
+    ("pins",),
     ("nano", "texts", "shipped"),
     ("grid", "stats", "record", "draws", "models.block", "models.placement", "published", "costs"),
     (

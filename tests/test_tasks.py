@@ -18,8 +18,8 @@ from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 import qbench.nano
 from qbench.measure import suite
 from qbench.measure.base import Context
-from qbench.measure.local_data import Splits, from_folder, pages
 from qbench.measure.scorer import Scorer
+from qbench.measure.task_data import Splits, pages, reading
 from qbench.measure.tasks import Tasks
 from qbench.nano import world
 
@@ -222,7 +222,7 @@ def test_a_task_without_its_file(ctx, tmp_path):
 def test_a_task_without_the_hub(ctx, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    with pytest.raises(ConnectionError, match=r"piqa from the Hugging Face Hub .* set machine.data_dir"):
+    with pytest.raises(FileNotFoundError, match=r"piqa at revision 142f.* is not, .* in .*set machine.data_dir"):
         Tasks("piqa").science(ctx)
 
 
@@ -313,7 +313,7 @@ def test_mmlu_hendrycks_through_the_harness(qwen3, model, ctx):
     """By lm-eval's own evaluation: with our scorer, and with its own where no token spans the colon and a letter."""
     name, limits = "mmlu_hendrycks_virology", dict(num_fewshot=5, limit=6)
     manager = TaskManager(include_path=str(suite.OUR_TASKS), include_defaults=False)
-    with from_folder(DATA):
+    with reading(DATA):
         own = reference(model, ctx.tokenizer, [name], task_manager=manager, **limits)
         ours = simple_evaluate(Scorer(*qwen3, None), tasks=[name], task_manager=manager, bootstrap_iters=0, **limits)
     nano = Tasks(name, **limits).run(model, replace(ctx, data_dir=DATA))
@@ -345,7 +345,7 @@ def test_real_tasks_equal_lm_eval(model, ctx, names, shots, limit):
         pytest.skip("no real data in QBENCH_TEST_DATA or ../shared/data")
     settings = dict(num_fewshot=shots, limit=limit)
     got = Tasks(names, **settings).run(model, replace(ctx, data_dir=DATA))
-    with from_folder(DATA):
+    with reading(DATA):
         expected = reference(model, ctx.tokenizer, names, task_manager=suite.find(names), **settings)
     for task, result in expected["results"].items():
         found = {key.removesuffix(",none"): value for key, value in result.items() if key.endswith(",none")}

@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from qbench.data import Corpus, sha256_of_tokens
 from qbench.draws import windows
+from qbench.pins import HubFile
 from qbench.record import Metric
 
 PAPER_WINDOW, NANO_WINDOW = 2048, 256
@@ -52,6 +53,10 @@ class Measure:
     def science(self, ctx: Context) -> dict:
         """Name, version, settings and the hash of the data; raises on bad input, loads no weights."""
         raise NotImplementedError
+
+    def hub_files(self) -> list[HubFile]:
+        """What this measurement reads from the Hub where there is no machine.data_dir. Default: nothing."""
+        return []
 
     def prepare(self, ctx: Context) -> None:
         """What needs the unquantized model, cached on disk: once for all quantizations. Default: nothing."""
@@ -86,6 +91,9 @@ class TextMeasure(Measure):
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"eval.limit must be at least 1 window, got {self.limit}; use null for all")
 
+    def hub_files(self) -> list[HubFile]:
+        return Corpus(self.source, self.path, self.c4).hub_files()
+
     def windows(self, ctx: Context) -> Tensor:
         """ids_BT of the text; ValueError where a window exceeds the tokenizer's `model_max_length`."""
         if self.window > (longest := ctx.tokenizer.model_max_length):
@@ -99,6 +107,8 @@ class TextMeasure(Measure):
         ids_BT = self.windows(ctx)
         settings = dict(source=self.source, window=self.window, limit=self.limit, windows=len(ids_BT))
         settings |= {"draw": self.c4} if self.source == "c4" else {}
+        if ctx.data_dir is None and (files := self.hub_files()):
+            settings |= {"data_sets": {file.repo: file.revision for file in files}}
         return dict(name=self.name, version=self.version, **settings, data=sha256_of_tokens(ids_BT))
 
 

@@ -29,8 +29,8 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from qbench.draws import Encoder
-from qbench.measure.local_data import from_folder
 from qbench.measure.scorer import quiet
+from qbench.measure.task_data import reading
 
 OUR_TASKS = Path(__file__).parent / "lm_eval_tasks"
 COMMON = ("arc", "c4", "hellaswag", "mmlu/default", "piqa", "super_glue/boolq", "wikitext", "winogrande")
@@ -41,13 +41,15 @@ class Suite:
     """Loaded tasks with their requests: one a choice, in the order of documents and choices.
 
     `groups` maps a requested group or tag to its tasks' names; `versions` has lm-eval's version of every
-    requested name; `data` is a hash of every prompt, choice and right answer as rendered.
+    requested name; `data` is a hash of every prompt, choice and right answer as rendered; `data_sets` has the commit
+    of every data set that came from the Hub.
     """
 
     tasks: dict[str, Task]
     groups: dict[str, list[str]]
     versions: dict[str, str]
     data: str
+    data_sets: dict[str, str]
 
     def scores(self, lm: HFLM) -> dict[str, dict[str, list]]:
         """{task: {metric: one outcome a document, in data order}}, by lm-eval's `process_results`."""
@@ -95,17 +97,8 @@ def suite(
     With `max_prompt`, examples are dropped while a prompt has more tokens than that by `encoder`.
     """
     manager = find(names)
-    with quiet(), from_folder(data_dir):
-        try:
-            loaded = manager.load(list(names))
-        except OSError as e:
-            if data_dir is not None:
-                raise
-            raise ConnectionError(
-                f"cannot load the data of {', '.join(names)} from the Hugging Face Hub ({type(e).__name__}: "
-                f"{e}); without the Hub, set machine.data_dir to a folder that has it as parquet, or use "
-                "nano_world"
-            ) from e
+    with quiet(), reading(data_dir, num_fewshot) as commits:
+        loaded = manager.load(list(names))
     tasks, groups = loaded["tasks"], loaded["groups"]
     for name, task in tasks.items():
         _set_fewshot(name, task, num_fewshot)
@@ -119,7 +112,7 @@ def suite(
         elif name not in tasks:
             members[name] = sorted(manager.task_index[name].tags)
     versions = {name: _version(groups.get(name) or tasks.get(name)) for name in names}
-    return Suite(tasks, members, versions, _hash(tasks))
+    return Suite(tasks, members, versions, _hash(tasks), commits)
 
 
 def find(names: tuple[str, ...]) -> TaskManager:

@@ -66,7 +66,7 @@ class Tasks(Measure):
         settings |= dict(max_prompt=self.max_prompt)
         harness = ".".join(lm_eval.__version__.split(".")[:2])
         what = dict(name=self.name, version=self.version, tasks=found.versions, lm_eval=harness)
-        return what | settings | dict(data=found.data)
+        return what | settings | dict(data=found.data) | ({"data_sets": found.data_sets} if found.data_sets else {})
 
     def run(self, model: nn.Module, ctx: Context) -> dict[str, Metric]:
         found = self.suite(ctx)

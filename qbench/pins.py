@@ -1,0 +1,74 @@
+"""Data sets of the Hugging Face Hub, each at a pinned commit, file by file.
+
+qbench takes whole files from the Hub's cache and reads them itself. The loader of `datasets` has a cache of its own:
+without a network it answers with the version used last, whatever revision is asked for, and it does not find C4.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError
+
+from qbench.hub import hub_error
+
+C4, WIKITEXT = "allenai/c4", "Salesforce/wikitext"
+PINS = {  # repository: its commit, and the file of a split
+    C4: ("1588ec454efa1a09f29cd18ddd04fe05fc8653a2", "en/c4-{split}.00000-of-{shards}.json.gz"),
+    WIKITEXT: ("b08601e04326c79dfdd32d625aee71d232d685c3", "{name}/{split}-00000-of-00001.parquet"),
+    "EleutherAI/wikitext_document_level": (
+        "647234772b9554e208af6c826f23b99e3cac88c8",
+        "{name}/{name}-{split}.parquet",
+    ),
+    "cais/mmlu": ("c30699e8356da336a370243923dbaf21066bb9fe", "{name}/{split}-00000-of-00001.parquet"),
+    "baber/piqa": ("142f6d7367fd9877f0fb3b5734ea6a545f54cdd1", "piqa_{split}.parquet"),
+    "allenai/ai2_arc": ("210d026faf9955653af8916fad021475a3f00453", "{name}/{split}-00000-of-00001.parquet"),
+    "Rowan/hellaswag": ("218ec52e09a7e7462a5400043bb9a69a41d06b76", "data/{split}-00000-of-00001.parquet"),
+    "allenai/winogrande": ("01e74176c63542e6b0bcb004dcdea22d94fb67b5", "{name}/{split}-00000-of-00001.parquet"),
+    "aps/super_glue": ("3de24cf8022e94f4ee4b9d55a6f539891524d646", "{name}/{split}-00000-of-00001.parquet"),
+}
+INSTEAD = "set machine.data_dir to a folder that has it, or run `qbench fetch` with these arguments where there is one"
+C4_SHARDS = {"train": "01024", "validation": "00008"}
+
+
+class HubFile(NamedTuple):
+    """One file of a data set on the Hub."""
+
+    repo: str
+    revision: str
+    path: str
+
+    def cached(self) -> Path | None:
+        """Where the file lies in the Hub's cache; None if it is not there. Asks no network."""
+        found = try_to_load_from_cache(self.repo, self.path, revision=self.revision, repo_type="dataset")
+        return Path(found) if isinstance(found, str) else None
+
+    def get(self) -> Path:
+        """The file in the cache, downloaded if it is not there.
+
+        Raises what ``qbench.hub.hub_error`` says, and without a connection at once: the Hub's own client would go on
+        trying for half a minute.
+        """
+        if found := self.cached():
+            return found
+        try:
+            _connect(self)
+            return Path(hf_hub_download(self.repo, self.path, revision=self.revision, repo_type="dataset"))
+        except Exception as e:
+            raise hub_error(e, self.repo, self.revision, kind="dataset", instead=INSTEAD) from e
+
+
+def pinned(repo: str, split: str, name: str | None = None) -> HubFile:
+    """The file of a split of a data set in ``PINS``; ``name``: which configuration of it."""
+    revision, file = PINS[repo]
+    return HubFile(repo, revision, file.format(split=split, name=name, shards=C4_SHARDS.get(split)))
+
+
+@lru_cache
+def _connect(file: HubFile) -> None:
+    """One request without a second try; what the Hub answers is left to the download."""
+    try:
+        get_hf_file_metadata(hf_hub_url(file.repo, file.path, revision=file.revision, repo_type="dataset"))
+    except HfHubHTTPError:
+        return
