@@ -18,7 +18,7 @@ from qbench.report import build, frame, layer_frame, load, main, make_table, sum
 from qbench.report.columns import Column
 from qbench.report.frame import paired_difference
 from qbench.report.specs import specs
-from qbench.report.table import TableSpec
+from qbench.report.table import TableSpec, one_evaluation
 from qbench.report.variants import distinguish
 
 BITS = (8, 4, 3, 2, 1)
@@ -125,7 +125,7 @@ def test_failed_diverged_and_missing_cells_say_so(built):
     mark = re.search(r"failed<sup>(\w)</sup>", failed)[1]
     assert f"<sup>{mark}</sup> failed: FloatingPointError: no finite scale in model.layers.1.mlp" in text
     assert re.search(r"\| nano-s \| SmoothQuant \| 1 \| 8 \| row .*\| nan \|", text)
-    assert re.search(r"<sup>\w</sup> damping raised to 0.04 … damping raised to 0.06 \(in 2 to 6 linears", text)
+    assert re.search(r"<sup>\w</sup> damping raised to 0.04 to 0.06 \(in 2 to 6 linears", text)
     with (built[0] / "tables" / "nano_matrix.csv").open() as f:
         rows = {(r["model"], r["method"], r["w_bits"]): r for r in csv.DictReader(f)}
     assert rows["nano-s", "awq", "1"]["nano_world/acc"] == "failed"
@@ -183,6 +183,87 @@ def test_mixed_evaluations_get_rows_of_their_own():
     t = table_of([measure(s, ev, 0.5), measure(s, ev | {"window": 128}, 0.5), measure(s, tasks, 0.5)])
     assert [r.variant for r in t.rows] == ["ppl window=128", "ppl window=256"]
     assert all(r.cells["nano_world/acc"].state == "ok" for r in t.rows)
+
+
+@pytest.fixture
+def mixed():
+    """Two cells under 48 windows, one also under 24, all with questions; divergences under 48 windows only."""
+    ppl, kl, tasks = evals()
+    shared = {"name": "divergence", "window": 256, "limit": 48, "data": "ab" * 8}
+    few = {"name": "perplexity", "window": 256, "limit": 24, "data": "ef" * 8}
+    out = []
+    for s, h in ((science(), 0), (science("nano-s", "rtn", 4), 1.0), (science("nano-s", "gptq", 4), 0.3)):
+        one, two = measure(s, ppl, h), measure(s, kl, h)
+        whole = s | {"eval": shared}
+        out.append(replace(one, metrics=one.metrics | two.metrics, science=whole, id=digest(whole)))
+        out.append(measure(s, tasks, h))
+    half = measure(science("nano-s", "awq", 4), ppl, 0.1, windows=24)
+    whole = half.science | {"eval": few}
+    return [*out, replace(half, science=whole, id=digest(whole))]
+
+
+def test_a_cell_is_of_its_rows_evaluation(mixed):
+    t = table_of(mixed)
+    by = {(r.method, r.how): r.cells for r in t.rows}
+    full, few = "divergence limit=48", "perplexity limit=24"
+    assert set(by) == {("none", full), ("rtn", full), ("gptq", full), ("awq", few)}
+    extra = measure(science("nano-s", "gptq", 4), mixed[-1].science["eval"] | {"name": "ppl"}, 0.3, windows=24)
+    whole = extra.science | {"eval": mixed[-1].science["eval"]}
+    t = table_of([*mixed, replace(extra, science=whole, id=digest(whole))])
+    by = {(r.method, r.how): r.cells for r in t.rows}
+    assert by["gptq", few]["nano/kl"].state == "missing", "a divergence over 48 windows is no part of this row"
+    assert by["gptq", few]["nano/ppl"].value == extra.metrics["nano/ppl"].value
+    assert by["gptq", few]["nano_world/acc"].state == "ok"
+    best = {key for key, cells in by.items() if cells["nano/ppl"].best}
+    assert best == {("gptq", full), ("awq", few)}
+    delta = {(r.method, r.how): r.cells["nano/ppl"] for r in table_of([*mixed], delta=True).rows}
+    assert delta["gptq", full].state == "ok"
+    assert delta["awq", few].state == "missing"
+
+
+def test_metrics_of_other_tables_split_no_row(mixed):
+    df = frame(mixed)
+    subjects = make_table(specs(df["science"])[1], df)
+    assert [(r.method, r.how) for r in subjects.rows] == [("none", ""), ("rtn", ""), ("gptq", "")]
+
+
+def test_summary_and_figures_show_one_evaluation_and_name_the_others(mixed, tmp_path):
+    for m in mixed:
+        Store(tmp_path).put(m)
+    text, t = summary(tmp_path), one_evaluation(table_of(mixed))
+    assert "nano PPL by divergence limit=48; left out: 1 record by perplexity limit=24" in " ".join(text.split())
+    assert "AWQ" not in text
+    assert len({r.quant for r in t.rows}) == len(t.rows) == 4
+    assert main(tmp_path) == 0
+    more = [with_eval(m, m.science["eval"] | {"limit": 96}) for m in mixed if "nano/kl" in m.metrics]
+    assert one_evaluation(table_of([*mixed, *more[:2]])).chosen["nano/ppl"][0] == "divergence limit=48", "most rows"
+    assert one_evaluation(table_of([*mixed, *more])).chosen["nano/ppl"][0] == "divergence limit=96", "equal rows: order"
+
+
+def with_eval(m, ev):
+    whole = m.science | {"eval": ev}
+    return replace(m, science=whole, id=digest(whole))
+
+
+def test_what_follows_from_a_tokenizer_is_no_other_evaluation():
+    ms = [with_eval(m, m.science["eval"] | {"data": f"{i}" * 16, "windows": 40 + i})
+          for i, m in enumerate(records((science("nano-s"), 0), (science("nano-m"), 0)))]  # fmt: skip
+    assert {r.how for r in table_of(ms).rows} == {""}
+    assert set(frame(ms)["evaluation"]) == {"ppl"}
+
+
+def test_no_star_across_calibrations():
+    ms = records((science("nano-s", "rtn", 4), 1), (science("nano-s", "awq", 4, calib={"seed": 1}), 0.1),
+                 (science("nano-s", "gptq", 4), 0.5))  # fmt: skip
+    assert [r.method for r in table_of(ms).rows if r.cells["nano/ppl"].best] == ["gptq"]
+
+
+def test_a_frame_tells_evaluations_apart(mixed):
+    df = frame(mixed).set_index("metric")["evaluation"]
+    assert set(df["nano/ppl"]) == {"divergence limit=48", "perplexity limit=24"}
+    assert set(df["nano_world/acc"]) == {"tasks"}
+    own = frame(records(*((science("nano-s", "gptq", 4, method={"act_order": x}), 0.3) for x in (True, False))))
+    assert set(own["variant"]) == {"act_order=True", "act_order=False"}
 
 
 def test_unsmoothed_smoothquant_is_told_apart():

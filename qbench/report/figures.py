@@ -9,20 +9,19 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from qbench.report.columns import Column
-from qbench.report.frame import UNQUANTIZED
 from qbench.report.heatmap import layer_heatmap
 from qbench.report.pareto import pareto_figure
 from qbench.report.rows import Cell, Row
 from qbench.report.style import INK, RC, SOFT, handles, looks, losers_band, quality_axis, save
-from qbench.report.table import Table
-from qbench.report.variants import quant_labels
+from qbench.report.table import Table, one_evaluation
+from qbench.report.variants import UNQUANTIZED, quant_labels
 
 INTERVAL = 1.96  # standard errors: a 95 % interval
 
 
 def draw(t: Table, layers: pd.DataFrame, folder: Path) -> list[Path]:
     """``<name>_bits``, ``<name>_pareto`` and ``<name>_layers`` as far as there are records for them."""
-    written, layers = [], t.spec.select(layers)
+    written, layers, t = [], t.spec.select(layers), one_evaluation(t)
     columns = [c for c in t.choose(t.spec.figures, 4) if any(r.cells[c.key].finite for r in t.rows)]
     with matplotlib.rc_context(RC):
         if columns and any(r.method != UNQUANTIZED for r in t.rows):
@@ -59,7 +58,8 @@ def bits_figure(t: Table, columns: list[Column]) -> Figure:
     fig.align_ylabels(axes[:, 0])
     legend = _legend(t.rows, columns, styles)
     fig.legend(handles=legend, loc="outside lower center", ncols=min(len(legend), 2 if width < 5 else 4))
-    fig.suptitle("Quality against weight bits (bands: 95 % intervals over the items)", x=0.01, ha="left", size=9)
+    title = ["Quality against weight bits (bands: 95 % intervals over the items)", *t.left_out(columns)]
+    fig.suptitle("\n".join(title), x=0.01, ha="left", size=9)
     return fig
 
 

@@ -4,7 +4,6 @@ Both models saw the same items, so the error of their difference comes from the 
 It is much smaller than the errors of the two values, which the choice of items dominates.
 """
 
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -13,26 +12,16 @@ import numpy as np
 import pandas as pd
 
 from qbench.record import Measurement, Metric
+from qbench.report.variants import UNQUANTIZED, canon, eval_labels, method_of, quant_labels, quantization
 
-UNQUANTIZED = "none"
 OF_KERNELS = ("agreement", "latency")  # evaluations of how a model runs, not of how good it is
 COMPARISONS = ("kl", "top1")  # metrics that are themselves a comparison with the unquantized model
 
 COLUMNS = [
     *("id", "quant", "model", "model_bytes", "method", "bits", "act_bits", "group_size", "label"),
     *("nominal_bits", "stored_bits", "metric", "unit", "value", "stderr", "n", "base", "delta"),
-    *("delta_stderr", "delta_note", "n_notes", "notes", "status", "error", "science"),
+    *("delta_stderr", "delta_note", "n_notes", "notes", "status", "error", "variant", "evaluation", "science"),
 ]
-
-
-def canon(x) -> str:
-    """The sorted JSON of ``x``: equal text, equal science."""
-    return json.dumps(x, sort_keys=True, separators=(",", ":"))
-
-
-def quantization(science: dict) -> dict:
-    """What made the quantized model: the science without the evaluation."""
-    return {k: v for k, v in science.items() if k != "eval"}
 
 
 def frame(measurements: Iterable[Measurement], failures: Iterable[dict] = ()) -> pd.DataFrame:
@@ -40,7 +29,8 @@ def frame(measurements: Iterable[Measurement], failures: Iterable[dict] = ()) ->
 
     ``delta`` is value minus that of the unquantized model under the same evaluation, ``delta_stderr`` its
     paired standard error; both are NaN where no pairing exists, and ``delta_note`` says why. ``bits`` is NaN
-    outside the bits axis (BiLLM), ``group_size`` -1 is one group a row. Failures are the dicts of
+    outside the bits axis (BiLLM), ``group_size`` -1 is one group per row. ``variant`` tells apart quantizations that
+    agree in these columns, ``evaluation`` the ways in which a metric was evaluated. Failures are the dicts of
     ``results/failures``; those whose measurement exists by now are ignored. Evaluations of kernels are left out.
     """
     measurements = [m for m in measurements if not of_kernels(m.science)]
@@ -71,6 +61,9 @@ def frame(measurements: Iterable[Measurement], failures: Iterable[dict] = ()) ->
             rows.append(row | dict(delta=delta, delta_stderr=stderr, delta_note=note))
     rows += _failed_rows(failures, measurements)
     df = pd.DataFrame(rows, columns=COLUMNS)
+    df["variant"] = df["quant"].map(quant_labels(list(df["science"])))
+    names = df["science"].map(lambda s: str((s.get("eval") or {}).get("name", "eval")))
+    df["evaluation"] = eval_labels(df).where(lambda label: label != "", names)
     return df.sort_values(["quant", "metric", "id"], kind="stable", ignore_index=True)
 
 
@@ -119,10 +112,6 @@ def layer_frame(measurements: Iterable[Measurement]) -> pd.DataFrame:
 def of_kernels(science: dict) -> bool:
     """Whether a record or failure with ``science`` is of the kernels and has no place in a table of quality."""
     return (science.get("eval") or {}).get("name") in OF_KERNELS
-
-
-def method_of(science: dict) -> dict:
-    return science.get("method") or {"name": UNQUANTIZED}
 
 
 def _identity(id: str, science: dict) -> dict:

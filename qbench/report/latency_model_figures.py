@@ -14,14 +14,15 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from qbench.costs import QWEN3
 from qbench.record import Measurement
 from qbench.report.columns import Column, column
-from qbench.report.frame import UNQUANTIZED, frame
+from qbench.report.frame import frame
 from qbench.report.latency import Kind, Latency, kind_of_model, label, size_order
 from qbench.report.latency_figures import look
 from qbench.report.pareto import HALO, front
 from qbench.report.rows import Row
 from qbench.report.specs import generic
 from qbench.report.style import INK, handles, log_ticks, looks, quality_axis
-from qbench.report.table import make_table
+from qbench.report.table import make_table, one_evaluation
+from qbench.report.variants import UNQUANTIZED
 
 BATCH = 1
 
@@ -112,7 +113,7 @@ def quality_figure(record: Latency, measurements: list[Measurement]) -> Figure |
     df = frame(m for m in measurements if m.science["model"]["name"].startswith("qwen3-"))
     if df.empty:
         return None
-    t = make_table(generic("qwen3"), df)
+    t = one_evaluation(make_table(generic("qwen3"), df))
     pairs = joined(record, t.rows)
     columns = [column(key) for key in _metrics(t, pairs)]
     if not columns:
@@ -127,8 +128,8 @@ def quality_figure(record: Latency, measurements: list[Measurement]) -> Figure |
     legend += [Line2D([], [], color=INK, ls="none", marker="P", ms=5, label="bf16")]
     legend += [Line2D([], [], color=INK, lw=0.9, label="front")]
     fig.legend(handles=legend, loc="outside lower center", ncols=4)
-    title = f"Quality against decoding time on an {record.provenance['gpu']} (numbers: weight bits)"
-    fig.suptitle(title, x=0.01, ha="left", size=9)
+    title = [f"Quality against decoding time on an {record.provenance['gpu']} (numbers: weight bits)"]
+    fig.suptitle("\n".join([*title, *t.left_out(columns)]), x=0.01, ha="left", size=9)
     return fig
 
 

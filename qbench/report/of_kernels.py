@@ -9,8 +9,8 @@ from pathlib import Path
 
 from qbench.record import Measurement, write_atomic
 from qbench.report.columns import METHODS, method_order
-from qbench.report.frame import method_of
 from qbench.report.latency_sheet import Field, Sheet, to_csv, to_latex, to_markdown
+from qbench.report.variants import method_of
 
 
 def short(value: float) -> str:

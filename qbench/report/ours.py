@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from qbench.published import METRICS, PERPLEXITIES, TASKS, Printed
 from qbench.record import Measurement
-from qbench.report.frame import method_of
 from qbench.report.protocol import PROTOCOLS, mmlu_key, protocol_of
-from qbench.report.variants import distinguish
+from qbench.report.variants import distinguish, method_of
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,11 @@ from qbench.record import Measurement
 from qbench.report.audit import doubted, findings
 from qbench.report.columns import column
 from qbench.report.finding import KINDS, mean
-from qbench.report.frame import UNQUANTIZED, method_of, of_kernels
+from qbench.report.frame import of_kernels
 from qbench.report.leaves import of_folders
 from qbench.report.protocol import deviations, protocol_of
 from qbench.report.summary import short
+from qbench.report.variants import UNQUANTIZED, method_of
 from qbench.report.write import _tex as tex
 
 SIZES = ("s", "m", "l")

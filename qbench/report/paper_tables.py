@@ -5,13 +5,14 @@ from pathlib import Path
 
 from qbench.record import Measurement
 from qbench.report.columns import column
-from qbench.report.frame import UNQUANTIZED, frame
+from qbench.report.frame import frame
 from qbench.report.leaves import leaves, plain
 from qbench.report.paper_numbers import in_study
 from qbench.report.rows import Row
 from qbench.report.specs import nano
 from qbench.report.summary import short
-from qbench.report.table import Table, best, make_table, rivals
+from qbench.report.table import Table, make_table, winners
+from qbench.report.variants import UNQUANTIZED
 from qbench.report.write import _tex as tex
 
 BLOCKS = {"nano/ppl": "perplexity, lower is better", "nano_world/acc": "questions answered, \\%, higher is better"}
@@ -33,11 +34,7 @@ def compact(measurements: list[Measurement]) -> str:
 def _block(t: Table, key: str, bits: list[int]) -> list[str]:
     c, lines = column(key), []
     quantized = [r for r in t.rows if r.method != UNQUANTIZED]
-    bold = {
-        id(x)
-        for group in rivals(quantized).values()
-        for x in best([r.cells[key] for r in group], c, lambda v: short(c, v))
-    }
+    bold = {id(x) for x in winners(quantized, c, lambda v: short(c, v))}
 
     def shown(r: Row | None) -> str:
         if r is None or r.cells[key].state == "missing":

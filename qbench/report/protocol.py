@@ -10,8 +10,7 @@ from functools import cache
 
 import yaml
 
-from qbench.report.frame import canon, method_of
-from qbench.report.variants import flatten
+from qbench.report.variants import canon, flatten, method_of
 from qbench.shipped import conf_dir
 
 PROTOCOLS = ("paper", "released")

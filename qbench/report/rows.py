@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from qbench.report.columns import METHODS, method_order
-from qbench.report.frame import UNQUANTIZED
-from qbench.report.variants import eval_labels, quant_labels
+from qbench.report.columns import METHODS, Column, method_order
+from qbench.report.variants import UNQUANTIZED, eval_labels, quant_labels
 
 _DTYPES = {"bfloat16": "BF16", "float16": "FP16", "float32": "FP32"}
 
@@ -32,11 +31,12 @@ class Cell:
 class Row:
     """One quantized model. ``bits`` are the nominal ones where the method is outside the bits axis.
 
-    ``size`` is the bytes of the largest form of its model, ``variant`` what sets it apart from others of the
-    table beyond its columns, ``notes`` counts the linears with each note, ``records`` are its rows of the
-    long frame by metric; ``cells`` and ``marks`` are filled by ``table``.
+    ``size`` is the bytes of the largest form of its model, ``differs`` what sets its quantization apart from others
+    of the table beyond its columns and ``how`` what sets its evaluation apart, ``notes`` counts the linears with each
+    note, ``records`` are its rows of the long frame by metric; ``cells`` and ``marks`` are filled by ``table``.
     """
 
+    quant: str
     model: str
     method: str
     bits: float
@@ -46,12 +46,22 @@ class Row:
     model_bytes: float
     size: float
     dtype: str
-    variant: str
+    differs: str
+    how: str
     on_axis: bool
     notes: Counter
     records: dict[str, dict]
     cells: dict[str, Cell] = field(default_factory=dict)
     marks: list[str] = field(default_factory=list)
+
+    @property
+    def variant(self) -> str:
+        return "; ".join(v for v in (self.differs, self.how) if v)
+
+    def found(self, c: Column) -> list[dict]:
+        """Its rows of the long frame that the cell of ``c`` is made from."""
+        keys = c.mean_of or (c.key,)
+        return [r for r in (self.records.get(k) or self.records.get("") for k in keys) if r is not None]
 
     @property
     def name(self) -> str:
@@ -75,7 +85,7 @@ class Row:
 def make_rows(df: pd.DataFrame) -> list[Row]:
     """One row a quantization, or several where its evaluations differ; by size, method, bits falling.
 
-    A metric evaluated in one way only appears in all rows of its quantized model.
+    A metric appears in the rows of its own evaluation; one that was evaluated in one way only in all rows.
     """
     if df.empty:
         return []
@@ -90,6 +100,7 @@ def make_rows(df: pd.DataFrame) -> list[Row]:
         for how in sorted(set(part["how"]) - {""}) or [""]:
             rows.append(
                 Row(
+                    quant=quant,
                     model=first["model"],
                     method=first["method"],
                     bits=float(part["nominal_bits"].max() if off_axis else first["bits"]),
@@ -99,7 +110,8 @@ def make_rows(df: pd.DataFrame) -> list[Row]:
                     model_bytes=float(part["model_bytes"].max()),
                     size=float(sizes[first["model"]]),
                     dtype=_dtype(first["science"]),
-                    variant="; ".join(v for v in (labels[quant], how) if v),
+                    differs=labels[quant],
+                    how=how,
                     on_axis=not off_axis and first["method"] != UNQUANTIZED,
                     notes=notes,
                     records={

@@ -1,17 +1,19 @@
 """The table a terminal or a README has room for: a block a metric, a line a model and method, bits across."""
 
 import math
+import textwrap
 
 from qbench.report.columns import Column
-from qbench.report.frame import UNQUANTIZED
 from qbench.report.rows import Cell, Row
-from qbench.report.table import Table, best, rivals
+from qbench.report.table import Table, one_evaluation, winners
+from qbench.report.variants import UNQUANTIZED
 
 WIDTH, _CELL = 100, 7
 
 
 def summarize(t: Table) -> str:
     """Plain text at most 100 columns wide: the unquantized model, then 8 .. 1 bits; * marks the best."""
+    t = one_evaluation(t)
     columns = t.choose(t.spec.summary, 2)
     bits = sorted({round(r.bits) for r in t.rows if r.on_axis}, reverse=True)
     if not any(r.on_axis for r in t.rows):
@@ -25,11 +27,12 @@ def summarize(t: Table) -> str:
         return f"{t.spec.caption}: nothing measured yet\n"
     if bits:
         lines.append("* best of the methods with equally many bits for weights and for activations")
+    lines += t.left_out(columns)
     if any(r.method == "billm" for r in t.rows):
         lines.append("BiLLM is outside the bits axis: in the last column, with nominal / stored bits a weight")
     used = {m for r in t.rows for m in (*r.marks, *(x for c in columns for x in r.cells[c.key].marks))}
     lines += [f"{_raised(m)} {text}" for m, text in t.footnotes.items() if m in used]
-    return "\n".join(_clip(line) for line in "\n".join(lines).split("\n")) + "\n"
+    return "\n".join(_fold(line) for line in "\n".join(lines).split("\n")) + "\n"
 
 
 def _align(block: list[tuple[str, str]], most: int) -> list[str]:
@@ -40,11 +43,7 @@ def _align(block: list[tuple[str, str]], most: int) -> list[str]:
 
 def _block(t: Table, c: Column, bits: list[int]) -> list[tuple[str, str]]:
     """The lines of one metric; a model's unquantized value stands in the first of its lines."""
-    stars = {
-        id(x)
-        for group in rivals([r for r in t.rows if r.method != UNQUANTIZED]).values()
-        for x in best([r.cells[c.key] for r in group], c, lambda v: short(c, v))
-    }
+    stars = {id(x) for x in winners([r for r in t.rows if r.method != UNQUANTIZED], c, lambda v: short(c, v))}
     lines, indent = [], max(len(r.model) for r in t.rows) + 2
     for model in dict.fromkeys(r.model for r in t.rows):
         mine = [r for r in t.rows if r.model == model and r.cells[c.key].state != "missing"]
@@ -97,6 +96,6 @@ def _raised(mark: str) -> str:
     return mark.translate(str.maketrans("abcdefghijklmnop", "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖ"))
 
 
-def _clip(text: str) -> str:
-    text = text.rstrip()
-    return text if len(text) <= WIDTH else text[: WIDTH - 1] + "…"
+def _fold(line: str) -> str:
+    """A line too long for a terminal goes on below, indented."""
+    return line.rstrip() if len(line) <= WIDTH else textwrap.fill(line, WIDTH, subsequent_indent="  ")

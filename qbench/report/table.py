@@ -4,16 +4,17 @@ import fnmatch
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
 from qbench.report.columns import Column, column
-from qbench.report.frame import UNQUANTIZED, canon
 from qbench.report.protocol import OWN, PROTOCOLS, protocol_of
 from qbench.report.rows import Cell, Row, make_rows
-from qbench.report.variants import flatten, is_hash
+from qbench.report.variants import UNQUANTIZED, canon, flatten, is_hash
+
+_NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,10 @@ class TableSpec:
 
 @dataclass
 class Table:
-    """``footnotes`` maps a mark to its text; ``protocol`` are lines that hold for the whole table."""
+    """``footnotes`` maps a mark to its text; ``protocol`` are lines that hold for the whole table.
+
+    ``chosen`` is of ``one_evaluation``: {metric: (the evaluation that is shown, {others: their records})}.
+    """
 
     spec: TableSpec
     columns: list[Column]
@@ -59,6 +63,17 @@ class Table:
     footnotes: dict[str, str]
     protocol: list[str]
     delta: bool = False
+    chosen: dict[str, tuple[str, dict[str, int]]] = field(default_factory=dict)
+
+    def left_out(self, columns: list[Column]) -> list[str]:
+        """Which evaluations of ``columns`` this view shows and leaves out."""
+        texts = defaultdict(list)
+        for c in columns:
+            if c.key in self.chosen:
+                how, others = self.chosen[c.key]
+                lost = ", ".join(f"{n} record{'s' * (n > 1)} by {other}" for other, n in sorted(others.items()))
+                texts[f"by {how}; left out: {lost}, which are in tables/{self.spec.name}.md"].append(c.header)
+        return [f"{', '.join(headers)} {text}" for text, headers in texts.items()]
 
     def choose(self, patterns: tuple[str, ...], most: int) -> list[Column]:
         """At most ``most`` of the columns that have a value, in the order of ``patterns``."""
@@ -68,34 +83,68 @@ class Table:
 
 def make_table(spec: TableSpec, df: pd.DataFrame, delta: bool = False) -> Table:
     """The table of ``spec``, or with ``delta`` the paired differences to the unquantized models."""
-    df = spec.select(df)
-    columns = [c for c in spec.resolve(df) if c.delta or not delta]
-    feet, rows = _Footnotes(), [r for r in make_rows(df) if not (delta and r.method == UNQUANTIZED)]
-    unpaired = {c.key for c in columns if delta and not any(_paired(r, c) for r in rows)}
-    protocol, columns = _protocol(df, columns), [c for c in columns if c.key not in unpaired]
+    df, unpaired = spec.select(df), []
+    columns = spec.resolve(df)
+    if delta:
+        paired = df[(df["status"] == "ok") & (df["delta_note"] == "") & (df["method"] != UNQUANTIZED)]
+        comparable, paired = [c for c in columns if c.delta], set(paired["metric"])
+        columns = [c for c in comparable if paired.issuperset(c.mean_of or (c.key,))]
+        unpaired = sorted({c.key for c in comparable} - {c.key for c in columns})
+    shown = {"", *(key for c in columns for key in c.mean_of or (c.key,))}
+    feet, rows = _Footnotes(), make_rows(df[df["metric"].isin(shown)])
+    rows = [r for r in rows if not (delta and r.method == UNQUANTIZED)]
+    protocol = _protocol(df, columns)
     for r in rows:
         r.marks = sorted({feet.mark(text, n) for text, n in sorted(r.notes.items())})
         r.cells = {c.key: _cell(c, r.records, delta, feet) for c in columns}
-    for group in rivals(rows, lambda r: r.group_size).values():
-        for c in columns:
-            for cell in best([r.cells[c.key] for r in group], c, c.text):
-                cell.best = True
+    for c in columns:
+        for cell in winners(rows, c, c.text, lambda r: r.group_size):
+            cell.best = True
     if unpaired:
-        protocol.append(f"Left out, as nothing is paired: {', '.join(sorted(unpaired))}.")
+        protocol.append(f"Left out, as nothing is paired: {', '.join(unpaired)}.")
     return Table(spec, columns, rows, feet.texts(), protocol, delta)
 
 
-def _paired(r: Row, c: Column) -> bool:
-    found = [r.records.get(key) for key in c.mean_of or (c.key,)]
-    return all(x is not None and x["status"] == "ok" and not x["delta_note"] for x in found)
+def one_evaluation(t: Table) -> Table:
+    """``t`` with one row per quantization, for views that have no room for several evaluations of a metric.
+
+    Of those the one with the most rows is kept, among equals the one over the most items; ``chosen`` names the rest.
+    """
+    size = {r.how: (0, 0.0) for r in t.rows}
+    for r in t.rows:
+        items = [x["n"] for x in r.records.values() if x["how"] and x["status"] == "ok"]
+        if items:
+            size[r.how] = (size[r.how][0] + 1, max(size[r.how][1], *items))
+    chosen = {}
+    for c in t.columns:
+        ids = defaultdict(set)
+        for x in (x for r in t.rows for x in r.found(c) if x["how"]):
+            ids[x["how"]].add(x["id"])
+        if ids:
+            how = max(ids, key=lambda how: (size[how], how))
+            chosen[c.key] = (how, {other: len(found) for other, found in ids.items() if other != how})
+    rows: dict[str, Row] = {}
+    for r in t.rows:
+        row = rows.setdefault(r.quant, replace(r, how="", cells={c.key: Cell() for c in t.columns}, records={}))
+        for c in t.columns:
+            if c.key not in chosen or r.how == chosen[c.key][0]:
+                row.cells[c.key] = r.cells[c.key]
+                row.records |= {x["metric"]: x for x in r.found(c)}
+    return replace(t, rows=list(rows.values()), chosen={k: v for k, v in chosen.items() if v[1]})
 
 
-def rivals(rows: list[Row], also: Callable[[Row], object] = lambda r: None) -> dict[str, list[Row]]:
-    """The rows of one model at equal weight and activation bits, and at equal ``also``."""
-    groups = defaultdict(list)
+def winners(
+    rows: list[Row], c: Column, text: Callable[[float], str], also: Callable[[Row], object] = lambda r: None
+) -> list[Cell]:
+    """The cells of ``c`` that are ``best`` among their rivals: one model, equal weight and activation bits, equal
+    ``also``, and the same calibration and evaluation."""
+    rivals = defaultdict(list)
     for r in rows:
-        groups[f"{r.model} {r.bits:.3g} {r.act_bits} {also(r)}"].append(r)
-    return groups
+        if found := r.found(c):
+            science = found[0]["science"]
+            same = (canon(science["model"]), canon(science.get("calib")), *(x["how"] for x in found))
+            rivals[f"{r.bits:.3g}", r.act_bits, str(also(r)), *same].append(r.cells[c.key])
+    return [cell for cells in rivals.values() for cell in best(cells, c, text)]
 
 
 def best(cells: list[Cell], c: Column, text: Callable[[float], str]) -> list[Cell]:
@@ -130,26 +179,30 @@ class _Footnotes:
     """Letters for texts, in the order they are met; texts that differ in their numbers only share one."""
 
     def __init__(self):
-        self._found: dict[str, dict] = {}
+        self._found: dict[str, tuple[str, list[str], list[int]]] = {}
 
     def mark(self, text: str, count: int = 0) -> str:
-        key = text if text.startswith("failed") else re.sub(r"\d+(\.\d+)?(e[+-]?\d+)?", "#", text)
-        new = {"letter": _letter(len(self._found)), "texts": set(), "counts": []}
-        entry = self._found.setdefault(key, new)
-        entry["texts"].add(text)
-        entry["counts"].append(count)
-        return entry["letter"]
+        key = text if text.startswith("failed") else _NUMBER.sub("#", text)
+        letter, texts, counts = self._found.setdefault(key, (_letter(len(self._found)), [], []))
+        texts.append(text)
+        counts.append(count)
+        return letter
 
     def texts(self) -> dict[str, str]:
         out = {}
-        for entry in self._found.values():
-            texts, low, high = sorted(entry["texts"]), min(entry["counts"]), max(entry["counts"])
-            text = texts[0] if len(texts) == 1 else f"{texts[0]} … {texts[-1]}"
-            if high:
-                span = f"{low}" if low == high else f"{low} to {high}"
-                text += f" (in {span} linear{'s' * (high > 1)} of the model)"
-            out[entry["letter"]] = text
+        for letter, texts, counts in self._found.values():
+            numbers = iter(map(_span, zip(*map(_NUMBER.findall, texts))))
+            text = texts[0] if len(set(texts)) == 1 else _NUMBER.sub(lambda _, n=numbers: next(n), texts[0])
+            if max(counts):
+                text += f" (in {_span(map(str, counts))} linear{'s' * (max(counts) > 1)} of the model)"
+            out[letter] = text
         return out
+
+
+def _span(numbers: Iterable[str]) -> str:
+    """The smallest and the largest of ``numbers`` as they are written, or one of them where all are the same."""
+    ordered = sorted(numbers, key=float)
+    return ordered[0] if ordered[0] == ordered[-1] else f"{ordered[0]} to {ordered[-1]}"
 
 
 def _letter(i: int) -> str:

@@ -4,15 +4,29 @@ A table shows model, method, bits and group size in columns of their own. Every 
 than one value among the records of a table becomes part of the row's label, e.g. ``act_order=True``.
 """
 
+import json
 import re
 from collections import defaultdict
 
 import pandas as pd
 
-from qbench.report.frame import canon, method_of, quantization
-
+UNQUANTIZED = "none"
 _SHOWN = {"name", "grid.bits", "grid.group_size", "acts.bits"}
 _HASH = re.compile(r"[0-9a-f]{8,}")
+
+
+def canon(x) -> str:
+    """The sorted JSON of ``x``: equal text, equal science."""
+    return json.dumps(x, sort_keys=True, separators=(",", ":"))
+
+
+def quantization(science: dict) -> dict:
+    """What made the quantized model: the science without the evaluation."""
+    return {k: v for k, v in science.items() if k != "eval"}
+
+
+def method_of(science: dict) -> dict:
+    return science.get("method") or {"name": UNQUANTIZED}
 
 
 def flatten(d: dict, prefix: str = "") -> dict[str, object]:
@@ -78,24 +92,30 @@ def quant_labels(sciences: list[dict]) -> dict[str, str]:
 
 
 def eval_labels(df: pd.DataFrame) -> pd.Series:
-    """For each row of a long frame: how its evaluation differs from others of the same metric, or "".
+    """For each row of a long frame: how its evaluation differs from others with a metric in common, or "".
 
-    A digest that is one for each model (the token ids under its own tokenizer) is no difference.
+    All metrics of one evaluation have the same label, so that a row of a table can be of one evaluation. What follows
+    from the tokenizer, one value for each model (the digest of the tokens, the windows they fill), is no difference.
     """
-    labels = pd.Series("", index=df.index)
-    for _, rows in df.groupby("metric"):
-        evals = [s.get("eval") or {} for s in rows["science"]]
+    labels, evals = pd.Series("", index=df.index), df["science"].map(lambda s: canon(s.get("eval") or {}))
+    kin: list[set[str]] = []
+    for metrics in df[df["metric"] != ""].groupby(evals)["metric"].agg(set):
+        touching = [k for k in kin if k & metrics]
+        kin = [k for k in kin if not k & metrics] + [metrics.union(*touching)]
+    for metrics in kin:
+        rows = df[df["metric"].isin(metrics)]
+        unique = {key: json.loads(key) for key in evals[rows.index]}
         per_model = defaultdict(lambda: defaultdict(set))
-        for model, e in zip(rows["model"], evals):
-            for key, value in flatten(e).items():
-                per_model[key][model].add(canon(value))
-        ignore = {
-            key
-            for key, models in per_model.items()
-            if all(len(v) == 1 for v in models.values()) and any(is_hash(flatten(e).get(key)) for e in evals)
-        }
-        for i, e, label in zip(rows.index, evals, distinguish(evals, ignore)):
-            labels[i] = f"{e.get('name', 'eval')} {label}" if label else ""
+        for model, key in {*zip(rows["model"], evals[rows.index])}:
+            for field, value in flatten(unique[key]).items():
+                if is_hash(value) or field == "windows":
+                    per_model[field][model].add(canon(value))
+        ignore = {field for field, models in per_model.items() if all(len(v) == 1 for v in models.values())}
+        for (key, ev), label in zip(unique.items(), distinguish(list(unique.values()), ignore)):
+            if label:
+                name = ev.get("name", "eval")
+                rest = [part for part in label.split(", ") if part != f"name={name}"]
+                labels[rows.index[evals[rows.index] == key]] = " ".join([str(name), ", ".join(rest)]).strip()
     return labels
 
 

@@ -8,7 +8,10 @@ from qbench.report.columns import Column
 from qbench.report.rows import Cell, Row
 from qbench.report.table import Table
 
-BEST = "Bold: the best method at equal model, #W, #A and #G, as printed (no bold where all tie). – not measured."
+BEST = (
+    "Bold: the best method at equal model, #W, #A and #G under the same calibration and evaluation, as printed (no "
+    "bold where all tie). – not measured."
+)
 VALUES = "± one standard error over the items; #A 16: activations stay in 16 bits; stored: bits a weight."
 DELTAS = "Difference to the unquantized model on the same items, ± its paired standard error."
 
