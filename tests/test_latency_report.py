@@ -309,8 +309,7 @@ def test_failures_missing_rows_and_notes_are_said(tmp_path):
     assert line.endswith("| – |")
     assert "<sup>a</sup> wrong: relative error 0.5; not timed" in m1
     tokens = texts["latency_nvidia-h200_tokens.md"]
-    assert "mean of 11 of 12 products" in tokens
-    assert "mean of 3 of 4 products" in tokens
+    assert "mean of 3 of 4 or 11 of 12 products" in tokens
     models = texts["latency_nvidia-h200_models.md"]
     assert "| qwen3-32b | decode | bf16 | 8 | 1024 | failed<sup>a</sup> | – |" in models
     assert "failed: out of memory" in texts["latency_nvidia-h200_models.tex"]
@@ -324,8 +323,7 @@ def test_notes_that_differ_in_numbers_share_a_footnote(tmp_path):
     build(tmp_path, tmp_path, figures=False)
     text = (tmp_path / "tables" / "latency_nvidia-h200_m1.md").read_text()
     (line,) = (x for x in text.splitlines() if x.startswith("- <sup>"))
-    assert "is 10 % of" in line
-    assert "is 14 % of" in line
+    assert "is 10 to 14 % of" in line
 
 
 def test_a_record_with_little_in_it_is_shown_as_far_as_it_goes(tmp_path):

@@ -16,6 +16,7 @@ from report_records import evals, measure, metric, science, study
 from qbench.record import Metric, Store, digest
 from qbench.report import build, frame, layer_frame, load, main, make_table, summary
 from qbench.report.columns import Column
+from qbench.report.footnotes import Footnotes
 from qbench.report.frame import paired_difference
 from qbench.report.specs import specs
 from qbench.report.table import TableSpec, one_evaluation
@@ -133,6 +134,22 @@ def test_failed_diverged_and_missing_cells_say_so(built):
     assert "damping raised" in rows["nano-m", "gptq", "2"]["notes"]
     only_ppl = table_of([*records((science(), 0), only=("ppl", "kl")), *records((science("nano-s", "rtn", 4), 0.5))])
     assert [r.cells["nano/kl"].state for r in only_ppl.rows] == ["ok", "missing"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (["damping raised to 0.2", "damping raised to 0.1", "damping raised to 0.4"], "damping raised to 0.1 to 0.4"),
+        (["mean of 3 of 4", "mean of 11 of 12"], "mean of 3 of 4 or 11 of 12"),
+        (["12 of 9e-3 lost", "12 of 9e-3 lost"], "12 of 9e-3 lost (in 1 to 2 linears of the model)"),
+        (["failed: 1 x", "failed: 2 x"], "failed: 1 x"),
+    ],
+)
+def test_a_footnote_is_whole(texts, said):
+    feet = Footnotes()
+    for i, text in enumerate(texts):
+        feet.mark(text, (i + 1) * (text[0] == "1"))
+    assert said == feet.texts()["a"]
 
 
 def test_infinity_stays_infinity():

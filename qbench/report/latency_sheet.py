@@ -4,7 +4,7 @@ import csv
 import io
 from dataclasses import dataclass, field
 
-from qbench.report.table import _Footnotes
+from qbench.report.footnotes import Footnotes
 from qbench.report.write import _md, _sup, _tex, _tex_sup
 
 WIDE = 14  # columns from which a table is laid across
@@ -35,7 +35,7 @@ class Sheet:
     csv_rows: list[list] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     tex_align: str = ""
-    footnotes: _Footnotes = field(default_factory=_Footnotes)
+    footnotes: Footnotes = field(default_factory=Footnotes)
 
     def mark(self, text: str) -> str:
         """The letter of a footnote; texts that differ in their numbers only share one."""

@@ -2,19 +2,17 @@
 
 import fnmatch
 import math
-import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
 from qbench.report.columns import Column, column
+from qbench.report.footnotes import Footnotes
 from qbench.report.protocol import OWN, PROTOCOLS, protocol_of
 from qbench.report.rows import Cell, Row, make_rows
 from qbench.report.variants import UNQUANTIZED, canon, flatten, is_hash
-
-_NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def make_table(spec: TableSpec, df: pd.DataFrame, delta: bool = False) -> Table:
         columns = [c for c in comparable if paired.issuperset(c.mean_of or (c.key,))]
         unpaired = sorted({c.key for c in comparable} - {c.key for c in columns})
     shown = {"", *(key for c in columns for key in c.mean_of or (c.key,))}
-    feet, rows = _Footnotes(), make_rows(df[df["metric"].isin(shown)])
+    feet, rows = Footnotes(), make_rows(df[df["metric"].isin(shown)])
     rows = [r for r in rows if not (delta and r.method == UNQUANTIZED)]
     protocol = _protocol(df, columns)
     for r in rows:
@@ -157,7 +155,7 @@ def best(cells: list[Cell], c: Column, text: Callable[[float], str]) -> list[Cel
     return first if len(first) < len(cells) else []
 
 
-def _cell(c: Column, records: dict[str, dict], delta: bool, feet: "_Footnotes") -> Cell:
+def _cell(c: Column, records: dict[str, dict], delta: bool, feet: Footnotes) -> Cell:
     if c.mean_of:
         parts = [_cell(column(key), records, delta, feet) for key in c.mean_of]
         state = next((s for s in ("failed", "missing") if any(p.state == s for p in parts)), "ok")
@@ -173,40 +171,6 @@ def _cell(c: Column, records: dict[str, dict], delta: bool, feet: "_Footnotes") 
     if r["delta_note"]:
         return Cell(marks=[feet.mark(f"no paired difference: {r['delta_note']}")])
     return Cell("ok", r["delta"], r["delta_stderr"])
-
-
-class _Footnotes:
-    """Letters for texts, in the order they are met; texts that differ in their numbers only share one."""
-
-    def __init__(self):
-        self._found: dict[str, tuple[str, list[str], list[int]]] = {}
-
-    def mark(self, text: str, count: int = 0) -> str:
-        key = text if text.startswith("failed") else _NUMBER.sub("#", text)
-        letter, texts, counts = self._found.setdefault(key, (_letter(len(self._found)), [], []))
-        texts.append(text)
-        counts.append(count)
-        return letter
-
-    def texts(self) -> dict[str, str]:
-        out = {}
-        for letter, texts, counts in self._found.values():
-            numbers = iter(map(_span, zip(*map(_NUMBER.findall, texts))))
-            text = texts[0] if len(set(texts)) == 1 else _NUMBER.sub(lambda _, n=numbers: next(n), texts[0])
-            if max(counts):
-                text += f" (in {_span(map(str, counts))} linear{'s' * (max(counts) > 1)} of the model)"
-            out[letter] = text
-        return out
-
-
-def _span(numbers: Iterable[str]) -> str:
-    """The smallest and the largest of ``numbers`` as they are written, or one of them where all are the same."""
-    ordered = sorted(numbers, key=float)
-    return ordered[0] if ordered[0] == ordered[-1] else f"{ordered[0]} to {ordered[-1]}"
-
-
-def _letter(i: int) -> str:
-    return chr(97 + i) if i < 26 else _letter(i // 26 - 1) + _letter(i % 26)
 
 
 def _protocol(df: pd.DataFrame, columns: list[Column]) -> list[str]:
