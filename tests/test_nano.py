@@ -10,10 +10,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from experiments.nano_training import outliers, quiz, train
+from experiments.nano_training.trainings import TRAININGS, Training
 from qbench import nano
-from qbench.nano import lexicon, outliers, quiz, train, world
+from qbench.nano import lexicon, world
 from qbench.nano.facts import WAVE, Draw, build
-from qbench.nano.trainings import TRAININGS, Training
 
 SHAPES = {"s": (128, 2, 1, 256, 2), "m": (256, 4, 2, 512, 2), "l": (384, 6, 2, 896, 4)}
 PINNED = {

@@ -1,17 +1,12 @@
 """An embedded world and three small Qwen3 models trained on it, so that the whole study runs offline.
 
 Real checkpoints need a hub, and random weights cannot be hurt by quantization. So the package carries a
-world of its own: `world` writes its texts and asks its questions, `train` trains the models under `models/`,
-and `outliers` gives them the outlier channels that large models grow and small ones do not.
+world of its own: `world` writes its texts and asks its questions. The models under `models/` were trained by
+`experiments/nano_training` of the repository, which also gives them the outlier channels that large models grow.
 
     lexicon.py    the words and phrasings
     facts.py      people, towns and trades, drawn from a seed
     world.py      documents about them (train, calib, test) and four-choice questions
-    tokenizer.py  a byte-level BPE of 1024 entries
-    trainings.py  shape and schedule of each model
-    train.py      `python -m qbench.nano.train --size l`
-    quiz.py       `python -m qbench.nano.quiz --size l`: accuracy by subject
-    outliers.py   a function-preserving rescale of a few channels
     models/       nano-s, nano-m, nano-l: bf16 checkpoints with tokenizer and training log
 """
 

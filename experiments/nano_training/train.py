@@ -1,4 +1,4 @@
-"""Train a nano model from scratch: `python -m qbench.nano.train --size l`.
+"""Train a nano model from scratch: `python -m experiments.nano_training.train --size l`.
 
 Plain next-token training on the endless train split: documents are joined by the end-of-text token and cut
 into windows of 256 tokens, so a fact comes again and again, but each time in other words and company. Muon
@@ -25,9 +25,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from qbench.nano import model_path, outliers, tokenizer, world
+from experiments.nano_training import outliers, tokenizer
+from experiments.nano_training.trainings import TRAININGS, Training
+from qbench.nano import model_path, world
 from qbench.nano.facts import WAVE, World, build
-from qbench.nano.trainings import TRAININGS, Training
 
 
 def new_model(training: Training, tok: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
@@ -178,7 +179,7 @@ def _save_state(state, training, model, optimizers, step, log) -> None:
 
 def main() -> None:
     """Command line: train one size and write its checkpoint."""
-    parser = argparse.ArgumentParser(prog="python -m qbench.nano.train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m experiments.nano_training.train", description=__doc__)
     parser.add_argument("--size", choices=list(TRAININGS), required=True)
     parser.add_argument("--tokens", type=int, help="train on so many tokens instead of the configured number")
     parser.add_argument("--out", type=Path, help="folder of the checkpoint (default: the one in the package)")

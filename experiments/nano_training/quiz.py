@@ -1,4 +1,4 @@
-"""Ask a nano model the world's questions: `python -m qbench.nano.quiz --size l`.
+"""Ask a nano model the world's questions: `python -m experiments.nano_training.quiz --size l`.
 
 The check of a training; the study itself measures through lm-eval. Zero-shot cloze: of the four choices,
 the one with the largest log-likelihood after `Question: ...\\nAnswer:` is the model's answer.
@@ -44,7 +44,7 @@ def _scores(model, tok, questions) -> torch.Tensor:
 
 def main() -> None:
     """Command line: print the accuracy by subject and the mean over subjects."""
-    parser = argparse.ArgumentParser(prog="python -m qbench.nano.quiz", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m experiments.nano_training.quiz", description=__doc__)
     parser.add_argument("--size", choices=SIZES)
     parser.add_argument("--path", help="another checkpoint folder")
     args = parser.parse_args()
