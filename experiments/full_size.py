@@ -108,7 +108,7 @@ class Road:
         command = [sys.executable, "-m", "qbench.cli", "run", "model=local", f"model.path={model}", "method=gptq"]
         command += ["grid.bits=4", "calib=text", f"calib.path={calib}", "calib.length=512", *overrides]
         command += [f"machine.data_dir={self.data}", f"machine.results_dir={room}/results", "machine=cpu"]
-        command += [f"machine.cache_dir={room}/cache", "machine.keep_weights=true", "machine.batch_size=2"]
+        command += [f"machine.cache_dir={room}/cache", "machine.keep_weights=true"]
         started, seen, trace = time.perf_counter(), set(), []
         process = subprocess.Popen(command, env=os.environ | {"HF_HUB_OFFLINE": "1"})
         while process.poll() is None:

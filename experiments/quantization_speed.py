@@ -61,7 +61,6 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--sequences", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=2, help="rounds of GPTQ and the peer in turns")
-    parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("results/speed/quantization.json"))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as room:
@@ -75,7 +74,7 @@ def measure(room: Path, options) -> dict:
     model = write_random(room / "model", "qwen3-0.6b", options.layers)
     ids_BT = torch.randint(0, 151936, (options.sequences, 512), generator=torch.Generator().manual_seed(0))
     save_file({"ids_BT": ids_BT}, room / "tokens.safetensors")
-    bench = Bench(room, Checkpoint("random", path=str(model)).open(), ids_BT, options.batch)
+    bench = Bench(room, Checkpoint("random", path=str(model)).open(), ids_BT)
     gptq, peer, rates = [], [], []
     for i in range(options.repeats):
         rates.append(bench.rates())
@@ -123,14 +122,14 @@ def measure(room: Path, options) -> dict:
 
 
 class Bench:
-    def __init__(self, room, ckpt, ids_BT, batch):
-        self.room, self.ckpt, self.ids_BT, self.batch = room, ckpt, ids_BT, batch
+    def __init__(self, room, ckpt, ids_BT):
+        self.room, self.ckpt, self.ids_BT = room, ckpt, ids_BT
 
     def run(self, name, method, remembered=None) -> dict:
         with stopwatch() as phases:
             started = time.perf_counter()
             folder = QuantizedFolder(self.room / name)
-            reports = quantize(self.ckpt, method, self.ids_BT, folder, batch=self.batch, remembered=remembered)
+            reports = quantize(self.ckpt, method, self.ids_BT, folder, remembered=remembered)
             seconds = time.perf_counter() - started
         phases["other"] = seconds - sum(phases.values())
         return {
@@ -184,7 +183,7 @@ class Bench:
         and the change of the last block's output, relative to that output."""
         ids_BT = torch.randint(0, 151936, (8, 512), generator=torch.Generator().manual_seed(1))
         source, moved, total = self.ckpt.embedding("cpu"), 0.0, 0.0
-        plain = ours = first_block_inputs(source, source.model.layers[0], ids_BT, 2, "cpu", "cpu")
+        plain = ours = first_block_inputs(source, source.model.layers[0], ids_BT, "cpu", "cpu")
         for block, new in zip(self.ckpt.blocks("cpu"), self.ckpt.blocks("cpu")):
             for name in (name for stage in block.stages for name in stage.linears):
                 new[name].weight.copy_(weights[f"model.layers.{block.index}.{name}"])

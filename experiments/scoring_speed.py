@@ -105,7 +105,7 @@ def main() -> None:
     best = min(tried, key=tried.get)
     print(f"HFLM, {TRIAL[1]} questions: " + ", ".join(f"batch {b} {s:.1f} s" for b, s in tried.items()), flush=True)
 
-    ctx = Context(tokenizer, args.device, max(args.batches), Path(args.data), ROOT, "random", lambda: None)
+    ctx = Context(tokenizer, args.device, Path(args.data), ROOT, "random", lambda: None)
     theirs, ours, subjects, likelihoods = plain(best), Scorer(model, ctx, None), {}, []
     for i, subject in enumerate(SUBJECTS):
         asked = requests(subject, args.questions, args.data)

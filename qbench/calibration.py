@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from qbench.costs import sequences_per_pass
 from qbench.models.block import Block, Stage, State
 from qbench.stats import Statistic
 
@@ -33,8 +34,8 @@ class Inputs:
 
 
 @torch.no_grad()
-def first_block_inputs(model: nn.Module, block0: nn.Module, ids_BT: Tensor, batch: int, device, rest) -> list[Inputs]:
-    """What ``block0`` receives when ``model`` reads ``ids_BT``, ``batch`` sequences at a time.
+def first_block_inputs(model: nn.Module, block0: nn.Module, ids_BT: Tensor, device, rest) -> list[Inputs]:
+    """What ``block0`` receives when ``model`` reads ``ids_BT``, ``sequences_per_pass`` at a time.
 
     Only what runs before the first block needs weights. Hidden states are kept on the device ``rest``.
     """
@@ -50,7 +51,7 @@ def first_block_inputs(model: nn.Module, block0: nn.Module, ids_BT: Tensor, batc
 
     handle = block0.register_forward_pre_hook(catch, with_kwargs=True)
     try:
-        for ids in ids_BT.split(batch):
+        for ids in ids_BT.split(sequences_per_pass(ids_BT.shape[1])):
             try:
                 model(input_ids=ids.to(device), use_cache=False)
             except Stop:

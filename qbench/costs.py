@@ -11,6 +11,16 @@ Dimension key: B sequences, T tokens a sequence, N output channels, K input chan
 from dataclasses import dataclass
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+PASS_TOKENS = 2048  # enough to keep a GPU busy
+
+
+def sequences_per_pass(length: int) -> int:
+    """Sequences of ``length`` tokens in one forward pass: as many as PASS_TOKENS hold, at least one.
+
+    No setting of a machine changes it, because products of another size sum in another order, and the last bit of a
+    calibration moves the codes of GPTQ.
+    """
+    return max(1, PASS_TOKENS // length)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ There are two kinds of answers. ``peak_*`` is what a run is expected to need: a 
 certainly needs, because these tensors are alive at the same moment: only that is a reason to refuse a run.
 """
 
-from qbench.costs import BYTES, Shape
+from qbench.costs import BYTES, Shape, sequences_per_pass
 
 LOGIT_FLOATS = 2**25  # floats of logits that perplexity holds at once
 
@@ -48,10 +48,10 @@ def activation_bytes(shape: Shape, tokens: int, dtype: str = "bfloat16") -> int:
     return tokens * BYTES[dtype] * (4 * shape.hidden + max(attention, 3 * shape.intermediate))
 
 
-def peak_quantize(shape: Shape, grams: str, batch: int, length: int, dtype="bfloat16", resting: int = 0) -> int:
+def peak_quantize(shape: Shape, grams: str, length: int, dtype="bfloat16", resting: int = 0) -> int:
     """Bytes on the device that quantizes, one layer at a time.
 
-    The layer and its dequantized successor; a batch in flight with its float32 input; the Grams (``grams``: "stage",
+    The layer and its dequantized successor; a forward pass with its float32 input; the Grams (``grams``: "stage",
     one at a time, or "all" of a layer) and, of the largest, two more matrices while it is factored; five float32
     copies of the largest stage; or, before the first layer, the embedding. ``resting``: hidden states that wait on
     the same device.
@@ -60,7 +60,8 @@ def peak_quantize(shape: Shape, grams: str, batch: int, length: int, dtype="bflo
     stats = (max(sizes) if grams == "stage" else sum(sizes)) + 2 * max(sizes)
     copies = 5 * 4 * max(sum(names.values()) * K for K, names, _ in shape.stages)
     width = max(K for K, _, _ in shape.stages)
-    flight = activation_bytes(shape, batch * length, dtype) + 4 * batch * length * width
+    tokens = sequences_per_pass(length) * length
+    flight = activation_bytes(shape, tokens, dtype) + 4 * tokens * width
     layer = 2 * shape.layer_parameters * BYTES[dtype]
     return max(layer + flight + stats + copies, shape.vocab * shape.hidden * BYTES[dtype]) + resting
 
@@ -72,10 +73,11 @@ def least_quantize(shape: Shape, dtype="bfloat16") -> int:
     return max(layer + 4 * max(N * K for N, K in shape.linears), shape.vocab * shape.hidden * BYTES[dtype])
 
 
-def peak_evaluate(shape: Shape, batch: int, length: int, dtype="bfloat16", float_head: bool = True) -> int:
-    """The model, the head once more in float32 (perplexity), a batch in flight, three chunks of float32 logits."""
+def peak_evaluate(shape: Shape, length: int, dtype="bfloat16", float_head: bool = True) -> int:
+    """The model, the head once more in float32 (perplexity), a forward pass, three chunks of float32 logits."""
     head = 4 * shape.vocab * shape.hidden if float_head else 0
-    return shape.weight_bytes(dtype) + head + activation_bytes(shape, batch * length, dtype) + 3 * 4 * LOGIT_FLOATS
+    tokens = sequences_per_pass(length) * length
+    return shape.weight_bytes(dtype) + head + activation_bytes(shape, tokens, dtype) + 3 * 4 * LOGIT_FLOATS
 
 
 def least_evaluate(shape: Shape, dtype="bfloat16") -> int:

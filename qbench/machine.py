@@ -15,7 +15,6 @@ class Machine:
 
     device: str
     threads: int | None
-    batch_size: int
     hidden_device: str
     hidden_gib: float
     statistics_gib: float
@@ -32,8 +31,6 @@ class Machine:
             raise ValueError(
                 f"machine.device={self.device}, but torch {torch.__version__} sees no CUDA device; use machine=cpu"
             )
-        if self.batch_size < 1:
-            raise ValueError(f"machine.batch_size must be at least 1, got {self.batch_size}")
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         self.data_dir = self.data_dir and Path(self.data_dir).expanduser()

@@ -1,8 +1,10 @@
 """Records: one immutable JSON file a measurement, written atomically, named by what was measured.
 
-A record's ``id`` is the digest of its ``science``: everything that may change a number (model and
-revision, method and its fields, grid, calibration data, evaluation and its data), and nothing that
-may not (device, batch size, folders). Whoever asks for the same science finds the same file.
+A record's ``id`` is the digest of its ``science``: all that says what is measured (model and revision,
+method and its fields, grid, calibration data, evaluation and its data). The machine is no part of it.
+Folders change no number. A device, a CPU's kernels and an odd number of threads change the last bit of
+sums; ``provenance`` names them, and experiments/numerical_spread.py measures what comes of it. Whoever
+asks for the same science finds the same file.
 """
 
 import dataclasses

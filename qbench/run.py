@@ -88,7 +88,6 @@ class Run:
         return Context(
             tokenizer=self.ckpt.tokenizer,
             device=self.machine.device,
-            batch_size=self.machine.batch_size,
             data_dir=self.machine.data_dir,
             cache_dir=self.machine.cache_dir,
             model_id=digest(self.ckpt.science()),
@@ -191,7 +190,6 @@ class Run:
             folder,
             device=self.machine.device,
             rest=self.machine.rest(waiting_bytes(Shape.of(self.ckpt.config), ids_BT.numel(), self.ckpt.model.dtype)),
-            batch=self.machine.batch_size,
             remembered=self._remembered(),
             progress=partial(tqdm, desc=self.cell, leave=False, disable=None),
         )
@@ -201,7 +199,7 @@ class Run:
         room."""
         if statistics_bytes(Shape.of(self.ckpt.config)) > self.machine.statistics_gib * 2**30:
             return None
-        what = {"model": self.ckpt.science(), "calib": self.quantization["calib"], "batch": self.machine.batch_size}
+        what = {"model": self.ckpt.science(), "calib": self.quantization["calib"]}
         return Remembered(self.machine.cache_dir / "statistics" / digest(what | {"device": self.machine.device}))
 
     def sizes(self, reports: list[LayerReport]) -> tuple[float, float, int]:

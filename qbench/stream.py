@@ -5,7 +5,8 @@ Gram of the inputs it saw. Each finished block is written at once with the hidde
 quantization that was cut off goes on at the block where it stopped, with the same numbers to the last bit.
 
 What a method that sees "float" wants to know of a block depends on the model and the calibration data alone. Given a
-``Remembered`` folder, these statistics are kept there and serve every such method at every bit-width.
+``Remembered`` folder, ``Gram`` and ``AbsMax`` are kept there and serve every such method at every bit-width; a method
+with a statistic of its own observes it anew.
 """
 
 import time
@@ -20,7 +21,7 @@ from qbench.calibration import BlockCalibration, Inputs, first_block_inputs
 from qbench.grid import QuantWeight
 from qbench.linear import QuantLinear
 from qbench.methods.base import Method
-from qbench.models.checkpoint import OpenCheckpoint
+from qbench.models.checkpoint import OpenCheckpoint, is_finite
 from qbench.models.quantized import QuantizedFolder, save_whole
 from qbench.record import LayerReport
 from qbench.stats import AbsMax, Gram
@@ -35,17 +36,18 @@ def quantize(
     *,
     device="cpu",
     rest="cpu",
-    batch: int = 8,
     remembered: "Remembered | None" = None,
     progress: Callable = iter,
 ) -> list[LayerReport]:
     """Runs ``method`` over every block that ``folder`` does not have yet and saves it there; all blocks' reports.
 
-    ``ids_BT`` are the calibration tokens, run ``batch`` sequences at a time; hidden states wait on the device ``rest``.
+    ``ids_BT`` are the calibration tokens; hidden states wait on the device ``rest``.
     Raises: ArithmeticError or ValueError naming the linear when a number is not finite.
     """
     kinds = list(dict.fromkeys(kind for kind in (Gram, method.statistic) if kind is not None))
-    hidden = _Hidden(ckpt, method, ids_BT, folder, device, rest, batch)
+    if not {Gram, AbsMax}.issuperset(kinds):
+        remembered = None  # a file knows its statistics by name, and another class may have that name
+    hidden = _Hidden(ckpt, method, ids_BT, folder, device, rest)
     reports: list[LayerReport] = []
     for index in progress(range(ckpt.config.num_hidden_layers)):
         if folder.has(index):
@@ -58,7 +60,7 @@ def quantize(
         else:
             calib, after = BlockCalibration(block, hidden.before(index), device), None
             if method.sees == "float":
-                after = calib.observe([Gram, AbsMax, *kinds[1:]] if remembered else kinds)
+                after = calib.observe([Gram, AbsMax] if remembered else kinds)
                 if remembered:
                     remembered.write(index, calib)
         weights, done = _quantize_block(method, block, calib, kinds)
@@ -90,9 +92,6 @@ def _quantize_stage(method, block, stage, stats):
     started = time.perf_counter()
     old = {name: block[name].weight for name in stage.linears}
     where = f"model.layers.{block.index}."
-    for name, w_NK in old.items():
-        if not torch.isfinite(w_NK).all():
-            raise ValueError(f"NaN or inf in the weight {where}{name}: the checkpoint is broken")
     try:
         weights = method.quantize_stage(old, stats.get(method.statistic))
     except (ArithmeticError, ValueError) as e:
@@ -100,6 +99,8 @@ def _quantize_stage(method, block, stage, stats):
     errors = {}
     for name, weight in weights.items():
         linear = QuantLinear(weight, block[name].bias, method.acts, old[name].dtype)
+        if not is_finite(linear.weight):
+            raise ValueError(f"{where}{name}: NaN or inf in the weight that the method {method.name} returned")
         errors[name] = stats[Gram].relative_error(linear.weight.float(), old[name].float())
         block.install(name, linear)
     seconds = (time.perf_counter() - started) / len(weights)
@@ -113,9 +114,9 @@ def _quantize_stage(method, block, stage, stats):
 class _Hidden:
     """What the next block reads, from the model's start or from where an earlier run was cut off."""
 
-    def __init__(self, ckpt, method, ids_BT, folder, device, rest, batch):
+    def __init__(self, ckpt, method, ids_BT, folder, device, rest):
         self.ckpt, self.method, self.ids_BT, self.folder = ckpt, method, ids_BT, folder
-        self.device, self.rest, self.batch = device, rest, batch
+        self.device, self.rest = device, rest
         self.at, self.inputs = 0, None
 
     def before(self, index: int) -> list[Inputs]:
@@ -139,11 +140,11 @@ class _Hidden:
     def _start(self):
         model = self.ckpt.embedding(self.device)
         layer0 = model.model.layers[0]
-        self.inputs = first_block_inputs(model, layer0, self.ids_BT, self.batch, self.device, self.rest)
+        self.inputs = first_block_inputs(model, layer0, self.ids_BT, self.device, self.rest)
         kept = self.folder.hidden()
         if kept is not None:
             self.at, x_BTD = kept
-            parts = x_BTD.split(self.batch)
+            parts = x_BTD.split(len(self.inputs[0].x_BTD))
             self.inputs = [Inputs(x.to(self.rest), item.kwargs) for x, item in zip(parts, self.inputs)]
 
 

@@ -154,7 +154,7 @@ def test_binary_bytes_are_the_tensors(ckpt, shape):
 
 def test_hidden_and_grams_are_the_tensors(ckpt, shape, ids):
     model = ckpt.embedding("cpu")
-    inputs = first_block_inputs(model, model.model.layers[0], ids, 4, "cpu", "cpu")
+    inputs = first_block_inputs(model, model.model.layers[0], ids, "cpu", "cpu")
     x = sum(i.x_BTD.numel() * i.x_BTD.element_size() for i in inputs)
     assert x == footprint.hidden_bytes(shape, ids.numel(), "float32")
     calib = BlockCalibration(ckpt.block(0, "cpu"), inputs, "cpu")
@@ -172,18 +172,18 @@ def test_hidden_and_grams_are_the_tensors(ckpt, shape, ids):
 def test_peaks_are_at_least_what_is_certain(size):
     shape = costs.QWEN3[size]
     for grams in ("stage", "all"):
-        assert footprint.peak_quantize(shape, grams, 1, 2048) > footprint.least_quantize(shape)
-    assert footprint.peak_evaluate(shape, 1, 2048) > footprint.least_evaluate(shape) == 2 * shape.parameters
-    stage, whole = (footprint.peak_quantize(shape, grams, 8, 2048) for grams in ("stage", "all"))
-    assert stage < whole < footprint.peak_quantize(shape, "all", 16, 2048)
-    assert footprint.peak_quantize(shape, "all", 8, 2048, resting=10) == whole + 10
+        assert footprint.peak_quantize(shape, grams, 2048) > footprint.least_quantize(shape)
+    assert footprint.peak_evaluate(shape, 2048) > footprint.least_evaluate(shape) == 2 * shape.parameters
+    stage, whole = (footprint.peak_quantize(shape, grams, 2048) for grams in ("stage", "all"))
+    assert stage < whole < footprint.peak_quantize(shape, "all", 4096)
+    assert footprint.peak_quantize(shape, "all", 2048, resting=10) == whole + 10
     deeper = replace(shape, layers=2 * shape.layers)
-    assert footprint.peak_quantize(deeper, "all", 8, 2048) == whole, "memory must not grow with depth"
+    assert footprint.peak_quantize(deeper, "all", 2048) == whole, "memory must not grow with depth"
 
 
 def test_peak_of_8b_is_near_a_hand_count():
     """16.4 GB of weights, 2.5 GB of float32 head and a few hundred MB in flight."""
-    peak = footprint.peak_evaluate(costs.QWEN3["8b"], 1, 2048)
+    peak = footprint.peak_evaluate(costs.QWEN3["8b"], 2048)
     assert 16.38e9 + 2.49e9 < peak < 20e9
 
 

@@ -193,7 +193,7 @@ def test_what_is_estimated_follows_what_is_counted():
     assert text.flops16 == costs.forward_flops(shape, 146, 2048)
     assert text.flops32 == costs.head_flops(shape, 146 * 2047)
     assert found.seconds["calibrate"] == costs.forward_flops(shape, 128, 2048) / H200.flops16
-    assert found.gpu == footprint.peak_evaluate(shape, 8, 2048) > footprint.least_evaluate(shape)
+    assert found.gpu == footprint.peak_evaluate(shape, 2048) > footprint.least_evaluate(shape)
     assert found.disk == footprint.codes_bytes(shape, 128) + footprint.hidden_bytes(shape, 128 * 2048)
     half = one("model=qwen3-8b", "method=gptq", "eval=paper", "calib.n=64")
     halved = estimate.estimate(half, shape, H200, ["mmlu"])

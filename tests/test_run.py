@@ -84,9 +84,19 @@ def test_the_same_run_twice_is_measured_once_and_is_bit_identical(configure, tmp
     assert again.metrics == first.metrics
 
 
+def test_threads_change_no_number_of_gptq(configure, tmp_path):
+    found = [
+        run(configure("method=gptq", f"machine.threads={n}", f"machine.results_dir={tmp_path / n}",
+                      f"machine.cache_dir={tmp_path / n}"))
+        for n in "421"
+    ]  # fmt: skip
+    assert found[0].status == "measured"
+    assert found[0].metrics == found[1].metrics == found[2].metrics
+
+
 def test_machine_and_folders_do_not_change_the_identity(configure):
     a = Run(configure("method=gptq")).ids
-    assert a == Run(configure("method=gptq", "machine.batch_size=3")).ids
+    assert a == Run(configure("method=gptq", "machine.statistics_gib=0")).ids
     assert a != Run(configure("method=gptq", "calib.seed=1")).ids
     assert a != Run(configure("method=gptq", "grid.bits=3")).ids
     assert a != Run(configure("method=gptq", "method.damp=0.1")).ids

@@ -30,7 +30,7 @@ DATA = Path(os.environ.get("QBENCH_TEST_DATA", Path(__file__).parents[2] / "shar
 @pytest.fixture(scope="module")
 def ctx(tmp_path_factory):
     tokenizer = AutoTokenizer.from_pretrained(Path(qbench.nano.__file__).parent / "models" / "nano-s")
-    return Context(tokenizer, "cpu", 32, None, tmp_path_factory.mktemp("cache"), "tiny", lambda: None)
+    return Context(tokenizer, "cpu", None, tmp_path_factory.mktemp("cache"), "tiny", lambda: None)
 
 
 @pytest.fixture(scope="module")
@@ -130,11 +130,10 @@ def difference(got, expected) -> np.ndarray:
 
 
 @pytest.mark.parametrize("max_length", [None, 200])
-@pytest.mark.parametrize("batch", [1, 32])
-def test_answers_are_the_harness_s_in_float32(model, ctx, small_packs, max_length, batch):
+def test_answers_are_the_harness_s_in_float32(model, ctx, small_packs, max_length):
     asked = many_requests(ctx.tokenizer)
     expected = plain(model, ctx, max_length).loglikelihood(asked, disable_tqdm=True)
-    ours = Scorer(model, replace(ctx, batch_size=batch), max_length)
+    ours = Scorer(model, ctx, max_length)
     got = ours.loglikelihood(asked)
     assert difference(got, expected).max() < 1e-4
     assert [greedy for _, greedy in got] == [greedy for _, greedy in expected]

@@ -7,8 +7,9 @@ import torch
 from conftest import save_tiny
 from transformers import AutoModelForCausalLM
 
+from qbench import costs
 from qbench.calibration import BlockCalibration, first_block_inputs
-from qbench.grid import Grid, round_to_nearest
+from qbench.grid import FloatWeight, Grid, round_to_nearest
 from qbench.methods.awq import AWQ
 from qbench.methods.base import Method
 from qbench.methods.billm import BiLLM
@@ -17,10 +18,16 @@ from qbench.methods.rtn import RTN
 from qbench.methods.smoothquant import SmoothQuant
 from qbench.models.checkpoint import Checkpoint
 from qbench.models.quantized import QuantizedFolder
-from qbench.stats import AbsMax, Gram
+from qbench.stats import AbsMax, Gram, Statistic
 from qbench.stream import Remembered, quantize
 
 METHODS = [RTN(), GPTQ(), GPTQ(Grid(4, 64), act_order=True), AWQ(), AWQ(loss="module"), SmoothQuant(), BiLLM()]
+
+
+@pytest.fixture
+def small_passes(monkeypatch):
+    """Six forward passes, the last with one sequence."""
+    monkeypatch.setattr(costs, "PASS_TOKENS", 3 * 64)
 
 
 def opened(folder, dtype="float32"):
@@ -55,7 +62,7 @@ def test_the_steps_of_a_block_are_its_forward_pass(tiny, ids, dtype, attention):
     ckpt = opened(tiny, dtype)
     ckpt.config._attn_implementation = attention
     source, block = ckpt.embedding("cpu"), ckpt.block(1, "cpu")
-    (item,) = first_block_inputs(source, source.model.layers[0], ids, 16, "cpu", "cpu")
+    (item,) = first_block_inputs(source, source.model.layers[0], ids, "cpu", "cpu")
     state = (item.x_BTD,)
     for step in block.steps:
         state = step(block.module, state, item.kwargs)
@@ -73,7 +80,7 @@ def test_identity_leaves_the_logits_bit_equal(tiny, tmp_path, ids, dtype, attent
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_streamed_blocks_see_what_the_model_sees(tiny, ids, attention):
+def test_streamed_blocks_see_what_the_model_sees(tiny, ids, attention, small_passes):
     """Hidden states carried from block to block are those of the model's own forward, causal under eager too."""
     ckpt = opened(tiny)
     ckpt.config._attn_implementation = attention
@@ -81,7 +88,7 @@ def test_streamed_blocks_see_what_the_model_sees(tiny, ids, attention):
     with torch.no_grad():
         expected = model(ids, output_hidden_states=True).hidden_states
     source = ckpt.embedding("cpu")
-    hidden = first_block_inputs(source, source.model.layers[0], ids, 5, "cpu", "cpu")
+    hidden = first_block_inputs(source, source.model.layers[0], ids, "cpu", "cpu")
     for index, block in enumerate(ckpt.blocks("cpu")):
         torch.testing.assert_close(torch.cat([h.x_BTD for h in hidden]), expected[index], rtol=1e-5, atol=1e-5)
         hidden = BlockCalibration(block, hidden, "cpu").outputs()
@@ -107,7 +114,7 @@ def test_transform_keeps_the_function(tmp_path, ids, method, kv):
     ckpt = opened(save_tiny(tmp_path, num_key_value_heads=kv))
     source, model = ckpt.embedding("cpu"), ckpt.load("cpu")
     before = logits(model, ids[:3])
-    hidden = first_block_inputs(source, source.model.layers[0], ids, 8, "cpu", "cpu")
+    hidden = first_block_inputs(source, source.model.layers[0], ids, "cpu", "cpu")
     moved = 0
     for block in ckpt.blocks("cpu"):
         gain = block["input_layernorm"].weight.clone()
@@ -129,7 +136,7 @@ def test_transform_keeps_the_function(tmp_path, ids, method, kv):
 def test_smoothquant_scales_are_the_papers(tiny, ids):
     ckpt = opened(tiny)
     source = ckpt.embedding("cpu")
-    hidden = first_block_inputs(source, source.model.layers[0], ids, 16, "cpu", "cpu")
+    hidden = first_block_inputs(source, source.model.layers[0], ids, "cpu", "cpu")
     block = ckpt.block(0, "cpu")
     gain = block["input_layernorm"].weight.clone()
     w = torch.cat([block[f"self_attn.{n}_proj"].weight for n in "qkv"]).abs().amax(0)
@@ -153,7 +160,7 @@ def test_awq_takes_the_scale_with_the_least_loss(tiny, ids):
     """Against twenty real forward passes of the linears."""
     ckpt, method = opened(tiny), AWQ(grid=Grid(3, 64))
     source = ckpt.embedding("cpu")
-    hidden = first_block_inputs(source, source.model.layers[0], ids, 16, "cpu", "cpu")
+    hidden = first_block_inputs(source, source.model.layers[0], ids, "cpu", "cpu")
     block = ckpt.block(0, "cpu")
     x = block["input_layernorm"](hidden[0].x_BTD).flatten(0, 1)
     weights = [block[f"self_attn.{n}_proj"].weight.clone() for n in "qkv"]
@@ -184,7 +191,7 @@ def test_gptq_sees_the_quantized_predecessors(tiny, ids):
     ckpt, blocks = opened(tiny), []
     quantize(ckpt, Spy(), ids, Shelf(lambda b, w: blocks.append(b)))
     source = ckpt.embedding("cpu")
-    hidden = first_block_inputs(source, source.model.layers[0], ids, 16, "cpu", "cpu")
+    hidden = first_block_inputs(source, source.model.layers[0], ids, "cpu", "cpu")
     calib = BlockCalibration(blocks[0], hidden, "cpu")
     calib.observe((Gram,))
     torch.testing.assert_close(seen["mlp.down_proj"], calib.stats[blocks[0].stages[3]][Gram].gram_KK)
@@ -215,12 +222,6 @@ def test_only_one_block_is_alive(tiny, ids):
     quantize(opened(tiny), GPTQ(), ids, Shelf(save))
     assert len(most) == 3
     assert max(most) <= 2
-
-
-def test_batches_do_not_change_what_is_seen(tiny, ids, tmp_path):
-    a, _ = through(opened(tiny), RTN(), ids, tmp_path / "a", batch=3)
-    b, _ = through(opened(tiny), RTN(), ids, tmp_path / "b", batch=16)
-    assert torch.equal(a.model.layers[1].mlp.down_proj.weight, b.model.layers[1].mlp.down_proj.weight)
 
 
 def test_awq_says_that_value_heads_were_not_scaled(tiny, ids, tmp_path):
@@ -272,16 +273,16 @@ def killed_at(folder, block, moment):
 @pytest.mark.parametrize("moment", ["before", "after", "hidden"])
 @pytest.mark.parametrize("remember", [False, True])
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m.name}-{getattr(m, 'loss', '')}")
-def test_a_killed_quantization_goes_on_bit_identical(tiny, tmp_path, ids, method, moment, remember):
+def test_a_killed_quantization_goes_on_bit_identical(tiny, tmp_path, ids, method, moment, remember, small_passes):
     ckpt = opened(tiny, "bfloat16")
     whole = QuantizedFolder(tmp_path / "whole")
-    reports = quantize(ckpt, method, ids, whole, batch=3)
+    reports = quantize(ckpt, method, ids, whole)
     spied, done = counted(method)
     notes = Remembered(tmp_path / "statistics") if remember else None
     with pytest.raises(Killed):
-        quantize(ckpt, spied, ids, killed_at(tmp_path / "cut", 1, moment), batch=3, remembered=notes)
+        quantize(ckpt, spied, ids, killed_at(tmp_path / "cut", 1, moment), remembered=notes)
     again = QuantizedFolder(tmp_path / "cut")
-    resumed = quantize(ckpt, spied, ids, again, batch=3, remembered=notes)
+    resumed = quantize(ckpt, spied, ids, again, remembered=notes)
     linears = 7 * (4 if moment == "before" else 3)  # the block that died unwritten is the only one done again
     assert len(done) == linears
     for index in range(3):
@@ -314,6 +315,39 @@ def test_statistics_are_shared_by_methods_and_bits(tiny, tmp_path, ids, monkeypa
             )
 
 
+def own_statistic(name):
+    """A statistic that counts tokens, under any name."""
+
+    class Count(Statistic):
+        tokens = 0
+
+        def update(self, x_TK):
+            self.tokens += len(x_TK)
+
+        def is_finite(self):
+            return True
+
+    Count.__name__ = Count.__qualname__ = name
+    return Count
+
+
+@pytest.mark.parametrize("name", ["Count", "Gram"])
+def test_a_method_sees_its_own_statistic_where_others_are_remembered(tiny, tmp_path, ids, name):
+    seen = []
+
+    class Own(Method):
+        statistic = own_statistic(name)
+
+        def quantize(self, w_NK, stat, name):
+            seen.append((type(stat), stat.tokens))
+            return super().quantize(w_NK, stat, name)
+
+    ckpt, notes = opened(tiny), Remembered(tmp_path / "statistics")
+    for method in (RTN(), Own(), RTN(), Own()):
+        quantize(ckpt, method, ids, Shelf(), remembered=notes)
+    assert seen == 2 * 21 * [(Own.statistic, ids.numel())]
+
+
 def test_a_damaged_block_is_named(tiny, tmp_path, ids):
     folder = QuantizedFolder(tmp_path)
     quantize(opened(tiny), RTN(), ids, folder)
@@ -338,14 +372,27 @@ def test_a_broken_weight_is_named(tmp_path, ids, value):
     def change(layer):
         layer.mlp.gate_proj.weight[3, 4] = value
 
-    with pytest.raises(ValueError, match=r"NaN or inf in the weight model.layers.1.mlp.gate_proj"):
-        quantize(broken(tmp_path, change), GPTQ(), ids, Shelf())
+    ckpt = broken(tmp_path, change)
+    for read in (lambda: quantize(ckpt, GPTQ(), ids, Shelf()), lambda: ckpt.load("cpu")):
+        with pytest.raises(ValueError, match=r"NaN or inf in model.layers.1.mlp.gate_proj.weight as float32"):
+            read()
+
+
+def test_a_method_that_makes_nan_is_named(tiny, ids):
+    class Hole(Method):
+        name = "hole"
+
+        def quantize(self, w_NK, stat, name):
+            return FloatWeight(torch.where(w_NK == w_NK[0, 0], torch.nan, w_NK) if name == "mlp.up_proj" else w_NK)
+
+    with pytest.raises(ValueError, match=r"model.layers.0.mlp.up_proj: NaN or inf in the weight that the method hole"):
+        quantize(opened(tiny), Hole(), ids, Shelf())
 
 
 @pytest.mark.parametrize("method", [RTN(), GPTQ(), BiLLM(), SmoothQuant()], ids=lambda m: m.name)
 def test_broken_activations_are_named(tmp_path, ids, method):
     def change(layer):
-        layer.post_attention_layernorm.weight[0] = float("inf")
+        layer.post_attention_layernorm.weight[0] = 3e38
 
     with pytest.raises(ArithmeticError, match=r"NaN or inf in the input of model.layers.1.mlp.gate_proj"):
         quantize(broken(tmp_path, change), method, ids, Shelf())

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 import qbench.nano
 from qbench.measure import suite
 from qbench.measure.base import Context
-from qbench.measure.scorer import Scorer
+from qbench.measure.scorer import PACK, Scorer
 from qbench.measure.task_data import Splits, pages, reading
 from qbench.measure.tasks import Tasks
 from qbench.nano import world
@@ -30,7 +30,7 @@ ZEROSHOT = ("piqa", "arc_easy", "arc_challenge", "hellaswag", "winogrande", "boo
 @pytest.fixture(scope="module")
 def ctx(tmp_path_factory):
     tokenizer = AutoTokenizer.from_pretrained(Path(qbench.nano.__file__).parent / "models" / "nano-s")
-    return Context(tokenizer, "cpu", 32, None, tmp_path_factory.mktemp("cache"), "tiny", lambda: None)
+    return Context(tokenizer, "cpu", None, tmp_path_factory.mktemp("cache"), "tiny", lambda: None)
 
 
 @pytest.fixture(scope="module")
@@ -102,10 +102,6 @@ def test_runs_agree_bit_for_bit_and_tasks_load_once(model, ctx, nano):
     assert suite.suite.cache_info().misses == before
 
 
-def test_batch_size_changes_no_answer(model, ctx, nano):
-    assert Tasks("nano_world").run(model, replace(ctx, batch_size=5)) == nano
-
-
 def test_examples_are_dropped_from_the_end_while_a_prompt_is_too_long(ctx):
     def length(prompt):
         return len(ctx.tokenizer.encode(prompt))
@@ -147,28 +143,28 @@ def test_science(ctx):
     assert len({json.dumps(t.science(ctx)) for t in other} | {json.dumps(science)}) == 6
 
 
-def test_a_model_of_nan_scores_nan(tiny, ctx):
+def test_a_model_of_nan_has_no_score(tiny, ctx):
     model = Qwen3ForCausalLM.from_pretrained(tiny, dtype=torch.float32).eval()
     model.model.norm.weight.data.fill_(math.nan)
-    metric = Tasks("nano_town", limit=4).run(model, ctx)["nano_town/acc"]
-    assert math.isnan(metric.value)
-    assert metric.stderr is None
+    with pytest.raises(ArithmeticError, match="outputs are nan for 4 of 4 items"):
+        Tasks("nano_town", limit=4).run(model, ctx)
 
 
 def request(*arguments: str) -> Instance:
     return Instance("loglikelihood", {}, arguments, 0)
 
 
-def test_likelihoods_equal_the_harness_s_though_the_head_reads_less(model, ctx):
-    """Continuations of many lengths in one batch, some ending in the padding's own token 0."""
+def test_likelihoods_equal_the_harness_s_though_the_head_reads_less(model, ctx, monkeypatch):
+    """Continuations of many lengths in one pack, some ending in the padding's own token 0."""
     zero = ctx.tokenizer.decode([0])
     contexts = ["He", "Question: Where does Tova live?\nAnswer:", "a " * 60, zero * 5, zero * 30]
     continuations = [" x", " Ulm is here", " a b c d e f", zero, zero * 3 + " u" + zero * 2]
     requests = [request(a, b) for a in contexts for b in continuations]
     plain = HFLM(pretrained=model, tokenizer=ctx.tokenizer, batch_size=1, softmax_dtype="float32")
     expected = plain.loglikelihood(requests, disable_tqdm=True)
-    for batch in (1, 7, 64):
-        got = Scorer(model, replace(ctx, batch_size=batch), None).loglikelihood(requests)
+    for tokens in (1, 30, 256):
+        monkeypatch.setitem(PACK, "cpu", tokens)
+        got = Scorer(model, ctx, None).loglikelihood(requests)
         assert [ll for ll, _ in got] == pytest.approx([ll for ll, _ in expected], abs=2e-4)
         assert [greedy for _, greedy in got] == [greedy for _, greedy in expected]
 
@@ -245,7 +241,7 @@ def qwen3(tmp_path_factory):
     shape = dict(hidden_size=32, intermediate_size=64, num_attention_heads=2, num_key_value_heads=1, head_dim=16)
     torch.manual_seed(0)
     config = Qwen3Config(vocab_size=151936, num_hidden_layers=1, tie_word_embeddings=True, **shape)
-    return Qwen3ForCausalLM(config).eval(), Context(tokenizer, "cpu", 1, DATA, folder, "tiny", lambda: None)
+    return Qwen3ForCausalLM(config).eval(), Context(tokenizer, "cpu", DATA, folder, "tiny", lambda: None)
 
 
 @pytest.mark.data

@@ -10,7 +10,7 @@ but the failure.
 
 import copy
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +60,7 @@ class Agreement(TextMeasure):
         head_VD, ids_BT = float_head(model), self.windows(ctx)
         layers = Comparison(model, packed)
         difference, noise, size, same, count = 0.0, 0.0, 0.0, 0, 0
-        for ids in batches(ids_BT, replace(ctx, batch_size=1), "agreement"):  # few tokens: the kernels' own ways
+        for ids in batches(ids_BT, ctx, "agreement", 1):  # few tokens: the kernels' own ways
             with layers:
                 p_BTD = hidden_states(model, ids)
             with Rounding(model):

@@ -34,7 +34,6 @@ class Context:
 
     tokenizer: PreTrainedTokenizerBase
     device: str
-    batch_size: int
     data_dir: Path | None
     cache_dir: Path
     model_id: str  # digest of the unquantized model's science: repository, revision, dtype
@@ -119,8 +118,13 @@ def hidden_states(model: nn.Module, ids_BT: Tensor) -> Tensor:
 
 
 def mean_metric(samples: list[float], unit: str) -> Metric:
-    """The mean of per-item outcomes and its standard error s / sqrt(n), where n > 1 and all are finite."""
+    """The mean of per-item outcomes and its standard error s / sqrt(n), where n > 1 and all are finite.
+
+    Raises: ArithmeticError for an outcome that is nan. An infinite one is that of a model that diverged.
+    """
     n = len(samples)
+    if any(map(math.isnan, samples)):
+        raise ArithmeticError(f"the model's outputs are nan for {sum(map(math.isnan, samples))} of {n} items")
     mean = sum(samples) / n
     stderr = None
     if n > 1 and math.isfinite(mean):

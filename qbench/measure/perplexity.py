@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from qbench.costs import sequences_per_pass
 from qbench.measure.base import Context, TextMeasure, hidden_states, mean_metric
 from qbench.record import Metric
 
@@ -30,7 +31,7 @@ CHUNK_FLOATS = 2**25
 class Perplexity(TextMeasure):
     """`{source}/ppl`: its samples are the windows' mean negative log-likelihoods in nats a token.
 
-    The standard error is the delta method's, ppl * se(mean NLL). A diverged model gives inf or nan, as it is.
+    The standard error is the delta method's, ppl * se(mean NLL). A diverged model gives inf; nan is an error.
     `logits: model` computes logits and each window's mean loss in the model's own dtype, as the papers' code does.
     """
 
@@ -85,9 +86,9 @@ def window_nlls_in_model_dtype(model: nn.Module, ids_BT: Tensor, ctx: Context) -
     return nlls
 
 
-def batches(ids_BT: Tensor, ctx: Context, what: str) -> Iterator[Tensor]:
-    """ctx.batch_size windows at a time, on ctx.device, with a progress bar where the terminal shows one."""
-    parts = ids_BT.split(ctx.batch_size)
+def batches(ids_BT: Tensor, ctx: Context, what: str, size: int | None = None) -> Iterator[Tensor]:
+    """``size`` windows at a time, else ``sequences_per_pass``, on ctx.device, with a progress bar on a terminal."""
+    parts = ids_BT.split(size or sequences_per_pass(ids_BT.shape[1]))
     for part in tqdm(parts, desc=what, unit="batch", leave=False, disable=None, delay=2):
         yield part.to(ctx.device)
 

@@ -38,8 +38,8 @@ HEAD_FLOATS = 2**25  # logits held at a time
 class Scorer(HFLM):
     """A model as lm-eval sees it; `tokens` counts what it has forwarded.
 
-    `max_length`: the longest input in tokens, longer ones are cut from the left; None: the model's own. Memory
-    is that of a batch of `ctx.batch_size` sequences at most. Raises ValueError for a model whose attention
+    `max_length`: the longest input in tokens, longer ones are cut from the left; None: the model's own. A forward
+    pass takes PACK tokens, or one longer sequence. Raises ValueError for a model whose attention
     reaches less far than all tokens before.
     """
 
@@ -49,7 +49,7 @@ class Scorer(HFLM):
             raise ValueError(f"this model has layers of {', '.join(sorted(kinds))}; only full attention is supported")
         settings = dict(max_length=max_length, add_bos_token=False, softmax_dtype="float32")
         with quiet():
-            super().__init__(pretrained=model, tokenizer=ctx.tokenizer, batch_size=ctx.batch_size, **settings)
+            super().__init__(pretrained=model, tokenizer=ctx.tokenizer, batch_size=1, **settings)
         self.tokens = 0
         self._recent = {}
         self._pairs = _pairs(Encoder.of(ctx.tokenizer))
@@ -92,7 +92,7 @@ class Scorer(HFLM):
         likelihood, greedy = np.zeros(len(requests)), np.ones(len(requests), dtype=bool)
         cache = DynamicCache()
         progress = tqdm(total=len(requests), disable=disable_tqdm or _few(requests), desc="requests")
-        for step in tree.plan(self._budget(int(tree.length.max()))):
+        for step in tree.plan(PACK.get(self.device.type, PACK["cuda"])):
             pack = tree.pack(step)
             of, places, targets = _scored(tree, step, pack, asked, requests)
             if len(pack.ids_Q):
@@ -109,9 +109,6 @@ class Scorer(HFLM):
                 progress.update(len(done))
         progress.close()
         return list(zip(likelihood.tolist(), greedy.tolist()))
-
-    def _budget(self, longest: int) -> int:
-        return min(PACK.get(self.device.type, PACK["cuda"]), self.batch_size * longest)
 
     def _hidden(self, pack: Pack, step: Step, cache: DynamicCache) -> Tensor:
         """hidden_QD of a pack's tokens, behind what the cache holds; the cache gains them."""

@@ -76,6 +76,11 @@ def _open(folder: Path, model: Checkpoint, revision: str) -> "OpenCheckpoint":
     return OpenCheckpoint(folder, model, revision)
 
 
+def is_finite(x: torch.Tensor) -> bool:
+    """Whether all numbers are finite, in one pass without a mask of the same size."""
+    return bool(torch.isfinite(torch.stack(x.aminmax())).all())
+
+
 class OpenCheckpoint:
     """The files of one model. Nothing but headers is read until asked for."""
 
@@ -125,6 +130,11 @@ class OpenCheckpoint:
             with safe_open(self.folder / file, framework="pt", device=str(device)) as f:
                 for name in names:
                     state[name] = f.get_tensor(prefix + name).to(self.dtype)
+                    if not is_finite(state[name]):
+                        raise ValueError(
+                            f"model {self.model.name}: NaN or inf in {prefix}{name} as {self.model.dtype}; the "
+                            "checkpoint is broken, or its numbers need model.dtype=float32"
+                        )
         module.load_state_dict(state, strict=False, assign=True)
         module.requires_grad_(False)
 

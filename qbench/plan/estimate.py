@@ -67,7 +67,6 @@ def shares_statistics(cell: dict, shape: Shape) -> bool:
 def estimate(cell: dict, shape: Shape, machine: Machine, parts: list[str], known: bool = False) -> Estimate:
     """What it costs to measure the evaluations ``parts`` of a cell; ``known``: statistics are in the cache by then."""
     dtype, settings = cell["model"]["dtype"], cell["machine"]
-    batch = settings["batch_size"]
     facts, wanted = declared(cell["method"]["_target_"]), evaluations(cell)
     is_float = facts["name"] == "none"
     seconds = {"load": shape.weight_bytes(dtype) / READ}
@@ -93,13 +92,13 @@ def estimate(cell: dict, shape: Shape, machine: Machine, parts: list[str], known
         waiting = footprint.waiting_bytes(shape, tokens, dtype)
         stays = not machine.is_gpu or _stays(settings, waiting)
         grams = "stage" if facts["sees"] == "stage" else "all"
-        quantizing = footprint.peak_quantize(shape, grams, batch, calib["length"], dtype, waiting if stays else 0)
+        quantizing = footprint.peak_quantize(shape, grams, calib["length"], dtype, waiting if stays else 0)
         resting = 0 if stays else waiting
     jobs = {name: work.evaluate(shape, wanted[name], dtype) for name in parts}
     seconds["evaluate"] = sum(done.seconds(machine) for done, _ in jobs.values())
     unknown = tuple(dict.fromkeys(what for _, missing in jobs.values() for what in missing))
     texts = any("source" in wanted[name] for name in parts)
-    peak = max(quantizing, footprint.peak_evaluate(shape, batch, longest(wanted, parts), dtype, texts))
+    peak = max(quantizing, footprint.peak_evaluate(shape, longest(wanted, parts), dtype, texts))
     gpu, cpu = (peak, resting) if machine.is_gpu else (0, peak)
     return Estimate(seconds, gpu, cpu + PROCESS, disk, left, unknown)
 
@@ -112,7 +111,7 @@ def _stays(settings: dict, waiting: int) -> bool:
 
 
 def longest(wanted: dict[str, dict], parts: list[str]) -> int:
-    """Tokens of the longest sequence of a batch: the window of texts; tasks are packed to less."""
+    """Tokens of the longest sequence: the window of texts; tasks are packed to less."""
     return max([part.get("window") or 2048 for name in parts if "source" in (part := wanted[name])], default=2048)
 
 

@@ -17,7 +17,7 @@ from qbench.costs import Shape
 from qbench.plan.machines import GIB
 
 ADVICE = {
-    "gpu": "use a smaller machine.batch_size, machine.hidden_device=cpu, a GPU with more memory, or machine=cpu",
+    "gpu": "use machine.hidden_device=cpu, a GPU with more memory, or machine=cpu",
     "ram": "use a machine with more memory, or a smaller calib.n (hidden states wait there)",
     "disk": "free some space, or set machine.cache_dir to a larger disk",
 }
