@@ -75,6 +75,7 @@ def test_one_other_field_is_another_setting(name, change, says):
     t = reproduce([other], 3)
     assert not any(line.measured for line in t.lines)
     assert "1 records with settings of their own" in t.head[-1]
+    assert says in t.head[-1]
 
 
 def test_a_field_that_came_later_is_as_in_the_paper():
@@ -141,6 +142,25 @@ def test_a_difference_is_marked_beyond_twice_its_error(off, beyond):
     assert a.tolerance == pytest.approx(2 * math.hypot(0.4, 0.1 / math.sqrt(12)))
     assert a.difference == pytest.approx(-100 * off)
     assert a.beyond is beyond
+
+
+@pytest.mark.parametrize(("off", "beyond"), [(0.049, False), (-0.05, False), (0.051, True), (0.25, True)])
+def test_an_unquantized_model_may_differ_by_rounding_only(off, beyond):
+    row = printed(1, "qwen3-0.6b-base", "none")  # 12.7: 2 % of it are 0.25, within two standard errors
+    exact = {"wikitext2/ppl": Metric(12.7 + off, "perplexity", 100, 0.2, [0.0])}
+    a = line_of(reproduce([record(science(row), evaluations()["wikitext2_ppl"], exact)], 1), row).printed
+    assert a["wikitext2_ppl"].tolerance == pytest.approx(0.05)
+    assert a["wikitext2_ppl"].beyond is beyond
+
+
+def test_a_record_without_an_error_is_never_marked_and_never_called_equal():
+    row = printed(2, "qwen3-4b", "gptq", 4)
+    m = record(science(row), evaluations()["c4_ppl"], {"c4/ppl": Metric(99.0, "perplexity", 100)})
+    t = reproduce([m], 2)
+    assert math.isnan(line_of(t, row).printed["c4_ppl"].tolerance)
+    (cell,) = (r for r in csv.DictReader(io.StringIO(to_csv(t))) if r["ours"])
+    assert (cell["ours"], cell["beyond"]) == ("99", "")
+    assert "| ours | – | 99.00 |" in to_markdown(t)
 
 
 def test_rounding_of_the_print_alone_is_no_difference():

@@ -1,8 +1,10 @@
 """The paper's four tables with our numbers beside the printed ones.
 
-The rows are the printed rows, so an unmeasured cell is empty and never missing. A difference is marked where it
-is larger than twice its error: our standard error over the items and the rounding of the print, a uniform error
-within one unit u of the last printed digit (u / sqrt 12). The print's own sampling error is on the same items.
+The rows are the printed rows, so an unmeasured cell is empty and never missing. Print and ours are of the same texts
+and questions, so the choice of items hardly excuses a difference. An unquantized model has nothing else that varies:
+its difference is marked where rounding cannot have made it, beyond half a unit of the last printed digit. A quantized
+model varies with the calibration data that were drawn, by an amount that the print does not tell; its difference is
+marked beyond twice our standard error over the items and the rounding (uniform within one unit u: u / sqrt 12).
 Where the printed zero-shot mean is not the mean of the six tasks, ours is compared with the recomputed mean.
 """
 
@@ -15,14 +17,15 @@ from qbench.record import Measurement
 from qbench.report.audit import doubted, findings
 from qbench.report.finding import KINDS, Book, mean
 from qbench.report.ours import Ours, failed, measured, of_table, printed_cell
-from qbench.report.protocol import OWN, check, describe, protocol_of
+from qbench.report.protocol import OWN, check, describe, deviations, protocol_of
+from qbench.report.variants import UNQUANTIZED
 
 
 @dataclass(frozen=True)
 class Against:
     """A printed cell and what ours is to it; ``reference`` is the printed number, or the recomputed mean.
 
-    ``difference`` is NaN where there is nothing to subtract; ``tolerance`` is twice the error of the difference.
+    ``difference`` is NaN where there is nothing to subtract; beyond ``tolerance`` it is marked.
     """
 
     text: str
@@ -33,7 +36,7 @@ class Against:
 
     @property
     def beyond(self) -> bool:
-        return abs(self.difference) > self.tolerance
+        return abs(self.difference) > self.tolerance * (1 + 1e-9) + 1e-9
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,8 @@ def reproduce(
     lines = [_line(r, book, cells, metrics, doubts, swapped) for r in printed if r.table == table]
     shown = [cells for x in lines for cells in (x.printed, (x.other or {}) if x.ours else {})]
     marks = {kind for cells in shown for a in cells.values() for kind in a.doubts}
-    own = sum(protocol_of(m.science) == OWN for m in mine)
-    head = [*describe(protocol), *_data(used), _count(lines, own)]
+    own = [m.science for m in mine if protocol_of(m.science) == OWN]
+    head = [*describe(protocol), *_data(used), _count(lines, own, protocol)]
     return Reproduction(table, protocol, metrics, lines, head, tuple(k for k in KINDS if k in marks))
 
 
@@ -118,11 +121,14 @@ def _line(row, book: Book, cells: dict, metrics: tuple[str, ...], doubts: dict, 
 
 def _against(row: Printed, metric: str, ours: Ours | None, doubts: dict) -> Against:
     kinds = tuple(doubts.get((row.table, row.model, row.method, row.w_bits, row.a_bits, metric), ()))
-    reference, rounding = row.values[metric], row.step(metric) / math.sqrt(12)
+    reference, step, numbers = row.values[metric], row.step(metric), 1
     if "not_mean" in kinds:
-        reference, rounding = mean(row), 0.1 / math.sqrt(12 * len(TASKS))
+        reference, step, numbers = mean(row), 0.1, len(TASKS)
     difference = ours.value - reference if ours else math.nan
-    tolerance = 2 * math.hypot(ours.stderr, rounding) if ours else math.nan
+    tolerance = math.nan
+    if ours:
+        full = row.method == UNQUANTIZED
+        tolerance = step / 2 if full else 2 * math.hypot(ours.stderr, step / math.sqrt(12 * numbers))
     return Against(row.text[metric], reference, difference, tolerance, kinds)
 
 
@@ -135,7 +141,7 @@ def _data(used: list[Measurement]) -> list[str]:
     return lines + ([f"Data: {', '.join(f'{k} {d}' for _, k, d in sorted(data))}."] if data else [])
 
 
-def _count(lines: list[Line], own: int) -> str:
-    done = sum(line.measured for line in lines)
-    text = f"Measured: {done} of {len(lines)} rows."
-    return text + (f" Left out: {own} records with settings of their own." if own else "")
+def _count(lines: list[Line], own: list[dict], protocol: str) -> str:
+    text = f"Measured: {sum(line.measured for line in lines)} of {len(lines)} rows."
+    fields = ", ".join(sorted({d for s in own for d in deviations(s, protocol)}))
+    return text + (f" Left out: {len(own)} records with settings of their own ({fields})." if own else "")

@@ -16,9 +16,11 @@ CAPTIONS = {
     4: "Post-trained models, groups of 128",
 }
 LEGEND = (
-    "Accuracies in per cent. ours: ± one standard error over the items; Δ: ours − printed, * where it is more than "
-    "twice its error (ours and the rounding of the print). The Δ of a mean that is not the mean of the six is to the "
-    "recomputed one."
+    "Accuracies in per cent. ours: ± one standard error over the items; Δ: ours − printed. * marks a Δ of an "
+    "unquantized model beyond the rounding of the print (half a unit of its last digit), and one of a quantized model "
+    "beyond twice our standard error and the rounding. Print and ours share their items, so that a quantized Δ without "
+    "a mark is no proof of agreement; how far another draw of calibration data moves it, the print does not tell. The "
+    "Δ of a mean that is not the mean of the six is to the recomputed one."
 )
 
 
@@ -177,4 +179,4 @@ def _number(x: float) -> str:
 
 
 def _beyond(a: Against) -> str:
-    return "" if math.isnan(a.difference) else "yes" if a.beyond else "no"
+    return "" if math.isnan(a.difference) or math.isnan(a.tolerance) else "yes" if a.beyond else "no"
