@@ -71,11 +71,24 @@ def _run(args: list[str]) -> int:
             print("stopped at the first failure (fail_fast=true)", file=sys.stderr)
             sys.exit(1)
 
-    sys.argv = ["qbench run", *args]
+    try:
+        sys.argv = ["qbench run", *(_prepared(args))]
+    except ValueError as e:
+        print(f"qbench run: {e}", file=sys.stderr)
+        return 2
     job()
     if len(outcomes) > 1:
         print(summary(outcomes))
     return int(any(o.is_bad for o in outcomes))
+
+
+def _prepared(args: list[str]) -> list[str]:
+    """The arguments with their overrides as Hydra shall take them; Hydra's own flags and completion as they are."""
+    from qbench.overrides import prepared
+
+    if {"-sc", "--shell-completion"} & set(args):
+        return args
+    return [prepared([word])[0] if "=" in word and not word.startswith("-") else word for word in args]
 
 
 def line(outcome, number=None) -> str:

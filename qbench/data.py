@@ -19,7 +19,7 @@ Dimensions: T tokens of a text, B windows (or, in the suffix of a window batch, 
 import hashlib
 import itertools
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -31,11 +31,13 @@ from transformers import PreTrainedTokenizerBase
 
 from qbench.draws import Encoder, lines, long_windows, nano_ids, released_c4
 from qbench.pins import HubFile
+from qbench.settings import check
 from qbench.texts import HUB, hub_file, read, rows, stamp
 
-SOURCES = ("nano", "c4", "wikitext2", "text")
+Source = Literal["nano", "c4", "wikitext2", "text"]
 EVALUATED = {"c4": "validation", "wikitext2": "test"}  # the split of each text
 C4_DOCUMENTS, C4_TOKENS = 1100, 256 * 2048
+NANO_TOKENS = 2**22  # the world has no end; so much of it is written and tokenized in a minute
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Calibration:
     Raises ValueError where the source holds fewer than asked.
     """
 
-    source: str
+    source: Source
     n: int | None = None
     length: int | None = None
     seed: int = 0
@@ -62,9 +64,8 @@ class Calibration:
     draw: Literal["windows", "lines"] = "windows"
 
     def __post_init__(self):
-        _set_source(self, "calib", self.source)
-        if self.draw not in ("windows", "lines"):
-            raise ValueError(f"calib.draw must be windows or lines, got {self.draw!r}")
+        check(self, "calib")
+        _set_source(self, "calib")
         if self.draw == "lines" and self.source not in ("c4", "nano"):
             raise ValueError(f"calib.draw=lines needs documents: calib.source c4 or nano, not {self.source}")
         n, length = (64, 256) if self.source == "nano" else (128, 2048)
@@ -73,6 +74,11 @@ class Calibration:
                 object.__setattr__(self, name, default)
             if getattr(self, name) < 1:
                 raise ValueError(f"calib.{name} must be at least 1, got {getattr(self, name)}")
+        if self.source == "nano" and self.n * self.length > NANO_TOKENS:
+            raise ValueError(
+                f"calib.n={self.n} windows of calib.length={self.length} are more than the embedded world gives, "
+                f"{NANO_TOKENS} tokens; lower either"
+            )
 
     def tokens(self, tokenizer: PreTrainedTokenizerBase, data_dir: str | Path | None = None) -> Tensor:
         """ids_BT, int64 [n, length]; the same tensor on a second call, so do not write into it."""
@@ -98,14 +104,13 @@ class Corpus:
     the document ends, one after another. (Its places were drawn with another tokenizer.)
     """
 
-    source: str | None = None
+    source: Source | None = None
     path: str | None = None
     c4: Literal["head", "released"] = "head"
 
     def __post_init__(self):
-        _set_source(self, "eval", self.source or "nano")
-        if self.c4 not in ("head", "released"):
-            raise ValueError(f"eval.c4 must be head or released, got {self.c4!r}")
+        check(self, "eval")
+        _set_source(self, "eval")
 
     def tokens(self, tokenizer: PreTrainedTokenizerBase, data_dir: str | Path | None = None) -> Tensor:
         """ids_T, int64; the same tensor on a second call, so do not write into it."""
@@ -128,7 +133,7 @@ def _calibration_ids(cal: Calibration, encoder: Encoder, data_dir: str | None, s
     if cal.draw == "lines":
         return lines(_shuffled(cal, data_dir, rng), encoder, cal.n, cal.length)
     if cal.source == "c4":
-        return long_windows(rows("c4", "train", data_dir), encoder, cal.n, cal.length, rng)
+        return long_windows(_c4(cal, data_dir), encoder, cal.n, cal.length, rng)
     if cal.source == "nano":
         ids_T = nano_ids("calib", encoder, cal.seed, at_least=cal.n * cal.length)
     elif cal.source == "wikitext2":
@@ -156,8 +161,17 @@ def _shuffled(cal: Calibration, data_dir: str | None, rng: random.Random) -> Ite
         from qbench.nano import world
 
         return itertools.islice(world.documents("calib", seed=cal.seed), 100 * cal.n)
-    documents = list(rows("c4", "train", data_dir))
+    documents = list(_c4(cal, data_dir))
     rng.shuffle(documents)
+    return documents
+
+
+def _c4(cal: Calibration, data_dir: str | None) -> Sequence[str]:
+    documents = rows("c4", "train", data_dir)
+    if cal.n > len(documents):
+        raise ValueError(
+            f"asked for {cal.n} calibration documents, but this part of C4 has {len(documents)}; lower calib.n"
+        )
     return documents
 
 
@@ -179,10 +193,8 @@ def _corpus_ids(corpus: Corpus, encoder: Encoder, data_dir: str | None, state) -
     return ids_T
 
 
-def _set_source(data: Calibration | Corpus, group: str, source: str) -> None:
-    """Sets data.source: `text` where there is a path."""
-    if source not in SOURCES:
-        raise ValueError(f"{group}.source={source!r} is unknown; use one of {', '.join(SOURCES)}")
-    if source == "text" and data.path is None:
+def _set_source(data: Calibration | Corpus, group: str) -> None:
+    """Sets data.source: `text` where there is a path, nano where there is neither."""
+    if data.source == "text" and data.path is None:
         raise ValueError(f"{group}.source=text needs {group}.path=<file>")
-    object.__setattr__(data, "source", "text" if data.path else source)
+    object.__setattr__(data, "source", "text" if data.path else data.source or "nano")

@@ -17,6 +17,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from qbench.settings import check
+
 TINY = 2.0**-24  # the smallest positive float16
 
 
@@ -29,13 +31,11 @@ class Grid:
     symmetric: bool = False
 
     def __post_init__(self):
-        if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not 1 <= self.bits <= 8:
-            raise ValueError(f"grid.bits must be a whole number from 1 to 8, got {self.bits!r}")
-        g = self.group_size
-        if isinstance(g, bool) or not isinstance(g, int) or not (g == -1 or g >= 1):
-            raise ValueError(f"grid.group_size must be -1 (a whole row) or a positive whole number, got {g!r}")
-        if not isinstance(self.symmetric, bool):
-            raise ValueError(f"grid.symmetric must be true or false, got {self.symmetric!r}")
+        check(self, "grid")
+        if not 1 <= self.bits <= 8:
+            raise ValueError(f"grid.bits must be a whole number from 1 to 8, got {self.bits}")
+        if self.group_size < 1 and self.group_size != -1:
+            raise ValueError(f"grid.group_size must be -1 (a whole row) or a positive number, got {self.group_size}")
 
     def columns(self, K: int, name: str = "this linear") -> int:
         """Columns of one group in a row of ``K``; ValueError where the group size does not divide it."""
@@ -206,8 +206,9 @@ class ActQuant:
     bits: int = 8
 
     def __post_init__(self):
-        if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not 2 <= self.bits <= 8:
-            raise ValueError(f"acts.bits must be a whole number from 2 to 8, got {self.bits!r}")
+        check(self, "acts")
+        if not 2 <= self.bits <= 8:
+            raise ValueError(f"acts.bits must be a whole number from 2 to 8, got {self.bits}")
 
     def __call__(self, x: Tensor) -> Tensor:
         """``x`` rounded to its grid along the last dimension, in the dtype of ``x``."""

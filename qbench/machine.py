@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from qbench.models.placement import Placement
+from qbench.settings import check
 
 
 @dataclass
@@ -25,21 +26,25 @@ class Machine:
     keep_weights: bool
 
     def __post_init__(self):
+        check(self, "machine")
         if self.device == "auto":
             self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"machine.threads must be at least 1, got {self.threads}")
+        for field in ("data_dir", "results_dir", "cache_dir"):
+            if (path := getattr(self, field)) and path.exists() and not path.is_dir():
+                raise NotADirectoryError(f"machine.{field}={path} is a file; give a directory")
+        if self.data_dir and not self.data_dir.is_dir():
+            raise FileNotFoundError(f"machine.data_dir={self.data_dir} is not a directory")
+
+    def start(self) -> None:
+        """Sets the number of threads; ValueError where this machine lacks the device."""
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise ValueError(
                 f"machine.device={self.device}, but torch {torch.__version__} sees no CUDA device; use machine=cpu"
             )
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        self.data_dir = self.data_dir and Path(self.data_dir).expanduser()
-        if self.data_dir and not self.data_dir.is_dir():
-            raise FileNotFoundError(f"machine.data_dir={self.data_dir} is no folder")
-        self.results_dir, self.cache_dir = (
-            Path(self.results_dir).expanduser(),
-            Path(self.cache_dir).expanduser(),
-        )
 
     @property
     def placement(self) -> Placement:

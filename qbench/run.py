@@ -9,19 +9,14 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tqdm import tqdm
 
-from qbench import preflight, provenance, tracking
+from qbench import preflight, provenance
+from qbench.config import Config, name_of
 from qbench.costs import Shape
-from qbench.data import Calibration
 from qbench.footprint import statistics_bytes, waiting_bytes
-from qbench.machine import Machine
-from qbench.measure.base import Context, Measure
-from qbench.methods.base import Method
-from qbench.models.checkpoint import OpenCheckpoint
+from qbench.measure.base import Context
 from qbench.models.quantized import QuantizedFolder
 from qbench.record import LayerReport, Measurement, Metric, Store, digest
 from qbench.stream import Remembered, quantize
@@ -47,24 +42,14 @@ class Outcome:
 class Run:
     """One configuration, checked as far as it can be without reading weights."""
 
-    def __init__(self, cfg: DictConfig):
-        try:
-            self._build(cfg)
-        except InstantiationException as e:
-            cause = e.__cause__ or e
-            raise (cause if isinstance(cause, (ValueError, OSError)) else ValueError(_first_line(cause))) from e
-
-    def _build(self, cfg):
-        self.machine = Machine(**cfg.machine)
+    def __init__(self, cfg: Config | DictConfig):
+        config = cfg if isinstance(cfg, Config) else Config.of(cfg)
+        self.machine, self.method, self.calib, self.measures = config.machine, config.method, config.calib, config.eval
+        self.wandb, self.retry_failed = config.wandb, config.retry_failed
+        self.machine.start()
+        self.wandb.check()
         self.store = Store(self.machine.results_dir)
-        self.method: Method = instantiate(cfg.method, _convert_="all")
-        self.calib: Calibration = instantiate(cfg.calib)
-        parts = {"": cfg.eval} if "_target_" in cfg.eval else cfg.eval
-        self.measures: dict[str, Measure] = {name: instantiate(part, _convert_="all") for name, part in parts.items()}
-        self.wandb = OmegaConf.to_container(cfg.wandb)
-        tracking.check(self.wandb["mode"])
-        self.retry_failed: bool = cfg.retry_failed
-        self.ckpt: OpenCheckpoint = instantiate(cfg.model).open()
+        self.ckpt = config.model.open()
         self.method.check(self.ckpt.linears)
         self.store.check_writable()
         preflight.check_revision(self.store, self.ckpt)
@@ -159,7 +144,7 @@ class Run:
             where["calib_data"] = {file.repo: file.revision for file in self.calib.hub_files()}
         record = Measurement(self.ids[name], self.sciences[name], metrics, nominal, stored, size, reports, where)
         self.store.put(record)
-        tracking.log(record, **self.wandb)
+        self.wandb.log(record)
 
     @property
     def folder(self) -> Path:
@@ -220,17 +205,14 @@ class Run:
 def run(cfg: DictConfig) -> Outcome:
     """Runs one configuration; bad input is an Outcome too, with the reason, and so is a bug, with its traceback."""
     try:
-        if cfg.table is not None and not preflight.is_printed(cfg.table, cfg.model.name, instantiate(cfg.method)):
-            return Outcome(_name(cfg), "left out", f"not in table {cfg.table} of the paper")
-        return Run(cfg).execute()
+        config = Config.of(cfg)
+        if config.table is not None and not preflight.is_printed(config.table, config.model.name, config.method):
+            return Outcome(name_of(cfg), "left out", f"not in table {config.table} of the paper")
+        return Run(config).execute()
     except Exception as e:
         if not isinstance(e, (ValueError, OSError)):
             traceback.print_exc()
-        return Outcome(_name(cfg), "refused", _first_line(e))
-
-
-def _name(cfg: DictConfig) -> str:
-    return f"{cfg.model.get('name')} {cfg.method.get('_target_', '').rpartition('.')[2]} W{cfg.grid.get('bits')}"
+        return Outcome(name_of(cfg), "refused", _first_line(e))
 
 
 def _first_line(e: BaseException) -> str:

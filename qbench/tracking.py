@@ -1,38 +1,57 @@
 """Optional copies of records in Weights & Biases: one run a record, named by its id. The JSON files stay the truth."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.util import find_spec
+from typing import Literal
 
 from qbench.record import Measurement
 
 
-def check(mode: str) -> None:
-    """ValueError if ``mode`` is not one of disabled, offline, online, or wandb is needed and not installed."""
-    if mode not in ("disabled", "offline", "online"):
-        raise ValueError(f"wandb.mode must be disabled, offline or online, got {mode!r}")
-    if mode != "disabled" and find_spec("wandb") is None:
-        raise ValueError(f"wandb.mode={mode} needs the package wandb: pip install 'qbench[wandb]'")
+@dataclass(frozen=True)
+class Tracking:
+    """``offline`` runs lie where wandb keeps them (WANDB_DIR), for ``wandb sync``."""
+
+    mode: Literal["disabled", "offline", "online"]
+    project: str
+
+    def check(self) -> None:
+        """ValueError where wandb is needed and not installed, or needs a login that is not there."""
+        if self.mode != "disabled" and find_spec("wandb") is None:
+            raise ValueError(f"wandb.mode={self.mode} needs the package wandb: pip install 'qbench[wandb]'")
+        if self.mode == "online" and (problem := _login_problem()):
+            raise ValueError(f"wandb.mode=online: {problem} Run `wandb login` first, or set wandb.mode=offline")
+
+    def log(self, record: Measurement) -> None:
+        if self.mode == "disabled":
+            return
+        import wandb
+
+        science = record.science
+        names = (science["model"]["name"], science["method"]["name"], (science["grid"] or {}).get("bits", ""))
+        run = wandb.init(
+            project=self.project,
+            id=record.id,
+            name=" ".join(map(str, (*names, science["eval"]["name"]))),
+            config=science | {"provenance": record.provenance},
+            mode=self.mode,
+            resume="allow",
+            settings=wandb.Settings(console="off", silent=True),
+        )
+        values = {key: metric.value for key, metric in record.metrics.items()}
+        values |= {f"{key}/stderr": m.stderr for key, m in record.metrics.items() if m.stderr is not None}
+        sizes = {k: v for k, v in asdict(record).items() if k in ("nominal_bits", "stored_bits", "model_bytes")}
+        run.log(values | sizes)
+        run.finish()
 
 
-def log(record: Measurement, mode: str, project: str) -> None:
-    """``mode`` as in ``check``; offline runs lie where wandb keeps them (WANDB_DIR), for ``wandb sync``."""
-    if mode == "disabled":
-        return
+@cache
+def _login_problem() -> str:
+    """What Weights & Biases says where nobody is logged in, else nothing."""
     import wandb
 
-    science = record.science
-    grid = science["grid"] or {}
-    run = wandb.init(
-        project=project,
-        id=record.id,
-        name=f"{science['model']['name']} {science['method']['name']} {grid.get('bits', '')} {science['eval']['name']}",
-        config=science | {"provenance": record.provenance},
-        mode=mode,
-        resume="allow",
-        settings=wandb.Settings(console="off", silent=True),
-    )
-    values = {key: metric.value for key, metric in record.metrics.items()}
-    values |= {f"{key}/stderr": m.stderr for key, m in record.metrics.items() if m.stderr is not None}
-    sizes = {k: v for k, v in asdict(record).items() if k in ("nominal_bits", "stored_bits", "model_bytes")}
-    run.log(values | sizes)
-    run.finish()
+    try:
+        wandb.login()
+    except wandb.errors.Error as e:
+        return str(e)
+    return ""

@@ -87,8 +87,8 @@ def test_lines_are_short_documents_joined_and_cut(tokenizer, encode, folder):
     nano = Calibration("nano", n=20, length=64, draw="lines")
     assert len(nano.tokens(tokenizer)) < 20
     assert nano.science(tokenizer)["draw"] == "lines"
-    with pytest.raises(ValueError, match=r"asked for 500 calibration documents of at most 150 tokens, but there are"):
-        Calibration("c4", n=500, length=150, draw="lines").tokens(tokenizer, folder)
+    with pytest.raises(ValueError, match=r"asked for 40 calibration documents of at most 50 tokens, but there are"):
+        Calibration("c4", n=40, length=50, draw="lines").tokens(tokenizer, folder)
     with pytest.raises(ValueError, match=r"calib.draw=lines needs documents"):
         Calibration("wikitext2", draw="lines")
 
@@ -113,8 +113,11 @@ def test_released_c4_windows_start_where_the_study_said(tokenizer, encode, tmp_p
 
 def test_c4_with_too_few_long_documents(tokenizer, encode, folder):
     found = sum(len(encode(d)) > 400 for d in texts(folder / "c4/c4-train.parquet"))
-    with pytest.raises(ValueError, match=rf"asked for 128 .* longer than 400 .* has {found} among 40; lower calib.n"):
-        Calibration("c4", length=400).tokens(tokenizer, folder)
+    with pytest.raises(ValueError, match=rf"asked for 40 .* longer than 400 .* has {found} among 40; lower calib.n"):
+        Calibration("c4", n=40, length=400).tokens(tokenizer, folder)
+    for draw in ("windows", "lines"):
+        with pytest.raises(ValueError, match=r"asked for 100000000 .* C4 has 40; lower calib.n"):
+            Calibration("c4", n=100_000_000, draw=draw).tokens(tokenizer, folder)
 
 
 def test_wikitext2_windows_are_gptqs(tokenizer, encode, folder):
@@ -214,7 +217,7 @@ def test_hash_depends_on_values_and_shape_only():
 @pytest.mark.parametrize(
     ("fields", "error", "message"),
     [
-        (dict(source="pile"), ValueError, "calib.source='pile' is unknown; use one of nano, c4"),
+        (dict(source="pile"), ValueError, "calib.source must be nano, c4, wikitext2 or text, got 'pile'"),
         (dict(source="text"), ValueError, "needs calib.path"),
         (dict(source="nano", n=0), ValueError, "calib.n must be at least 1, got 0"),
         (dict(source="text", path="missing.txt"), FileNotFoundError, "no such text file: missing.txt"),

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "qbench"
 LAYERS = [
-    ("hub",),
+    ("hub", "settings"),
     ("pins",),
     ("nano", "texts", "shipped"),
     ("grid", "stats", "record", "draws", "models.block", "models.placement", "published", "costs"),
@@ -36,6 +36,7 @@ LAYERS = [
         "latency",
     ),
     ("stream", "measure", "models.packed_file"),
+    ("config", "overrides"),
     ("plan",),
     ("preflight",),
     ("run",),

@@ -212,7 +212,7 @@ def test_bad_input_before_any_weights(ctx, tmp_path):
         Perplexity(window=1)
     with pytest.raises(ValueError, match=r"eval.limit must be at least 1"):
         Divergence(limit=0)
-    with pytest.raises(ValueError, match=r"eval.source='pile' is unknown"):
+    with pytest.raises(ValueError, match=r"eval.source must be nano, c4, wikitext2, text or null, got 'pile'"):
         Perplexity("pile")
     with pytest.raises(ValueError, match=r"eval.window=2048 tokens, but this model reads at most 1024"):
         Perplexity(window=2048).science(ctx)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,11 +14,14 @@ import torch
 from conftest import save_tiny
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 from qbench import run as run_module
+from qbench.config import Config
 from qbench.machine import Machine
 from qbench.measure.perplexity import Perplexity
 from qbench.models.checkpoint import NANO
+from qbench.overrides import prepared
 from qbench.record import Store, digest
 from qbench.run import Run, run
 from qbench.shipped import conf_dir
@@ -220,10 +224,10 @@ def test_a_killed_sweep_goes_on_where_it_stopped(tmp_path):
         (["eval.limit=0"], "eval.limit must be at least 1 window, got 0"),
         (["eval.window=4096"], "eval.window=4096"),
         (["machine.device=cuda"], "sees no CUDA device; use machine=cpu"),
-        (["machine.data_dir=nowhere"], "machine.data_dir=nowhere is no folder"),
+        (["machine.data_dir=nowhere"], "machine.data_dir=nowhere is not a directory"),
         (["eval.path=nowhere.txt"], "no such text file: nowhere.txt"),
         (["model=local", "model.path=nowhere"], "there is no folder nowhere"),
-        (["model.dtype=int8"], "model.dtype must be one of float32, bfloat16, float16, got 'int8'"),
+        (["model.dtype=int8"], "model.dtype must be float32, bfloat16 or float16, got 'int8'"),
         (["eval=nano_tasks", "eval.tasks=[nano_wrld]"], "nano_world"),
     ],
 )
@@ -235,6 +239,77 @@ def test_bad_input_is_refused_before_work_starts(configure, tmp_path, monkeypatc
     assert outcome.status == "refused"
     assert message in outcome.message
     assert records(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["method=gptq", "method.act_order=no"], "method.act_order must be true or false, got 'no'"),
+        (["method=rtn", "method.whole_rows=off"], "method.whole_rows must be true or false, got 'off'"),
+        (["eval=kl", "eval.perplexity=no"], "eval.perplexity must be true or false, got 'no'"),
+        (["method=awq", "method.n_scale=1.5"], "method.n_scale must be a whole number, got 1.5"),
+        (["method=awq", "method.n_scale=true"], "method.n_scale must be a whole number, got true"),
+        (["method=awq", "method.unclipped=[1]"], "method.unclipped must be text, got 1"),
+        (["calib.n=1.5"], "calib.n must be a whole number or null, got 1.5"),
+        (["calib.n=100000000"], "lower either"),
+        (["eval.limit=2.5"], "eval.limit must be a whole number or null, got 2.5"),
+        (["machine.threads=x"], "machine.threads must be a whole number or null, got 'x'"),
+        (["machine.threads=0"], "machine.threads must be at least 1, got 0"),
+        (["machine.threads=-1"], "machine.threads must be at least 1, got -1"),
+        (["machine.cache_dir=FILE"], "is a file; give a directory"),
+        (["model=local"], "model.path is not set; add model.path=VALUE"),
+        (["model.name=7"], "model.name must be text, got 7"),
+        ([f"model.name={'x' * 5000}"], "model.name has 5000 characters"),
+        (["~eval"], "eval=None names no evaluation; choose one, e.g. eval=ppl"),
+        (["eval.path=/nope.txt", "eval.window=null"], "no such text file: /nope.txt"),
+        (["+mehtod=gptq"], "mehtod is unknown; did you mean method?"),
+        (["+method.whole_row=true"], "method.whole_row is unknown; did you mean whole_rows?"),
+        (["method=none", "+method.bits=4"], "method.bits is unknown; there is nothing to set"),
+        (["eval=study", "+eval.txt.limit=4"], "eval.txt is unknown; did you mean text?"),
+        (["eval=study", "+eval.text.limits=4"], "eval.text.limits is unknown; did you mean limit?"),
+        (["protocol.logits=float"], "protocol.logits must be float32 or model, got 'float'"),
+        (["++method.grid.bits=3"], "method.grid follows grid; set grid.bits instead of method.grid.bits"),
+        (["wandb=offline"], "wandb is a group of settings, not 'offline'; set single ones, as in wandb.mode=offline"),
+        (["wandb.mode=on"], "wandb.mode must be disabled, offline or online, got 'on'"),
+        (["fail_fast=maybe"], "fail_fast must be true or false, got 'maybe'"),
+        (["method._target_=os.system"], "method._target_=os.system is not a dataclass derived from Method"),
+        (
+            ["method._target_=qbench.methods.gtpq.GPTQ"],
+            "there is no such class (No module named 'qbench.methods.gtpq')",
+        ),
+    ],
+)
+def test_settings_of_the_wrong_kind_are_refused_alike_by_run_and_plan(configure, tmp_path, overrides, message):
+    (tmp_path / "FILE").touch()
+    overrides = [o.replace("FILE", str(tmp_path / "FILE")) for o in overrides]
+    cfg = configure(*overrides, small=not any(o.startswith(("eval=study", "~eval")) for o in overrides))
+    outcome = run(cfg)
+    assert outcome.status == "refused"
+    assert message in outcome.message
+    if "no such text file" not in message:  # a plan opens no data
+        with pytest.raises((ValueError, OSError), match=re.escape(message)):
+            Config.of(OmegaConf.to_container(cfg, resolve=True))
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("mehtod=gptq", "mehtod is unknown; did you mean method?"),
+        ("+mehtod=gptq", "mehtod is unknown; did you mean method?"),
+        ("eval=null", "eval is one of agreement, c4"),
+        ("model.path=/größe", "needs two pairs of quotes: 'model.path=\"/größe\"'"),
+        ("gptq", "write GROUP=CHOICE or GROUP.FIELD=VALUE"),
+    ],
+)
+def test_overrides_that_cannot_be_read(word, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        prepared([word])
+
+
+def test_overrides_for_hydra():
+    words = ["method=gptq,rtn", "grid.bits=3,4", "~wandb.project", "hydra/launcher=joblib", "hydra.verbose=true"]
+    assert prepared(words) == [words[0], "++grid.bits=3,4", *words[2:]]
+    assert prepared(['model.path="/größe"']) == ['++model.path="/größe"']
 
 
 @pytest.mark.parametrize(("text", "n"), [("", 4), ("too short", 4)])
@@ -278,10 +353,11 @@ def test_a_truncated_checkpoint_is_refused(configure, tmp_path):
     [
         ("method=quip", "Could not find 'method/quip'"),
         ("model=gpt", "Could not find 'model/gpt'"),
-        ("method.dampp=1", "Key 'dampp' is not in struct"),
+        ("method.dampp=1", "method.dampp is unknown; did you mean damp?"),
+        ("mehtod=rtn", "mehtod is unknown; did you mean method?"),
     ],
 )
-def test_unknown_names_are_refused_by_hydra(tmp_path, override, message):
+def test_unknown_names_are_refused(tmp_path, override, message):
     got = qbench("method=gptq", override, tmp_path=tmp_path)
     assert got.returncode != 0
     assert message in got.stdout + got.stderr
@@ -349,7 +425,7 @@ def test_wandb_offline_gets_one_run_a_record(configure, tmp_path, monkeypatch):
 
 
 def test_machine_auto_says_what_it_found(tmp_path):
-    machine = Machine("auto", None, 8, "auto", 16, 32, None, None, tmp_path, tmp_path, False)
+    machine = Machine("auto", None, "auto", 16, 32, None, None, tmp_path, tmp_path, False)
     assert machine.device == ("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -11,6 +11,7 @@ but the failure.
 import copy
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,12 +40,7 @@ class Agreement(TextMeasure):
     name = "agreement"
     runs_packed = True
 
-    dtype: str = "bfloat16"
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.dtype not in ("float16", "bfloat16"):
-            raise ValueError(f"eval.dtype must be float16 or bfloat16, got {self.dtype!r}")
+    dtype: Literal["float16", "bfloat16"] = "bfloat16"
 
     def science(self, ctx: Context) -> dict:
         if ctx.packed is None:

@@ -14,16 +14,17 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from qbench.data import Corpus, sha256_of_tokens
+from qbench.data import Corpus, Source, sha256_of_tokens
 from qbench.draws import windows
 from qbench.pins import HubFile
 from qbench.record import Metric
+from qbench.settings import check
 
 PAPER_WINDOW, NANO_WINDOW = 2048, 256
 
@@ -48,6 +49,9 @@ class Measure:
     name: ClassVar[str]
     version: ClassVar[int] = 1
     runs_packed: ClassVar[bool] = False  # whether it uses ctx.packed
+
+    def __post_init__(self):
+        check(self, "eval")
 
     def science(self, ctx: Context) -> dict:
         """Name, version, settings and the hash of the data; raises on bad input, loads no weights."""
@@ -74,13 +78,14 @@ class TextMeasure(Measure):
     `limit`: only the first so many windows. `c4`: which part of C4, as in `Corpus`.
     """
 
-    source: str | None = None
+    source: Source | None = None
     path: str | None = None
     window: int | None = None
     limit: int | None = None
-    c4: str = "head"
+    c4: Literal["head", "released"] = "head"
 
     def __post_init__(self):
+        super().__post_init__()
         corpus = Corpus(self.source, self.path, self.c4)
         object.__setattr__(self, "source", corpus.source)
         if self.window is None:
@@ -95,12 +100,12 @@ class TextMeasure(Measure):
 
     def windows(self, ctx: Context) -> Tensor:
         """ids_BT of the text; ValueError where a window exceeds the tokenizer's `model_max_length`."""
+        ids_T = Corpus(self.source, self.path, self.c4).tokens(ctx.tokenizer, ctx.data_dir)
         if self.window > (longest := ctx.tokenizer.model_max_length):
             raise ValueError(
                 f"eval.window={self.window} tokens, but this model reads at most {longest}; lower eval.window"
             )
-        corpus = Corpus(self.source, self.path, self.c4)
-        return windows(corpus.tokens(ctx.tokenizer, ctx.data_dir), self.window, self.limit)
+        return windows(ids_T, self.window, self.limit)
 
     def science(self, ctx: Context) -> dict:
         ids_BT = self.windows(ctx)

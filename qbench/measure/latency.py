@@ -10,6 +10,7 @@ Times of random weights at every shape, batch and kernel need no checkpoint: ``p
 import copy
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -37,15 +38,13 @@ class Latency(Measure):
 
     batch: int = 1
     context: int = 1024
-    dtype: str = "bfloat16"
+    dtype: Literal["float16", "bfloat16"] = "bfloat16"
 
     def __post_init__(self):
+        super().__post_init__()
         for field in ("batch", "context"):
-            value = getattr(self, field)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"eval.{field} must be a whole number from 1 on, got {value!r}")
-        if self.dtype not in ("float16", "bfloat16"):
-            raise ValueError(f"eval.dtype must be float16 or bfloat16, got {self.dtype!r}")
+            if getattr(self, field) < 1:
+                raise ValueError(f"eval.{field} must be a whole number from 1 on, got {getattr(self, field)}")
 
     def science(self, ctx: Context) -> dict:
         if ctx.packed is None:

@@ -39,11 +39,6 @@ class Perplexity(TextMeasure):
 
     logits: Literal["float32", "model"] = "float32"
 
-    def __post_init__(self):
-        super().__post_init__()
-        if self.logits not in ("float32", "model"):
-            raise ValueError(f"eval.logits must be float32 or model, got {self.logits!r}")
-
     def science(self, ctx: Context) -> dict:
         return super().science(ctx) | {"logits": self.logits}
 

@@ -8,16 +8,18 @@ winogrande, boolq, wikitext, c4, and every other task that scores likelihoods. N
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import TYPE_CHECKING
 
-import lm_eval
 import numpy as np
 from torch import nn
 
 from qbench.draws import Encoder
 from qbench.measure.base import Context, Measure, mean_metric
-from qbench.measure.scorer import Scorer
-from qbench.measure.suite import Suite, suite
 from qbench.record import Metric
+
+if TYPE_CHECKING:
+    from qbench.measure.suite import Suite
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Tasks(Measure):
     max_prompt: int | None = None
 
     def __post_init__(self):
-        object.__setattr__(self, "tasks", (self.tasks,) if isinstance(self.tasks, str) else tuple(self.tasks))
+        super().__post_init__()
         if not self.tasks:
             raise ValueError("eval.tasks is empty; name at least one lm-eval task")
         if self.num_fewshot < 0:
@@ -54,8 +56,10 @@ class Tasks(Measure):
             if value is not None and value < 1:
                 raise ValueError(f"eval.{name} must be at least 1, got {value}; use null for none")
 
-    def suite(self, ctx: Context) -> Suite:
+    def suite(self, ctx: Context) -> "Suite":
         """The tasks with their requests; the prompts depend on the tokenizer only where max_prompt is set."""
+        from qbench.measure.suite import suite  # lm-eval takes seconds to import, and a plan does without it
+
         encoder = None if self.max_prompt is None else Encoder.of(ctx.tokenizer)
         data_dir = ctx.data_dir and str(ctx.data_dir)
         return suite(self.tasks, self.num_fewshot, self.limit, data_dir, self.max_prompt, encoder)
@@ -64,11 +68,13 @@ class Tasks(Measure):
         found = self.suite(ctx)
         settings = dict(num_fewshot=self.num_fewshot, limit=self.limit, max_length=self.max_length)
         settings |= dict(max_prompt=self.max_prompt)
-        harness = ".".join(lm_eval.__version__.split(".")[:2])
+        harness = ".".join(version("lm_eval").split(".")[:2])
         what = dict(name=self.name, version=self.version, tasks=found.versions, lm_eval=harness)
         return what | settings | dict(data=found.data) | ({"data_sets": found.data_sets} if found.data_sets else {})
 
     def run(self, model: nn.Module, ctx: Context) -> dict[str, Metric]:
+        from qbench.measure.scorer import Scorer
+
         found = self.suite(ctx)
         outcomes = found.scores(Scorer(model, ctx, self.max_length))
         grouped = {task for members in found.groups.values() for task in members}

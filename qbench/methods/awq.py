@@ -68,10 +68,7 @@ class AWQ(Method):
     arithmetic: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self):
-        object.__setattr__(self, "unclipped", tuple(self.unclipped))
-        for field, known in {"loss": ("gram", "module"), "arithmetic": ("float32", "bfloat16")}.items():
-            if getattr(self, field) not in known:
-                raise ValueError(f"method.{field} must be {' or '.join(known)}, got {getattr(self, field)!r}")
+        super().__post_init__()
         if self.n_scale < 1 or not 1 <= self.n_clip <= 20:
             raise ValueError(f"method.n_scale must be >= 1, n_clip 1..20; got {self.n_scale} and {self.n_clip}")
         if self.arithmetic == "bfloat16" and self.grid.symmetric:

@@ -1,8 +1,8 @@
 """Write your own method: one file here, one yaml in conf/method.
 
 A method is a frozen dataclass. Its fields are its hyperparameters; they stand in the yaml beside ``_target_``,
-are checked in ``__post_init__`` and become part of every record's identity. Raise ``version`` when the numbers
-change.
+are checked against their annotations (check ranges in your ``__post_init__``, after the base's) and become part
+of every record's identity. Raise ``version`` when the numbers change.
 
     @dataclass(frozen=True)
     class Ternary(Method):
@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import Tensor
 
+from qbench import settings
 from qbench.grid import ActQuant, FloatWeight, Grid, QuantWeight
 from qbench.models.block import Block, Stage
 from qbench.stats import Statistic
@@ -54,6 +55,9 @@ class Method:
     grid: ClassVar[Grid | None] = None
     acts: ClassVar[ActQuant | None] = None
     reads_inputs: ClassVar[bool] = False
+
+    def __post_init__(self):
+        settings.check(self, "method")
 
     def check(self, shapes: dict[str, tuple[int, int]]) -> None:
         """ValueError, before weights load, for a linear (name -> N, K) that this method cannot take."""

@@ -93,14 +93,7 @@ class BiLLM(Method):
     count: Literal["all", "last_block"] = "all"
 
     def __post_init__(self):
-        choices = {
-            "salience": ("inverse", "cholesky"),
-            "split_on": ("weights", "salience"),
-            "count": ("all", "last_block"),
-        }
-        for field, known in choices.items():
-            if getattr(self, field) not in known:
-                raise ValueError(f"method.{field} must be {' or '.join(known)}, got {getattr(self, field)!r}")
+        super().__post_init__()
         if not 0 < self.max_salient < self.block_size:
             raise ValueError(
                 f"method.max_salient must be 1..block_size - 1 = {self.block_size - 1}, got {self.max_salient}"

@@ -47,6 +47,7 @@ class GPTQ(Method):
     damp: float = 0.01
 
     def __post_init__(self):
+        super().__post_init__()
         if not 0 < self.damp < 1:
             raise ValueError(f"method.damp must be between 0 and 1, got {self.damp!r}")
 

@@ -34,6 +34,7 @@ class SmoothQuant(Method):
     alpha: float | None = 0.5
 
     def __post_init__(self):
+        super().__post_init__()
         if self.alpha is not None and not 0 <= self.alpha <= 1:
             raise ValueError(f"method.alpha must be between 0 and 1, or null for no smoothing, got {self.alpha!r}")
         if not self.grid.symmetric:

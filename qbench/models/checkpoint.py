@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Literal
 
 import torch
 from huggingface_hub import snapshot_download
@@ -23,6 +24,7 @@ from qbench.hub import hub_error
 from qbench.models import files, qwen3
 from qbench.models.block import Block
 from qbench.models.placement import Placement
+from qbench.settings import check
 
 NANO = Path(__file__).parent.parent / "nano" / "models"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -38,16 +40,17 @@ class Checkpoint:
     revision: str | None = None
     path: str | None = None
     nano: str | None = None
-    dtype: str = "bfloat16"
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
 
     def __post_init__(self):
+        check(self, "model")
+        if len(self.name) > 100:
+            raise ValueError(f"model.name has {len(self.name)} characters; tables have room for 100")
         if sum(x is not None for x in (self.repo, self.path, self.nano)) != 1:
             raise ValueError(
                 f"model {self.name}: set one of repo, path or nano, got {self.repo!r}, {self.path!r}, {self.nano!r}; "
                 "a checkpoint of your own is model=local model.path=FOLDER"
             )
-        if self.dtype not in DTYPES:
-            raise ValueError(f"model.dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
 
     def open(self) -> "OpenCheckpoint":
         """Raises ValueError or OSError when the model is not there, may not be read, or its files are damaged."""

@@ -13,7 +13,9 @@ import sys
 
 from omegaconf.errors import OmegaConfBaseException
 
+from qbench.config import Config, name_of
 from qbench.plan import fits, overview
+from qbench.plan.estimate import shape_of
 from qbench.plan.machines import NAMED, machine
 from qbench.plan.status import Records
 from qbench.plan.sweep import cells
@@ -22,7 +24,8 @@ NAMES = ", ".join(m.name for m in NAMED.values())
 
 
 def main(args: list[str]) -> int:
-    """Prints the plan; 2 for bad input, 1 with --strict if something cannot fit, else 0."""
+    """Prints the plan; 2 for a command line that cannot be read, 1 if a run would be refused, or with --strict if it
+    cannot fit, else 0."""
     parser = argparse.ArgumentParser(
         prog="qbench plan", description="What a sweep would cost; arguments as for `qbench run`, without -m."
     )
@@ -34,19 +37,25 @@ def main(args: list[str]) -> int:
     if wrong := [word for word in more if word.startswith("--") or "=" not in word]:
         parser.error(f"unknown argument {wrong[0]}")
     try:
-        lines, problems = _plan([*options.overrides, *more], options.on)
+        lines, problems, refused = _plan([*options.overrides, *more], options.on)
     except (ValueError, OSError, OmegaConfBaseException) as e:
         print(f"qbench plan: {e}", file=sys.stderr)
         return 2
-    print("\n".join([*lines, *(f"warning: {line}" for line in problems)]))
-    return int(options.strict and bool(problems))
+    print("\n".join([*lines, *(f"warning: {line}" for line in problems), *(f"  refused  {line}" for line in refused)]))
+    return int(bool(refused) or (options.strict and bool(problems)))
 
 
-def _plan(overrides, on) -> tuple[list[str], list[str]]:
-    """The plan, and what does not fit."""
-    found = cells(overrides)
+def _plan(overrides, on) -> tuple[list[str], list[str], list[str]]:
+    """The plan, what does not fit, and which cells `qbench run` would refuse."""
+    found, refused = cells(overrides), []
+    for cell in list(found):
+        try:
+            _check(cell)
+        except (ValueError, OSError) as e:
+            refused.append(f"{name_of(cell)}: {e}")
+            found.remove(cell)
     if not found:
-        return ["no cells: the table of the paper prints none of these"], []
+        return [] if refused else ["no cells: the table of the paper prints none of these"], [], refused
     settings = found[0]["machine"]
     where = machine(on, settings["device"])
     records = Records(settings["results_dir"])
@@ -56,4 +65,11 @@ def _plan(overrides, on) -> tuple[list[str], list[str]]:
     problems = fits.warnings({row.model: row.peak for row in rows}, has)
     if here and (problem := overview.folder_problem(settings["results_dir"], rows)):
         problems.append(problem)
-    return [overview.text(rows, where, settings["results_dir"])], problems
+    return [overview.text(rows, where, settings["results_dir"])], problems, refused
+
+
+def _check(cell: dict) -> None:
+    """What a run checks before it opens the model."""
+    config, shape = Config.of(cell), shape_of(cell)
+    if shape is not None:
+        config.method.check({name: (N, K) for K, names, _ in shape.stages for name, N in names.items()})

@@ -8,9 +8,9 @@ from pathlib import Path
 from qbench import costs, footprint
 from qbench.costs import BYTES, Shape
 from qbench.plan import work
-from qbench.plan.declared import declared
 from qbench.plan.machines import GIB, Machine
 from qbench.plan.status import evaluations, expected
+from qbench.settings import target
 
 READ, WRITE = 2e9, 1e9  # bytes a second from and to a disk: assumptions
 SHORT = 203  # mean tokens of a C4 document of at most 512
@@ -58,8 +58,8 @@ def _nano(name) -> Path:
 
 def shares_statistics(cell: dict, shape: Shape) -> bool:
     """Whether a cell's statistics lie in the cache, for all methods that see the unquantized model."""
-    facts, method = declared(cell["method"]["_target_"]), cell["method"]
-    if facts["name"] == "none" or facts["sees"] != "float" or method.get("loss") == "module":
+    cls, method = target(cell["method"], "method"), cell["method"]
+    if cls.name == "none" or cls.sees != "float" or method.get("loss") == "module":
         return False
     return footprint.statistics_bytes(shape) <= cell["machine"].get("statistics_gib", 0) * GIB
 
@@ -67,18 +67,18 @@ def shares_statistics(cell: dict, shape: Shape) -> bool:
 def estimate(cell: dict, shape: Shape, machine: Machine, parts: list[str], known: bool = False) -> Estimate:
     """What it costs to measure the evaluations ``parts`` of a cell; ``known``: statistics are in the cache by then."""
     dtype, settings = cell["model"]["dtype"], cell["machine"]
-    facts, wanted = declared(cell["method"]["_target_"]), evaluations(cell)
-    is_float = facts["name"] == "none"
+    cls, wanted = target(cell["method"], "method"), evaluations(cell)
+    is_float = cls.name == "none"
     seconds = {"load": shape.weight_bytes(dtype) / READ}
     disk = left = resting = quantizing = 0
     if not is_float:
         calib = expected(cell, next(iter(wanted.values())))["calib"].fields
         n = calib["n"] if calib.get("draw") != "lines" else max(1, calib["n"] * SHORT // calib["length"])
-        tokens, on_disk = n * calib["length"], stored(shape, facts["name"], cell["method"])
+        tokens, on_disk = n * calib["length"], stored(shape, cls.name, cell["method"])
         phases = {
-            "calibrate": work.calibrate(shape, facts, cell["method"], n, calib["length"], dtype),
+            "calibrate": work.calibrate(shape, cls, cell["method"], n, calib["length"], dtype),
             "statistics": work.statistics(shape, tokens),
-            "solve": work.solve(shape, facts, cell["method"]),
+            "solve": work.solve(shape, cls, cell["method"]),
         }
         shares = shares_statistics(cell, shape)
         if shares and known:
@@ -91,7 +91,7 @@ def estimate(cell: dict, shape: Shape, machine: Machine, parts: list[str], known
         left = footprint.statistics_bytes(shape) if shares and not known else 0
         waiting = footprint.waiting_bytes(shape, tokens, dtype)
         stays = not machine.is_gpu or _stays(settings, waiting)
-        grams = "stage" if facts["sees"] == "stage" else "all"
+        grams = "stage" if cls.sees == "stage" else "all"
         quantizing = footprint.peak_quantize(shape, grams, calib["length"], dtype, waiting if stays else 0)
         resting = 0 if stays else waiting
     jobs = {name: work.evaluate(shape, wanted[name], dtype) for name in parts}

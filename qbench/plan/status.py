@@ -5,12 +5,13 @@ plan does not open data, so it compares everything else: every field that the co
 record lacks counts as the default that its class declares.
 """
 
+import dataclasses
 import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from qbench.plan.declared import declared
+from qbench.settings import target
 
 UNSEEN = ("path", "_target_", "grid")  # of a configuration, but not of the part of the record it makes
 
@@ -75,13 +76,13 @@ def expected(cell: dict, part: dict) -> dict[str, "Wanted | None"]:
     fixed = {"name": model["name"], "repo": where, "dtype": model["dtype"]}
     if model.get("repo") and model.get("revision") is not None:
         fixed["revision"] = model["revision"]
-    facts = declared(method["_target_"])
-    is_float = facts["name"] == "none"
+    cls = target(method, "method")
+    grid = method.get("grid")
     return {
         "model": Wanted(fixed, {}),
-        "method": Wanted({"name": facts["name"], "version": facts["version"]} | _fields(method), facts),
-        "grid": Wanted(_fields(method["grid"]), declared(method["grid"]["_target_"])) if method.get("grid") else None,
-        "calib": None if is_float else _text(cell["calib"], {"n": (128, 64), "length": (2048, 256)}),
+        "method": Wanted({"name": cls.name, "version": cls.version} | _fields(method), _defaults(cls)),
+        "grid": Wanted(_fields(grid), _defaults(target(grid, "grid"))) if grid else None,
+        "calib": None if cls.name == "none" else _text(cell["calib"], {"n": (128, 64), "length": (2048, 256)}),
         "eval": _evaluation(part),
     }
 
@@ -95,14 +96,14 @@ class Wanted:
 
 
 def _evaluation(part):
-    facts = declared(part["_target_"])
-    name = {"name": facts["name"], "version": facts["version"]}
-    wanted = Wanted(_fields(part), facts)
+    cls = target(part, "eval")
+    name = {"name": cls.name, "version": cls.version}
+    wanted = Wanted(_fields(part), _defaults(cls))
     if "source" in part:
         wanted = _text(part, {"window": (2048, 256)})
         draw = wanted.fields.pop("c4", None)  # which part of C4 it is says only a record of C4, as `draw`
         if wanted.fields["source"] == "c4" and draw is not None:
-            wanted = Wanted(wanted.fields | {"draw": draw}, wanted.defaults | {"draw": facts.get("c4")})
+            wanted = Wanted(wanted.fields | {"draw": draw}, wanted.defaults | {"draw": cls.c4})
     return Wanted(name | wanted.fields, wanted.defaults)
 
 
@@ -113,7 +114,11 @@ def _text(part, sizes):
     for name, (paper, nano) in sizes.items():
         if fields.get(name) is None:
             fields[name] = nano if fields["source"] == "nano" else paper
-    return Wanted(fields, declared(part["_target_"]))
+    return Wanted(fields, _defaults(target(part, "calib")))
+
+
+def _defaults(cls) -> dict:
+    return {f.name: f.default for f in dataclasses.fields(cls)}
 
 
 def _fields(part):

@@ -20,7 +20,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from qbench.plan.declared import declared
+from qbench import settings
+from qbench.overrides import groups, prepared
 from qbench.shipped import conf_dir
 
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
@@ -39,10 +40,10 @@ def cells(overrides: list[str]) -> list[dict]:
 
 
 def _cells(overrides):
-    groups = {p.relative_to(conf_dir()).as_posix() for p in conf_dir().rglob("*") if p.is_dir()}
+    overrides = prepared(overrides)
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="plan"):
-        fixed, swept = _axes(overrides, groups)
-        compose = _Composer(fixed, groups)
+        fixed, swept = _axes(overrides)
+        compose = _Composer(fixed, groups())
         found = {}
         for combination in itertools.product(*swept.values()):
             raw = compose(dict(zip(swept, combination)))
@@ -52,7 +53,7 @@ def _cells(overrides):
     return list(found.values())
 
 
-def _axes(overrides, groups):
+def _axes(overrides):
     """Plain overrides, and what varies: {key: [override, ...]}, the experiment's own first."""
     fixed, swept = [], {}
     parse = OverridesParser.create().parse_overrides
@@ -63,7 +64,7 @@ def _axes(overrides, groups):
     keys = {o.key_or_group for o in mine}
     for o in [*(o for o in theirs if o.key_or_group not in keys), *mine]:
         if o.is_sweep_override():
-            swept[o.key_or_group] = [f"{o.key_or_group}={v}" for v in o.sweep_string_iterator()]
+            swept[o.key_or_group] = [f"{o.get_key_element()}={v}" for v in o.sweep_string_iterator()]
         else:
             fixed.append(o.input_line)
     return fixed, swept
@@ -162,7 +163,7 @@ def _set(raw: dict, override) -> bool:
 def method_of(cell: dict) -> tuple[str, int | None, int]:
     """(method, weight bits or None, activation bits) of a cell."""
     method = cell["method"]
-    name, grid, acts = declared(method["_target_"])["name"], method.get("grid"), method.get("acts")
+    name, grid, acts = settings.target(method, "method").name, method.get("grid"), method.get("acts")
     return name, grid and grid["bits"], acts["bits"] if acts else 16
 
 

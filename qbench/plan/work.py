@@ -62,11 +62,11 @@ def _forward(flops: float, dtype: str) -> Work:
     return Work(flops32=flops) if dtype == "float32" else Work(flops16=flops)
 
 
-def calibrate(shape: Shape, facts: dict, method: dict, n: int, length: int, dtype: str) -> Work:
+def calibrate(shape: Shape, cls: type, method: dict, n: int, length: int, dtype: str) -> Work:
     """Forward passes over the calibration tokens; how many depends on what the method sees (``qbench.stream``)."""
     whole = costs.forward_flops(shape, n, length)
-    flops = whole * (2 if facts["sees"] == "block" else 1)
-    if facts["name"] == "awq" and method.get("loss") == "module":
+    flops = whole * (2 if cls.sees == "block" else 1)
+    if cls.name == "awq" and method.get("loss") == "module":
         tokens, last = n * length * shape.layers, shape.linears[-1]
         down = 2 * last[0] * last[1] * tokens
         passes = method["n_scale"] + 1
@@ -79,9 +79,9 @@ def statistics(shape: Shape, tokens: int) -> Work:
     return Work(flops32=shape.layers * sum(costs.gram_flops(K, tokens) for K, _, _ in shape.stages))
 
 
-def solve(shape: Shape, facts: dict, method: dict) -> Work:
+def solve(shape: Shape, cls: type, method: dict) -> Work:
     """The method's own arithmetic on every linear, and the error of each."""
-    name, grid, total = facts["name"], method.get("grid") or {}, Work()
+    name, grid, total = cls.name, method.get("grid") or {}, Work()
     for K, names, folds in shape.stages:
         group = K if grid.get("group_size", -1) == -1 else grid["group_size"]
         if name in ("gptq", "billm"):

@@ -1,0 +1,78 @@
+"""All settings of one run, composed from conf/ by Hydra, as checked objects: for `qbench run` and `qbench plan`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from qbench import settings
+from qbench.data import Calibration
+from qbench.grid import Grid
+from qbench.machine import Machine
+from qbench.measure.base import Measure
+from qbench.methods.base import Method
+from qbench.models.checkpoint import Checkpoint
+from qbench.tracking import Tracking
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What several evaluations share; conf/protocol says what each is."""
+
+    name: str
+    logits: Literal["float32", "model"]
+    c4: Literal["head", "released"]
+    mmlu: str
+    max_prompt: int | None
+
+
+@dataclass(frozen=True)
+class Home:
+    """The data that a model is at home with."""
+
+    calib: str
+    text: str
+    tasks: tuple[str, ...]
+    num_fewshot: int
+
+
+@dataclass(frozen=True)
+class Config:
+    """One configuration. ``eval`` holds evaluations by name, "" where there is only one."""
+
+    home: Home
+    protocol: Protocol
+    model: Checkpoint
+    grid: Grid
+    method: Method
+    calib: Calibration
+    eval: dict[str, Measure]
+    machine: Machine
+    wandb: Tracking
+    retry_failed: bool
+    fail_fast: bool
+    table: Literal[1, 2, 3, 4] | None
+
+    @classmethod
+    def of(cls, cfg: DictConfig | Mapping) -> "Config":
+        """ValueError, naming the field, for what is unknown, missing, of the wrong type or out of range."""
+        try:
+            plain = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else dict(cfg)
+        except OmegaConfBaseException as e:
+            raise ValueError(str(e)) from e
+        parts = plain.get("eval")
+        if not isinstance(parts, Mapping) or not parts:
+            raise ValueError(f"eval={parts} names no evaluation; choose one, e.g. eval=ppl")
+        parts = {"": parts} if "_target_" in parts else parts
+        if bare := [name for name, part in parts.items() if not (isinstance(part, Mapping) and "_target_" in part)]:
+            raise ValueError(f"eval.{bare[0]} is unknown; {settings.near(bare[0], set(parts) - set(bare))}")
+        return settings.build(plain | {"eval": parts}, "", cls)
+
+
+def name_of(cfg: DictConfig | Mapping) -> str:
+    """What a person calls a run whose settings may be wrong."""
+    cfg = OmegaConf.create(cfg)
+    model, method, bits = (OmegaConf.select(cfg, key) for key in ("model.name", "method._target_", "grid.bits"))
+    return f"{model} {str(method).rpartition('.')[2]} W{bits}"

@@ -1,0 +1,50 @@
+"""Overrides of the command line, ``grid.bits=3``, read before Hydra composes: what is misspelt is refused by name."""
+
+import re
+from collections.abc import Iterable
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from qbench.settings import near
+from qbench.shipped import conf_dir
+
+
+def groups() -> set[str]:
+    """The groups of conf/."""
+    return {p.relative_to(conf_dir()).as_posix() for p in conf_dir().rglob("*") if p.is_dir()}
+
+
+def prepared(words: Iterable[str]) -> list[str]:
+    """``words`` as Hydra shall take them.
+
+    A field may be new to Hydra (``++``), so that an unknown one is refused where all settings are checked
+    (``Config.of``), with or without a ``+``. ValueError for what cannot be read, and for unknown groups.
+    """
+    known = groups()
+    heads = {"home", "hydra", *known, *OmegaConf.load(conf_dir() / "config.yaml")} - {"defaults"}
+    return [_prepared(word, known, heads) for word in words]
+
+
+def _prepared(word: str, known: set[str], heads: set[str]) -> str:
+    override = _parsed(word)
+    key = override.key_or_group
+    if (head := re.split(r"[./]", key)[0]) not in heads:
+        raise ValueError(f"{word}: {head} is unknown; {near(head, {h for h in heads if '/' not in h})}")
+    if key in known and override.value() is None and not override.is_delete():
+        choices = sorted(p.stem for p in (conf_dir() / key).glob("*.yaml"))
+        raise ValueError(f"{word}: {key} is one of {', '.join(choices)}")
+    is_field = override.type is OverrideType.CHANGE and key not in known and head != "hydra"
+    return f"++{word}" if is_field else word
+
+
+def _parsed(word: str) -> Override:
+    key, equals, value = word.partition("=")
+    try:
+        return OverridesParser.create().parse_override(word)
+    except HydraException as e:
+        quoted = f"a value with spaces, signs or letters beyond ASCII needs two pairs of quotes: '{key}=\"{value}\"'"
+        what = quoted if equals else "write GROUP=CHOICE or GROUP.FIELD=VALUE"
+        raise ValueError(f"{word} cannot be read ({str(e).splitlines()[0]}); {what}") from e

@@ -1,0 +1,115 @@
+"""Settings checked against the dataclasses that take them: a value of the wrong type is refused, never converted in
+silence. Values are those of YAML 1.2, where ``yes`` and ``off`` are text.
+"""
+
+import difflib
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
+PLAIN |= {types.NoneType: "null"}
+
+
+def build(node, where: str, kind: type) -> Any:
+    """The dataclass that ``node``, {field: value}, describes: ``_target_`` names its class, by default ``kind``.
+
+    ``where`` is what the command line calls the node: "method", "eval.text". ValueError names the field that is
+    unknown, missing or of the wrong type.
+    """
+    if not isinstance(node, Mapping):
+        names = [f"{where}.{f.name}" for f in fields(kind)] or [where]
+        raise ValueError(f"{where} is a group of settings, not {node!r}; set single ones, as in {names[0]}={node}")
+    cls = target(node, where, kind)
+    known = {f.name: f for f in fields(cls)}
+    for name in node:
+        if name != "_target_" and name not in known:
+            raise ValueError(f"{_join(where, name)} is unknown; {near(name, known)}")
+    for name, field in known.items():
+        if name not in node and field.default is MISSING and field.default_factory is MISSING:
+            raise ValueError(f"{_join(where, name)} is not set; add {_join(where, name)}=VALUE")
+    hints = _hints(cls)
+    return cls(**{name: checked(node[name], hints[name], _join(where, name)) for name in known if name in node})
+
+
+def target(node: Mapping, where: str, kind: type = object) -> type:
+    """The class that ``node`` names in ``_target_``, without one ``kind``; ValueError where it is not a ``kind``."""
+    name = node.get("_target_")
+    if name is None and is_dataclass(kind):
+        return kind
+    module, _, last = str(name).rpartition(".")
+    try:
+        cls = getattr(import_module(module), last)
+    except (ImportError, AttributeError, ValueError) as e:
+        raise ValueError(f"{where}._target_={name}: there is no such class ({e})") from e
+    if not (isinstance(cls, type) and issubclass(cls, kind) and is_dataclass(cls)):
+        raise ValueError(f"{where}._target_={name} is not a dataclass derived from {kind.__name__}")
+    return cls
+
+
+def check(settings, where: str) -> None:
+    """Checks every field of a dataclass; for its ``__post_init__``. Whole numbers become floats, lists tuples."""
+    for name, hint in _hints(type(settings)).items():
+        object.__setattr__(settings, name, checked(getattr(settings, name), hint, _join(where, name)))
+
+
+def checked(value, hint, where: str) -> Any:
+    """``value`` as the annotation ``hint`` asks for it, or ValueError."""
+    if isinstance(value, str) and value == "???":
+        raise ValueError(f"{where} is not set; add {where}=VALUE")
+    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    for kind in kinds:
+        origin, inner = get_origin(kind), get_args(kind)
+        if is_dataclass(kind):
+            if isinstance(value, Mapping) and "." in where and "_target_" not in value:
+                field, name = next(iter(value), ""), where.rpartition(".")[2]
+                raise ValueError(f"{where} follows {name}; set {_join(name, field)} instead of {_join(where, field)}")
+            return value if isinstance(value, kind) else build(value, where, kind)
+        if kind is Path and isinstance(value, str | Path):
+            return Path(value).expanduser()
+        if kind is float and type(value) is int:
+            return float(value)
+        if origin is tuple and isinstance(value, list | tuple | str):
+            return tuple(checked(v, inner[0], where) for v in ((value,) if isinstance(value, str) else value))
+        if origin is dict and isinstance(value, Mapping):
+            return {key: checked(v, inner[1], _join(where, key)) for key, v in value.items()}
+        if type(value) is kind or (origin is Literal and (type(value), value) in [(type(x), x) for x in inner]):
+            return value
+    got = {None: "null", True: "true", False: "false"}[value] if type(value) in (bool, type(None)) else repr(value)
+    raise ValueError(f"{where} must be {_described(kinds)}, got {got}")
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """What to write instead of an unknown name."""
+    known = sorted(known)
+    found = difflib.get_close_matches(name, known, n=3)
+    return f"did you mean {' or '.join(found)}?" if found else f"there is {', '.join(known) or 'nothing to set'}"
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    hints = get_type_hints(cls)
+    return {f.name: hints[f.name] for f in fields(cls)}
+
+
+def _join(where: str, name: str) -> str:
+    return ".".join(str(part) for part in (where, name) if part != "")
+
+
+def _described(kinds) -> str:
+    words = []
+    for kind in kinds:
+        origin, inner = get_origin(kind), get_args(kind)
+        if origin is Literal:
+            words += map(str, inner)
+        elif origin is tuple:
+            words.append(f"a list, each item {_described(inner[:1])}")
+        elif origin is dict:
+            words.append(f"{{name: value}}, each value {_described(inner[1:])}")
+        else:
+            words.append(PLAIN.get(kind) or getattr(kind, "__name__", str(kind)))
+    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
