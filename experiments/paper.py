@@ -9,8 +9,8 @@ import os
 import sys
 from pathlib import Path
 
-from qbench.record import Store, write_atomic
-from qbench.report import paper_tables
+from qbench.record import write_atomic
+from qbench.report import load, paper_tables
 from qbench.report.leaves import FOLDERS
 from qbench.report.paper_numbers import differs_singly, numbers
 from qbench.report.write import _tex as tex
@@ -38,8 +38,8 @@ def main() -> int:
 
 def generate(results: Path) -> dict[str, str]:
     """File name to text; ValueError where ``results`` has no record of the nano study."""
-    measurements = Store(results).measurements()
-    all_of_them = Store(results / "nano_ablations").measurements()
+    measurements = load(results)[0]
+    all_of_them = load(results / "nano_ablations")[0]
     ablations = [m for m in all_of_them if differs_singly(m)]
     values = numbers(results, measurements, ablations, ROOT / "qbench" / "nano" / "models")
     reach = os.path.relpath(results, PAPER)

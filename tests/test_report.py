@@ -370,6 +370,52 @@ def test_any_part_of_the_records_can_be_shown(tmp_path, case, capsys):
     assert "nano_matrix" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": {"name": 7}},
+        {"model": None},
+        {"method": "rtn"},
+        {"method": {"name": "rtn", "acts": 8}},
+        {"grid": {"bits": None}},
+        {"grid": {"bits": 4, "group_size": None}},
+        {"eval": None},
+        {"eval": "ppl"},
+    ],
+    ids=str,
+)
+def test_a_record_of_another_shape_is_left_out_by_name(tmp_path, change):
+    study(tmp_path, models=["nano-s"], bits=(4,))
+    (m,) = records((science("nano-s", "rtn", 3), 1))
+    odd = m.science | change
+    Store(tmp_path).put(replace(m, science=odd, id=digest(odd)))
+    Store(tmp_path).put_failure("0" * 16, odd, ValueError("no"), "")
+    with pytest.warns(UserWarning, match=f"left out: record {digest(odd)}, as it"):
+        assert main(tmp_path, figures=False, paper=False) == 0
+    assert "| RTN | 3 |" not in (tmp_path / "tables" / "nano_matrix.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "metrics"),
+    [
+        ({"model": {"name": "7"}}, None),
+        ({"model": {"name": "x" * 5000}}, None),
+        ({"model": {"name": "größe/é|&%_{}"}}, None),
+        ({"eval": {"name": "unheard of"}}, {"new/thing": Metric(1.0, "", 3)}),
+        ({"eval": {}}, {"nano/ppl": Metric(-math.inf, "perplexity", 0)}),
+        ({"calib": None}, {}),
+    ],
+    ids=lambda x: str(x)[:40],
+)
+def test_an_unusual_record_is_shown(tmp_path, change, metrics):
+    (m,) = records((science("nano-s", "rtn", 3), 1))
+    odd = m.science | change
+    Store(tmp_path).put(replace(m, science=odd, id=digest(odd), metrics=m.metrics if metrics is None else metrics))
+    assert main(tmp_path, paper=False) in (0, 1)
+    assert len(load(tmp_path)[0]) == 1
+    assert max(map(len, summary(tmp_path).splitlines()), default=0) <= 100
+
+
 def test_no_records_is_said_and_not_an_error_trace(tmp_path, capsys):
     assert main(tmp_path) == 1
     assert "no records in" in capsys.readouterr().out

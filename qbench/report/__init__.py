@@ -7,6 +7,7 @@ ours beside the printed numbers as far as measured, and ``results/audit`` says w
 
 import json
 import sys
+import warnings
 from pathlib import Path
 
 from qbench.published import METRICS, TABLES
@@ -26,6 +27,7 @@ from qbench.report.reproduction_write import to_markdown as paper_markdown
 from qbench.report.specs import specs
 from qbench.report.summary import summarize
 from qbench.report.table import TableSpec, make_table
+from qbench.report.variants import flaw
 from qbench.report.write import to_csv, to_latex, to_markdown
 
 __all__ = ["TableSpec", "build", "frame", "layer_frame", "load", "main", "make_table", "paper_table", "summary"]
@@ -33,7 +35,7 @@ __all__ += ["reproduce", "write_audit"]
 
 
 def load(results_dir: str | Path) -> tuple[list, list[dict]]:
-    """(measurements, failures) of a results folder; files that cannot be read are left out."""
+    """(measurements, failures) of a results folder; what cannot be read or shown is left out with a warning."""
     failures = []
     for path in sorted((Path(results_dir) / "failures").glob("*.json")):
         try:
@@ -42,7 +44,14 @@ def load(results_dir: str | Path) -> tuple[list, list[dict]]:
                 failures.append(failure)
         except ValueError:
             continue
-    return Store(results_dir).measurements(), failures
+    return _shown(Store(results_dir).measurements()), [f for f in failures if not flaw(f["science"])]
+
+
+def _shown(measurements: list) -> list:
+    for m in measurements:
+        if why := flaw(m.science):
+            warnings.warn(f"left out: record {m.id}, as {why}", stacklevel=3)
+    return [m for m in measurements if not flaw(m.science)]
 
 
 def build(

@@ -116,7 +116,6 @@ def of_kernels(science: dict) -> bool:
 
 def _identity(id: str, science: dict) -> dict:
     method, grid = method_of(science), science.get("grid") or {}
-    acts = method.get("acts")
     return dict(
         id=id,
         science=science,
@@ -124,7 +123,7 @@ def _identity(id: str, science: dict) -> dict:
         model=science["model"]["name"],
         method=method["name"],
         bits=16.0 if method["name"] == UNQUANTIZED else float(grid.get("bits", math.nan)),
-        act_bits=float(acts["bits"] if isinstance(acts, dict) else acts or 16),
+        act_bits=float((method.get("acts") or {"bits": 16})["bits"]),
         group_size=float(grid.get("group_size", math.nan)),
     )
 

@@ -18,7 +18,8 @@ def specs(sciences: Iterable[dict]) -> list[TableSpec]:
 
 
 def family(science: dict) -> str:
-    return re.sub(r"\W+", "_", science["model"]["name"].split("-")[0].lower()) or "unnamed"
+    name = re.sub(r"\W+", "_", science["model"]["name"].split("-")[0].lower())
+    return name[:64] or "unnamed"  # it is part of file names
 
 
 def nano() -> list[TableSpec]:

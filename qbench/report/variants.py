@@ -29,6 +29,21 @@ def method_of(science: dict) -> dict:
     return science.get("method") or {"name": UNQUANTIZED}
 
 
+def flaw(science: dict) -> str:
+    """What keeps a record or failure with ``science`` out of every table, or ""."""
+    method, grid = method_of(science), science.get("grid") or {}
+    for part, d in (("model", science.get("model")), ("method", method)):
+        if not isinstance(d, dict) or not isinstance(d.get("name"), str):
+            return f"its {part} has no name in letters: {d!r}"
+    if not isinstance(science.get("eval"), dict):
+        return f"it names no evaluation: {science.get('eval')!r}"
+    acts = method.get("acts") or {"bits": 16}
+    for part, d, fields in (("grid", grid, [k for k in ("bits", "group_size") if k in grid]), ("acts", acts, ["bits"])):
+        if not isinstance(d, dict) or not all(isinstance(d.get(k), int | float) for k in fields):
+            return f"its {part} is not in numbers: {d!r}"
+    return ""
+
+
 def flatten(d: dict, prefix: str = "") -> dict[str, object]:
     """Nested dicts with dotted keys; lists as their JSON."""
     flat = {}
