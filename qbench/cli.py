@@ -12,6 +12,7 @@ qbench: post-training quantization of Qwen3, measured.
   qbench run -m GROUP=A,B,C ...                          every combination, one after another
   qbench run --help                                      all groups, choices and fields
   qbench plan experiment=table3 ...                      what a sweep would measure, what is there, what it would cost
+  qbench fetch experiment=table3 ...                     its models and data, for machines without a network
   qbench report [RESULTS_DIR]                            tables and figures from the records, the paper's beside ours
   qbench report --table 4 --metric mmlu                  one of the paper's tables in the terminal
   qbench audit [FOLDER]                                  what is wrong in the paper's printed numbers, by themselves
@@ -35,6 +36,10 @@ def main() -> None:
         from qbench import plan
 
         sys.exit(plan.main(rest))
+    if command == "fetch":
+        from qbench import fetch
+
+        sys.exit(fetch.main(rest))
     if command == "report":
         sys.exit(_report(rest))
     if command == "audit":
@@ -42,7 +47,8 @@ def main() -> None:
     if command in ("-h", "--help", "help"):
         print(HELP)
         sys.exit(0)
-    print(f"qbench: unknown command {command!r}; it is run, plan, report or audit, see qbench --help", file=sys.stderr)
+    known = "run, plan, fetch, report or audit"
+    print(f"qbench: unknown command {command!r}; it is {known}, see qbench --help", file=sys.stderr)
     sys.exit(2)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HTTPError  # of httpx or httpx2, whichever huggingface_hub uses
 
 from qbench.hub import hub_error
 
@@ -27,6 +27,12 @@ PINS = {  # repository: its commit, and the file of a split
     "Rowan/hellaswag": ("218ec52e09a7e7462a5400043bb9a69a41d06b76", "data/{split}-00000-of-00001.parquet"),
     "allenai/winogrande": ("01e74176c63542e6b0bcb004dcdea22d94fb67b5", "{name}/{split}-00000-of-00001.parquet"),
     "aps/super_glue": ("3de24cf8022e94f4ee4b9d55a6f539891524d646", "{name}/{split}-00000-of-00001.parquet"),
+}
+BYTES = {  # of the large files, the last one as the Hub shows it, rounded
+    (WIKITEXT, "train"): 6_357_543,
+    (WIKITEXT, "test"): 732_610,
+    (C4, "train"): 319_308_785,
+    (C4, "validation"): 40_500_000,
 }
 INSTEAD = "set machine.data_dir to a folder that has it, or run `qbench fetch` with these arguments where there is one"
 C4_SHARDS = {"train": "01024", "validation": "00008"}
@@ -53,7 +59,7 @@ class HubFile(NamedTuple):
         if found := self.cached():
             return found
         try:
-            _connect(self)
+            connect(self.repo)
             return Path(hf_hub_download(self.repo, self.path, revision=self.revision, repo_type="dataset"))
         except Exception as e:
             raise hub_error(e, self.repo, self.revision, kind="dataset", instead=INSTEAD) from e
@@ -66,9 +72,10 @@ def pinned(repo: str, split: str, name: str | None = None) -> HubFile:
 
 
 @lru_cache
-def _connect(file: HubFile) -> None:
-    """One request without a second try; what the Hub answers is left to the download."""
+def connect(repo: str) -> None:
+    """Raises where the Hub cannot be reached, after one try; what it answers, or how late, is left to its client."""
     try:
-        get_hf_file_metadata(hf_hub_url(file.repo, file.path, revision=file.revision, repo_type="dataset"))
-    except HfHubHTTPError:
-        return
+        get_hf_file_metadata(hf_hub_url(repo, "README.md", repo_type="dataset"))
+    except HTTPError as e:
+        if type(e).__name__ in ("ConnectError", "ConnectTimeout"):
+            raise

@@ -128,7 +128,8 @@ class Store:
             return None
 
     def put_failure(self, id: str, science: dict, error: BaseException, traceback: str) -> None:
-        what = dict(id=id, science=science, error=f"{type(error).__name__}: {error}", traceback=traceback)
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        what = dict(id=id, science=science, error=said, traceback=traceback)
         write_json(self.failure_path(id), what | {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
 
     def revisions(self, model: str) -> set[str]:

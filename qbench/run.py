@@ -118,7 +118,7 @@ class Run:
             except Exception as e:
                 for name in names:
                     self.store.put_failure(self.ids[name], self.sciences[name], e, traceback.format_exc())
-                errors.append(f"{type(e).__name__}: {_first_line(e)}")
+                errors.append(f"{type(e).__name__}: {one_line(e)}")
 
         def prepare_and_load():
             for name in todo:
@@ -212,8 +212,10 @@ def run(cfg: DictConfig) -> Outcome:
     except Exception as e:
         if not isinstance(e, (ValueError, OSError)):
             traceback.print_exc()
-        return Outcome(name_of(cfg), "refused", _first_line(e))
+        return Outcome(name_of(cfg), "refused", one_line(e))
 
 
-def _first_line(e: BaseException) -> str:
-    return (str(e).strip() or type(e).__name__).splitlines()[0]
+def one_line(e: BaseException) -> str:
+    """What an error says, its lines joined; of more than 600 characters the start and the end, where remedies stand."""
+    text = " ".join(str(e).split()) or type(e).__name__
+    return text if len(text) <= 600 else f"{text[:300]} ... {text[-300:]}"

@@ -38,7 +38,7 @@ LAYERS = [
     ("stream", "measure", "models.packed_file"),
     ("config", "overrides"),
     ("plan",),
-    ("preflight",),
+    ("preflight", "fetch"),
     ("run",),
     ("cli",),
 ]

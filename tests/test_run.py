@@ -23,7 +23,7 @@ from qbench.measure.perplexity import Perplexity
 from qbench.models.checkpoint import NANO
 from qbench.overrides import prepared
 from qbench.record import Store, digest
-from qbench.run import Run, run
+from qbench.run import Run, one_line, run
 from qbench.shipped import conf_dir
 
 SMALL = ["calib.n=8", "eval.window=128", "eval.limit=4", "machine.device=cpu", "machine.threads=1"]
@@ -40,6 +40,18 @@ def configure(tmp_path):
             return compose("config", [*folders, *(SMALL if small else []), *overrides])
 
     return make
+
+
+def test_an_error_of_many_lines_is_told_in_one():
+    assert (
+        one_line(ValueError("\n\nCouldn't find it\n  for 'en'\nset data_dir\n"))
+        == "Couldn't find it for 'en' set data_dir"
+    )
+    long = one_line(ValueError("asked for " + "x " * 999 + "\nset data_dir"))
+    assert long.startswith("asked for x")
+    assert long.endswith("x set data_dir")
+    assert len(long) < 620
+    assert one_line(KeyError()) == "KeyError"
 
 
 def records(tmp_path):

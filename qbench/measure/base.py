@@ -57,8 +57,11 @@ class Measure:
         """Name, version, settings and the hash of the data; raises on bad input, loads no weights."""
         raise NotImplementedError
 
-    def hub_files(self) -> list[HubFile]:
-        """What this measurement reads from the Hub where there is no machine.data_dir. Default: nothing."""
+    def hub_files(self) -> list[HubFile | tuple[str, str | None]]:
+        """What this measurement reads from the Hub where there is no machine.data_dir. Default: nothing.
+
+        A file, or a whole data set: (repository, configuration).
+        """
         return []
 
     def prepare(self, ctx: Context) -> None:

@@ -23,14 +23,15 @@ import lm_eval.tasks
 import lm_eval.utils
 from lm_eval.api.instance import Instance
 from lm_eval.api.samplers import ContextSampler
-from lm_eval.api.task import Task
+from lm_eval.api.task import ConfigurableTask, Task
+from lm_eval.config.task import TaskConfig
 from lm_eval.defaults import DEFAULT_OTHER_SEED
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from qbench.draws import Encoder
 from qbench.measure.scorer import quiet
-from qbench.measure.task_data import reading
+from qbench.measure.task_data import reading, wanted
 
 OUR_TASKS = Path(__file__).parent / "lm_eval_tasks"
 COMMON = ("arc", "c4", "hellaswag", "mmlu/default", "piqa", "super_glue/boolq", "wikitext", "winogrande")
@@ -113,6 +114,19 @@ def suite(
             members[name] = sorted(manager.task_index[name].tags)
     versions = {name: _version(groups.get(name) or tasks.get(name)) for name in names}
     return Suite(tasks, members, versions, _hash(tasks), commits)
+
+
+def hub_files(names: tuple[str, ...], num_fewshot: int) -> list:
+    """What the tasks of ``names`` read from the Hub, as ``task_data.wanted`` says, without reading it."""
+    configs = []
+
+    def note(task, config=None, **_):  # instead of a task's constructor, which reads its data
+        task._config = TaskConfig(**config)
+        configs.append(config)
+
+    with quiet(), mock.patch.object(ConfigurableTask, "__init__", note):
+        find(names).load(list(names))
+    return [file for config in configs for file in wanted(config, num_fewshot)]
 
 
 def find(names: tuple[str, ...]) -> TaskManager:

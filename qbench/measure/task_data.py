@@ -13,10 +13,12 @@ from unittest import mock
 
 import datasets
 from datasets import Dataset
+from huggingface_hub import is_offline_mode
 from pyarrow import compute, parquet
 
 from qbench import pins, texts
 from qbench.hub import hub_error
+from qbench.pins import HubFile
 
 FILES = {
     ("cais/mmlu", None): "mmlu/{split}*.parquet",
@@ -46,18 +48,40 @@ def reading(data_dir: str | Path | None, shots: int = 0):
         if _place(path, name):
             commits[path] = pins.PINS[path][0]
             return Splits(None, path, name, shots)
-        if path in pins.PINS:
-            settings["revision"] = pins.PINS[path][0]
-        try:
-            found = load(path, name, **settings)
-        except Exception as e:
-            raise hub_error(e, path, settings.get("revision"), kind="dataset", instead=pins.INSTEAD) from e
+        found = _load(path, name, settings, load)
         if commit := _commit(found):
             commits[path] = commit
         return found
 
     with mock.patch("datasets.load_dataset", answer):
         yield commits
+
+
+def wanted(config: dict, shots: int) -> list[HubFile | tuple[str, str | None]]:
+    """What a task of lm-eval reads from the Hub, by its configuration: files, or a data set and its configuration."""
+    path, name = config.get("dataset_path"), config.get("dataset_name")
+    if path is None or config.get("custom_dataset") or "/" not in path:  # json and the like read files of their own
+        return []
+    if not _place(path, name):
+        return [(path, name)]
+    tested, train = (config.get(f"{split}_split") for split in ("test", "training"))
+    splits = {tested or config["validation_split"], config.get("fewshot_split") or (train if shots else None)} - {None}
+    return [pins.pinned(path, split, name) for split in sorted(splits)]
+
+
+def load_whole(path: str, name: str | None) -> None:
+    """Loads a data set into the cache of `datasets`."""
+    _load(path, name, {}, datasets.load_dataset)
+
+
+def _load(path, name, settings, load):
+    revision = pins.PINS[path][0] if path in pins.PINS else None
+    try:
+        if "/" in path and not is_offline_mode():  # offline the cache answers
+            pins.connect(path)
+        return load(path, name, revision=revision, **settings)
+    except Exception as e:
+        raise hub_error(e, path, revision, kind="dataset", instead=pins.INSTEAD) from e
 
 
 def _place(path: str, name: str | None) -> str | None:
@@ -88,10 +112,8 @@ class Splits(dict):
             )
 
     def __missing__(self, split: str) -> Dataset:
-        if files := self._files(split):
-            self[split] = Dataset.from_dict(self._columns(files))
-        else:
-            self[split] = Dataset.from_dict({column: [] for column in self._any_split().column_names})
+        files = self._files(split)
+        self[split] = Dataset.from_dict(self._columns(files) if files else {})
         return self[split]
 
     def _files(self, split: str) -> list[Path]:
@@ -119,12 +141,6 @@ class Splits(dict):
             if not sum(map(len, tables)):
                 raise ValueError(f"{files[0]} has no rows of the MMLU subject {self.name}")
         return {name: [x for table in tables for x in table[name].to_pylist()] for name in tables[0].column_names}
-
-    def _any_split(self) -> Dataset:
-        if known := [split for split in ("test", "validation") if split in self]:
-            return self[known[0]]
-        tested = self.data_dir and any(self.data_dir.glob(self.pattern.format(split="test")))
-        return self["test" if tested else "validation"]
 
 
 def pages(lines: list[str]) -> list[str]:

@@ -64,6 +64,11 @@ class Tasks(Measure):
         data_dir = ctx.data_dir and str(ctx.data_dir)
         return suite(self.tasks, self.num_fewshot, self.limit, data_dir, self.max_prompt, encoder)
 
+    def hub_files(self) -> list:
+        from qbench.measure.suite import hub_files
+
+        return hub_files(self.tasks, self.num_fewshot)
+
     def science(self, ctx: Context) -> dict:
         found = self.suite(ctx)
         settings = dict(num_fewshot=self.num_fewshot, limit=self.limit, max_length=self.max_length)

@@ -27,6 +27,7 @@ from qbench.models.placement import Placement
 from qbench.settings import check
 
 NANO = Path(__file__).parent.parent / "nano" / "models"
+PATTERNS = ["*.safetensors", "*.json", "*.txt"]  # what is taken of a model on the Hub
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ANATOMIES = {"qwen3": qwen3.anatomy}
 
@@ -68,7 +69,7 @@ class Checkpoint:
 @lru_cache
 def _snapshot(repo: str, revision: str | None) -> Path:
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=["*.safetensors", "*.json", "*.txt"]))
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=PATTERNS))
     except Exception as e:
         instead = "use a folder: model=local model.path=FOLDER, or try model=nano-s, which is shipped"
         raise hub_error(e, repo, revision, instead=instead) from e

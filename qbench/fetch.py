@@ -1,0 +1,126 @@
+"""``qbench fetch``: the models and data of a sweep into the Hub's cache, for machines without a network.
+
+    qbench fetch experiment=table4                 says what and how much, then downloads it
+    qbench fetch experiment=table4 --dry-run       only says it
+    HF_HUB_OFFLINE=1 qbench run -m experiment=table4
+
+Arguments are those of ``qbench run``. What is in the cache is not downloaded again.
+"""
+
+import argparse
+import sys
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from huggingface_hub import HfApi, constants, try_to_load_from_cache
+from huggingface_hub.utils import filter_repo_objects
+from omegaconf.errors import OmegaConfBaseException
+
+from qbench.config import Config
+from qbench.hub import hub_error
+from qbench.measure.task_data import load_whole
+from qbench.models.checkpoint import PATTERNS, Checkpoint
+from qbench.pins import HubFile
+from qbench.plan import fits
+from qbench.plan.sweep import cells
+
+ELSEWHERE = "fetch it where there is one, and copy the cache"
+
+
+@dataclass
+class Wanted:
+    """What a sweep reads from the Hub: models, files of data sets, and data sets that `datasets` loads whole."""
+
+    models: set[Checkpoint] = field(default_factory=set)
+    files: set[HubFile] = field(default_factory=set)
+    whole: set[tuple[str, str | None]] = field(default_factory=set)
+
+
+def main(args: list[str]) -> int:
+    """Says what is missing and downloads it; 2 for bad input or what the Hub refuses, else 0."""
+    parser = argparse.ArgumentParser(
+        prog="qbench fetch", description="Downloads models and data; arguments as for `qbench run`."
+    )
+    parser.add_argument("overrides", nargs="*", help="GROUP=CHOICE or GROUP.FIELD=VALUE, commas for several")
+    parser.add_argument("--dry-run", action="store_true", help="only say what and how much")
+    parser.add_argument("-m", "--multirun", action="store_true", help=argparse.SUPPRESS)
+    options, more = parser.parse_known_args(args)
+    if wrong := [word for word in more if word.startswith("--") or "=" not in word]:
+        parser.error(f"unknown argument {wrong[0]}")
+    try:
+        found = wanted(cells([*options.overrides, *more]))
+        lines, missing = overview(found)
+        print("\n".join(lines), flush=True)
+        if (free := fits.free(constants.HF_HUB_CACHE)) < missing:
+            raise ValueError(f"{_words(missing)} are to be downloaded, but {_words(free)} are free there; set HF_HOME")
+        if not options.dry_run:
+            download(found)
+            print("All of it is there. With HF_HUB_OFFLINE=1 `qbench run` needs no network.")
+    except (ValueError, OSError, OmegaConfBaseException) as e:
+        print(f"qbench fetch: {e}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def wanted(cells: list[dict]) -> Wanted:
+    """What ``cells`` read from the Hub."""
+    found, readers = Wanted(), set()
+    for config in map(Config.of, cells):
+        found.models |= {config.model} if config.model.repo else set()
+        if config.machine.data_dir is None:
+            readers |= set(config.eval.values()) | ({config.calib} if config.method.name != "none" else set())
+    for reader in readers:
+        for item in reader.hub_files():
+            (found.files if isinstance(item, HubFile) else found.whole).add(item)
+    return found
+
+
+def overview(found: Wanted) -> tuple[list[str], int]:
+    """A line for each repository, with bytes as the Hub says, and the bytes that are not in the cache."""
+    by_repo = defaultdict(list)
+    for model in sorted(found.models, key=lambda model: model.repo):
+        by_repo["model", model.repo, model.revision or "main"] += _sizes("model", model.repo, model.revision or "main")
+    for file in sorted(found.files):
+        by_repo["dataset", file.repo, file.revision].append(file.path)
+    lines, total = [], 0
+    for (kind, repo, revision), files in by_repo.items():
+        sizes = files if kind == "model" else _sizes(kind, repo, revision, files)
+        there = [try_to_load_from_cache(repo, path, revision=revision, repo_type=kind) for path, _ in sizes]
+        missing = sum(size for (_, size), at in zip(sizes, there) if not isinstance(at, str))
+        whole, total = sum(size for _, size in sizes), total + missing
+        left = f"{_words(missing)} to download" if missing else "all in the cache"
+        lines.append(f"{kind:<9}{repo:<36}{revision[:8]:<9}{len(sizes):>4} files{_words(whole):>11}, {left}")
+    lines += [f"{'dataset':<9}{repo:<36}{name or ''}: size not known" for repo, name in sorted(found.whole, key=str)]
+    lines.append(f"To download: {_words(total)} into {constants.HF_HUB_CACHE}")
+    return lines, total
+
+
+def _words(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+
+
+def _sizes(kind: str, repo: str, revision: str, paths: list[str] | None = None) -> list[tuple[str, int]]:
+    """Bytes of ``paths``, or of what is taken of a model, by the Hub's own listing."""
+    try:
+        if paths is not None:
+            entries = HfApi().get_paths_info(repo, paths, revision=revision, repo_type=kind)
+        else:
+            tree = HfApi().list_repo_tree(repo, recursive=True, revision=revision, repo_type=kind)
+            entries = filter_repo_objects(tree, allow_patterns=PATTERNS, key=lambda entry: entry.path)
+        sizes = {entry.path: entry.size for entry in entries if hasattr(entry, "size")}
+    except Exception as e:
+        raise hub_error(e, repo, revision, kind=kind, instead=ELSEWHERE) from e
+    if lost := sorted(set(paths or ()) - set(sizes)):
+        raise FileNotFoundError(f"{kind} {repo} has no {lost[0]} at revision {revision}")
+    return sorted(sizes.items())
+
+
+def download(found: Wanted) -> None:
+    """Downloads what the cache lacks, and looks whether each model is whole."""
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(HubFile.get, sorted(found.files)))
+    for repo, name in sorted(found.whole, key=str):
+        load_whole(repo, name)
+    for model in sorted(found.models, key=lambda model: model.repo):
+        model.open()
