@@ -12,7 +12,7 @@ from qbench.report.columns import Column
 from qbench.report.heatmap import layer_heatmap
 from qbench.report.pareto import pareto_figure
 from qbench.report.rows import Cell, Row
-from qbench.report.style import INK, RC, SOFT, handles, looks, losers_band, quality_axis, save
+from qbench.report.style import INK, RC, SOFT, handles, heading, looks, losers_band, quality_axis, save
 from qbench.report.table import Table, one_evaluation
 from qbench.report.variants import UNQUANTIZED, quant_labels
 
@@ -58,8 +58,7 @@ def bits_figure(t: Table, columns: list[Column]) -> Figure:
     fig.align_ylabels(axes[:, 0])
     legend = _legend(t.rows, columns, styles)
     fig.legend(handles=legend, loc="outside lower center", ncols=min(len(legend), 2 if width < 5 else 4))
-    title = ["Quality against weight bits (bands: 95 % intervals over the items)", *t.left_out(columns)]
-    fig.suptitle("\n".join(title), x=0.01, ha="left", size=9)
+    heading(fig, "Quality against weight bits (bands: 95 % intervals over the items)", t.left_out(columns))
     return fig
 
 

@@ -20,7 +20,7 @@ from qbench.report.latency_figures import look
 from qbench.report.pareto import HALO, front
 from qbench.report.rows import Row
 from qbench.report.specs import generic
-from qbench.report.style import INK, handles, log_ticks, looks, quality_axis
+from qbench.report.style import INK, handles, heading, log_ticks, looks, quality_axis
 from qbench.report.table import make_table, one_evaluation
 from qbench.report.variants import UNQUANTIZED
 
@@ -128,8 +128,8 @@ def quality_figure(record: Latency, measurements: list[Measurement]) -> Figure |
     legend += [Line2D([], [], color=INK, ls="none", marker="P", ms=5, label="bf16")]
     legend += [Line2D([], [], color=INK, lw=0.9, label="front")]
     fig.legend(handles=legend, loc="outside lower center", ncols=4)
-    title = [f"Quality against decoding time on an {record.provenance['gpu']} (numbers: weight bits)"]
-    fig.suptitle("\n".join([*title, *t.left_out(columns)]), x=0.01, ha="left", size=9)
+    title = f"Quality against decoding time on an {record.provenance['gpu']} (numbers: weight bits)"
+    heading(fig, title, t.left_out(columns))
     return fig
 
 

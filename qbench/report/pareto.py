@@ -10,7 +10,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from qbench.report.columns import Column
 from qbench.report.rows import Row
-from qbench.report.style import INK, SOFT, handles, log_ticks, looks, plain, quality_axis
+from qbench.report.style import INK, SOFT, handles, heading, log_ticks, looks, plain, quality_axis
 from qbench.report.table import Table
 from qbench.report.variants import UNQUANTIZED
 
@@ -63,8 +63,8 @@ def pareto_figure(t: Table, columns: list[Column]) -> Figure:
         legend += [Line2D([], [], color=INK, ls="none", marker="P", ms=5, label="unquantized")]
     legend += [Line2D([], [], color=INK, lw=1.0, label="Pareto front")]
     fig.legend(handles=legend, loc="outside lower center", ncols=4)
-    title = ["Quality against what is stored (larger markers: larger models; pale: off the front)"]
-    fig.suptitle("\n".join([*title, *t.left_out(columns)]), x=0.01, ha="left", size=9)
+    title = "Quality against what is stored (larger markers: larger models; pale: off the front)"
+    heading(fig, title, t.left_out(columns))
     return fig
 
 

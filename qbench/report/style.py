@@ -1,6 +1,7 @@
 """How figures look: one colour, marker and dash a method, legible in grey print and to the colour-blind."""
 
 import math
+import textwrap
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -90,6 +91,12 @@ def handles(rows: list[Row], styles: dict[tuple, dict], lines: bool = True) -> l
             style["linestyle"] = "none"
         out.append(Line2D([], [], label=first[series].legend, **style))
     return out
+
+
+def heading(fig: Figure, title: str, notes: list[str]) -> None:
+    """The title of a figure, and below it notes in lines that its width has room for."""
+    lines = [line for note in notes for line in textwrap.wrap(note, int(14 * fig.get_figwidth()))]
+    fig.suptitle("\n".join([title, *lines]), x=0.01, ha="left", size=9)
 
 
 def quality_axis(ax, c: Column, values: list[float]) -> None:
