@@ -122,7 +122,7 @@ class _Hidden:
     def before(self, index: int) -> list[Inputs]:
         """The inputs of block ``index``; blocks between the last ones known and it are run as they are on disk."""
         if self.inputs is None:
-            self._start()
+            self._start(index)
         while self.at < index:
             if self.method.sees == "float":
                 block = self.ckpt.block(self.at, self.device)
@@ -137,12 +137,12 @@ class _Hidden:
         if index < self.ckpt.config.num_hidden_layers:
             self.folder.save_hidden(index, torch.cat([item.x_BTD.cpu() for item in inputs]))
 
-    def _start(self):
+    def _start(self, index: int):
         model = self.ckpt.embedding(self.device)
         layer0 = model.model.layers[0]
         self.inputs = first_block_inputs(model, layer0, self.ids_BT, self.device, self.rest)
         kept = self.folder.hidden()
-        if kept is not None:
+        if kept is not None and kept[0] <= index:  # a damaged block may lie before it
             self.at, x_BTD = kept
             parts = x_BTD.split(len(self.inputs[0].x_BTD))
             self.inputs = [Inputs(x.to(self.rest), item.kwargs) for x, item in zip(parts, self.inputs)]

@@ -1,10 +1,13 @@
 import dataclasses
 import gc
+import json
 import weakref
 
 import pytest
 import torch
 from conftest import save_tiny
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from qbench import costs
@@ -348,12 +351,80 @@ def test_a_method_sees_its_own_statistic_where_others_are_remembered(tiny, tmp_p
     assert seen == 2 * 21 * [(Own.statistic, ids.numel())]
 
 
-def test_a_damaged_block_is_named(tiny, tmp_path, ids):
-    folder = QuantizedFolder(tmp_path)
-    quantize(opened(tiny), RTN(), ids, folder)
-    folder.block_path(1).write_bytes(folder.block_path(1).read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"block-00001.safetensors is damaged"):
-        quantize(opened(tiny), RTN(), ids, folder)
+@pytest.mark.parametrize("method", [RTN(), GPTQ(), BiLLM()], ids=lambda m: m.name)
+def test_what_is_damaged_in_the_cache_is_named_and_made_again(tiny, tmp_path, ids, method):
+    """A block and the hidden states of a later one: the same numbers as without the damage."""
+    ckpt, folder, shelf = opened(tiny), QuantizedFolder(tmp_path / "cut"), QuantizedFolder(tmp_path / "whole")
+    reports = quantize(ckpt, method, ids, shelf)
+    with pytest.raises(Killed):
+        quantize(ckpt, method, ids, killed_at(folder.path, 1, "hidden"))
+    cut_short(folder.block_path(1))
+    with pytest.warns(UserWarning, match=r"block-00001.safetensors is damaged .*; it is removed and made again"):
+        again = quantize(ckpt, method, ids, folder)
+    assert [r.error for r in again] == [r.error for r in reports]
+    folder.block_path(2).unlink()
+    folder.save_hidden(2, torch.zeros(16, 64, 128))
+    cut_short(folder.path / "hidden.safetensors")
+    with pytest.warns(UserWarning, match=r"hidden.safetensors is damaged"):
+        again = quantize(ckpt, method, ids, folder)
+    assert [r.error for r in again] == [r.error for r in reports]
+
+
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def test_a_block_file_chooses_no_code(tiny, tmp_path, ids, monkeypatch):
+    """Its metadata names a class of weights; anything else is damage, and is not called or imported."""
+    import subprocess
+
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a file ran a program"))
+    ckpt, folder = opened(tiny), QuantizedFolder(tmp_path)
+    quantize(ckpt, RTN(), ids, folder)
+    about = {"mlp.up_proj": {"class": "subprocess.Popen", "settings": {"args": ["true"]}}}
+    with pytest.raises(ValueError, match=r"block-00000.safetensors did not hold this block and is removed"):
+        rewritten(folder, about).read(ckpt, 0, "cpu")
+    quantize(ckpt, RTN(), ids, folder)
+    rewritten(folder, about)
+    with pytest.warns(UserWarning, match="no class of quantized weights is called subprocess.Popen"):
+        assert not folder.has(0)
+
+
+def rewritten(folder, about):
+    """``folder`` with other metadata in block 0."""
+    path = folder.block_path(0)
+    with safe_open(path, framework="pt") as f:
+        metadata = f.metadata() | {"weights": json.dumps(about)}
+    save_file(load_file(path), path, metadata)
+    return folder
+
+
+def test_a_block_without_a_norm_is_removed(tiny, tmp_path, ids):
+    ckpt, folder = opened(tiny), QuantizedFolder(tmp_path)
+    quantize(ckpt, RTN(), ids, folder)
+    path = folder.block_path(1)
+    with safe_open(path, framework="pt") as f:
+        metadata = f.metadata()
+    save_file({k: t for k, t in load_file(path).items() if k != "input_layernorm.weight"}, path, metadata)
+    with pytest.raises(ValueError, match=r"block-00001.safetensors did not hold this block and is removed"):
+        folder.block(ckpt, 1, None, "cpu")
+    assert not folder.has(1)
+
+
+class Halved(FloatWeight):
+    """A method's own kind of weight."""
+
+
+def test_a_weight_class_of_ones_own_is_read_back(tiny, tmp_path, ids):
+    class Own(Method):
+        name = "own"
+
+        def quantize_stage(self, weights, stat):
+            return {name: Halved(w_NK / 2) for name, w_NK in weights.items()}
+
+    ckpt, folder = opened(tiny), QuantizedFolder(tmp_path)
+    quantize(ckpt, Own(), ids, folder)
+    assert all(type(w) is Halved for w in folder.read(ckpt, 0, "cpu")[1].values())
 
 
 # --- bad numbers ---

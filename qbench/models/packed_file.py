@@ -53,12 +53,14 @@ def load_packed(ckpt: OpenCheckpoint, path: Path, device) -> nn.Module:
             state = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, TypeError, ValueError) as e:
         raise ValueError(f"{path} is no whole packed model ({type(e).__name__}: {e}); pack it again") from e
-    model = copy.deepcopy(ckpt.skeleton)
+    model, kinds = copy.deepcopy(ckpt.skeleton), {cls.__name__: cls for cls in packed.Packed.__subclasses__()}
     for name, what in about.items():
         tensors = [key and state.pop(f"{name}.packed.{key}", None) for key in what["buffers"]]
         if any(key and tensor is None for key, tensor in zip(what["buffers"], tensors)):
             raise ValueError(f"{path} lacks tensors of {name}; pack the model again")
-        kernel = getattr(packed, what["kind"]).restore(*tensors, **what["settings"])
+        if what["kind"] not in kinds:
+            raise ValueError(f"{path}: {name} is a {what['kind']}; known here: {', '.join(kinds)}")
+        kernel = kinds[what["kind"]].restore(*tensors, **what["settings"])
         bias, acts = state.pop(f"{name}.bias", None), what["acts"] and ActQuant(what["acts"])
         parent, _, leaf = name.rpartition(".")
         linear = model.get_submodule(name)

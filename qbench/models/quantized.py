@@ -8,8 +8,8 @@ hidden states on their way to the next one.
 
 import json
 import os
+import warnings
 from pathlib import Path
-from pydoc import locate
 from typing import Literal
 
 from safetensors import SafetensorError, safe_open
@@ -23,6 +23,9 @@ from qbench.models.checkpoint import OpenCheckpoint
 from qbench.models.placement import Placement
 from qbench.record import LayerReport, plain
 
+# what reading a file raises that is cut off, of another version, or not ours
+_DAMAGE = (SafetensorError, AttributeError, KeyError, TypeError, ValueError)
+
 
 class QuantizedFolder:
     """The blocks of one quantized model, as far as they are done."""
@@ -34,7 +37,18 @@ class QuantizedFolder:
         return self.path / f"block-{index:05d}.safetensors"
 
     def has(self, index: int) -> bool:
-        return self.block_path(index).is_file()
+        """Whether the block is there whole; a damaged file is removed, with a warning, and made again."""
+        path = self.block_path(index)
+        try:
+            with safe_open(path, framework="pt") as f:
+                about = json.loads(f.metadata()["weights"])
+                json.loads(f.metadata()["reports"])
+            return all(_weight_class(what["class"]) for what in about.values())
+        except FileNotFoundError:
+            return False
+        except _DAMAGE as e:
+            _remove(path, e)
+            return False
 
     def is_complete(self, blocks: int) -> bool:
         return all(self.has(index) for index in range(blocks))
@@ -54,28 +68,33 @@ class QuantizedFolder:
         save_whole(tensors, self.block_path(block.index), metadata)
 
     def reports(self, index: int) -> list[LayerReport]:
-        """What quantization did to the linears of a block that is there.
-
-        Raises: ValueError when its file is damaged.
-        """
-        try:
-            with safe_open(self.block_path(index), framework="pt") as f:
-                return [LayerReport.of(r) for r in json.loads(f.metadata()["reports"])]
-        except SafetensorError as e:
-            raise ValueError(f"{self.block_path(index)} is damaged ({e}); delete its folder to quantize again") from e
+        """What quantization did to the linears of a block that is there."""
+        with safe_open(self.block_path(index), framework="pt") as f:
+            return [LayerReport.of(r) for r in json.loads(f.metadata()["reports"])]
 
     def read(self, ckpt: OpenCheckpoint, index: int, device) -> tuple[Block, dict[str, QuantWeight]]:
-        """A block without its quantized linears, and their weights."""
-        with safe_open(self.block_path(index), framework="pt", device=str(device)) as f:
+        """A block without its quantized linears, and their weights.
+
+        Raises: ValueError where the file does not hold this block; it is removed, so that the next run makes it again.
+        """
+        path, block = self.block_path(index), ckpt.empty_block(index)
+        with safe_open(path, framework="pt", device=str(device)) as f:
             about = json.loads(f.metadata()["weights"])
             tensors = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
-        weights = {}
-        for name, what in about.items():
-            state = {key.rpartition("/")[2]: t for key, t in tensors.items() if key.startswith(f"{name}/")}
-            settings = {k: tuple(v) if isinstance(v, list) else v for k, v in what["settings"].items()}
-            weights[name] = locate(what["class"])(**state, **settings)
-        block = ckpt.empty_block(index)
-        block.module.load_state_dict({k: v for k, v in tensors.items() if "/" not in k}, strict=False, assign=True)
+        rest = {key: t for key, t in tensors.items() if "/" not in key}
+        try:
+            weights = {}
+            for name, what in about.items():
+                state = {key.rpartition("/")[2]: t for key, t in tensors.items() if key.startswith(f"{name}/")}
+                settings = {k: tuple(v) if isinstance(v, list) else v for k, v in what["settings"].items()}
+                weights[name] = _weight_class(what["class"])(**state, **settings)
+            for name, p in block.module.named_parameters():
+                if name.removesuffix(".weight") not in weights and rest[name].shape != p.shape:
+                    raise ValueError(f"{name} is {tuple(rest[name].shape)}, not {tuple(p.shape)}")
+        except _DAMAGE as e:
+            path.unlink()
+            raise ValueError(f"{path} did not hold this block ({e}) and is removed; run the same command again") from e
+        block.module.load_state_dict(rest, strict=False, assign=True)
         return block, weights
 
     def block(self, ckpt: OpenCheckpoint, index: int, acts: ActQuant | None, device, path="dequantized") -> Block:
@@ -103,15 +122,35 @@ class QuantizedFolder:
         save_whole({"x_BTD": x_BTD}, self.path / "hidden.safetensors", {"block": str(index)})
 
     def hidden(self) -> tuple[int, Tensor] | None:
-        """The block and what it reads, as kept last."""
+        """The block and what it reads, as kept last; a damaged file is removed, with a warning."""
         path = self.path / "hidden.safetensors"
-        if not path.is_file():
+        try:
+            with safe_open(path, framework="pt") as f:
+                return int(f.metadata()["block"]), f.get_tensor("x_BTD")
+        except FileNotFoundError:
             return None
-        with safe_open(path, framework="pt") as f:
-            return int(f.metadata()["block"]), f.get_tensor("x_BTD")
+        except _DAMAGE as e:
+            _remove(path, e)
+            return None
 
     def drop_hidden(self) -> None:
         (self.path / "hidden.safetensors").unlink(missing_ok=True)
+
+
+def _weight_class(name: str) -> type[QuantWeight]:
+    """The class of weights that a file names: one that is imported already, for a file must not choose what runs."""
+    known: list[type[QuantWeight]] = [QuantWeight]
+    for cls in known:
+        known += cls.__subclasses__()
+    found = [cls for cls in known[1:] if f"{cls.__module__}.{cls.__qualname__}" == name]
+    if not found:
+        raise ValueError(f"no class of quantized weights is called {name}")
+    return found[-1]
+
+
+def _remove(path: Path, why: Exception) -> None:
+    path.unlink(missing_ok=True)
+    warnings.warn(f"{path} is damaged ({type(why).__name__}: {why}); it is removed and made again", stacklevel=3)
 
 
 def save_whole(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
