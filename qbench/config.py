@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from omegaconf import DictConfig, OmegaConf
@@ -69,6 +70,20 @@ class Config:
         if bare := [name for name, part in parts.items() if not (isinstance(part, Mapping) and "_target_" in part)]:
             raise ValueError(f"eval.{bare[0]} is unknown; {settings.near(bare[0], set(parts) - set(bare))}")
         return settings.build(plain | {"eval": parts}, "", cls)
+
+    def check_lengths(self, positions: int) -> None:
+        """ValueError where sequences are asked for that are longer than the ``positions`` that the model has."""
+        asked = [] if self.method.name == "none" else [("calib.length", self.calib, self.calib.length)]
+        for part, measure in self.eval.items():
+            at = f"eval.{part}." if part else "eval."
+            asked += [(at + name, measure, getattr(measure, name, None)) for name in ("window", "max_length")]
+        for name, source, tokens in asked:
+            is_there = (path := getattr(source, "path", None)) is None or Path(path).is_file()
+            if is_there and tokens is not None and tokens > positions:
+                raise ValueError(
+                    f"{name}={tokens} tokens, but {self.model.name} has {positions} positions; set {name} to "
+                    f"{positions} or less"
+                )
 
 
 def name_of(cfg: DictConfig | Mapping) -> str:

@@ -35,13 +35,20 @@ class Shape:
     head_dim: int
     vocab: int
     tied: bool
+    positions: int = 40_960  # tokens of the longest sequence
 
     @classmethod
     def of(cls, config) -> "Shape":
         """From a transformers configuration, or from the mapping that config.json holds."""
         get = config.__getitem__ if isinstance(config, dict) else config.__getattribute__
         names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
-        return cls(*map(get, names), get("head_dim"), get("vocab_size"), get("tie_word_embeddings"))
+        return cls(
+            *map(get, names),
+            get("head_dim"),
+            get("vocab_size"),
+            get("tie_word_embeddings"),
+            get("max_position_embeddings"),
+        )
 
     @property
     def stages(self) -> tuple[tuple[int, dict[str, int], bool], ...]:

@@ -21,10 +21,10 @@ def check_revision(store: Store, ckpt: OpenCheckpoint) -> None:
     """ValueError where the records are of another revision of this model: one results folder, one model a name."""
     others = store.revisions(ckpt.model.name) - {ckpt.revision}
     if others:
-        back = f"model.revision={min(others)} takes the former again; " if ckpt.model.repo else ""
+        back = f"model.revision={min(others)} takes the former again, or " if ckpt.model.repo else ""
         raise ValueError(
             f"model {ckpt.model.name} is now revision {ckpt.revision}, but the records in {store.root} are of revision "
-            f"{', '.join(sorted(others))}; {back}or set machine.results_dir to another folder, or model.name"
+            f"{', '.join(sorted(others))}; {back}set machine.results_dir to another folder, or model.name"
         )
 
 

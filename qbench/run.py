@@ -51,6 +51,7 @@ class Run:
         self.store = Store(self.machine.results_dir)
         self.ckpt = config.model.open()
         self.method.check(self.ckpt.linears)
+        config.check_lengths(self.ckpt.config.max_position_embeddings)
         self.store.check_writable()
         preflight.check_revision(self.store, self.ckpt)
         self.quantization = self._science()

@@ -16,6 +16,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from qbench import plan
 from qbench import run as run_module
 from qbench.config import Config
 from qbench.machine import Machine
@@ -332,6 +333,26 @@ def test_empty_and_short_texts_are_refused(configure, tmp_path, text, n):
         outcome = run(configure(*overrides))
         assert outcome.status == "refused"
         assert "text" in outcome.message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "what"),
+    [
+        (["method=rtn", "calib.length=4096"], "calib.length=4096"),
+        (["method=none", "eval.window=1025"], "eval.window=1025"),
+        (["method=none", "eval=nano_tasks", "eval.max_length=2048"], "eval.max_length=2048"),
+        (["method=none", "eval=nano", "eval.kl.window=2048"], "eval.kl.window=2048"),
+    ],
+)
+def test_sequences_longer_than_the_model_are_refused_alike_by_run_and_plan(
+    configure, monkeypatch, capsys, overrides, what
+):
+    monkeypatch.setattr(Run, "execute", lambda self: pytest.fail("work started"))
+    message = f"{what} tokens, but nano-s has 1024 positions; set {what.partition('=')[0]} to 1024 or less"
+    outcome = run(configure(*overrides, small=False))
+    assert (outcome.status, outcome.message) == ("refused", message)
+    assert plan.main(["model=nano-s", *overrides]) == 1
+    assert message in capsys.readouterr().out
 
 
 def test_a_results_folder_that_cannot_be_written_is_refused(configure, tmp_path):

@@ -73,3 +73,4 @@ def _check(cell: dict) -> None:
     config, shape = Config.of(cell), shape_of(cell)
     if shape is not None:
         config.method.check({name: (N, K) for K, names, _ in shape.stages for name, N in names.items()})
+        config.check_lengths(shape.positions)
