@@ -283,7 +283,7 @@ def test_no_folder_no_config_no_choice(tmp_path):
         opened(tmp_path)
     with pytest.raises(ValueError, match="set one of repo, path or nano"):
         Checkpoint("x")
-    with pytest.raises(ValueError, match=r"model.dtype must be one of float32, bfloat16, float16, got 'int8'"):
+    with pytest.raises(ValueError, match=r"model.dtype must be float32, bfloat16 or float16, got 'int8'"):
         Checkpoint("x", path="y", dtype="int8")
 
 
