@@ -236,7 +236,8 @@ def block_columns_flops(N: int, K: int, block: int = 128) -> int:
 
 
 ROUND_PASSES = 8  # reads and writes of a float32 copy of the weight: range, divide, round, clamp, shift, scale, store
-SALIENT_PASSES, SPLIT_PASSES = 14, 22  # the same for one candidate of BiLLM's two searches
+SALIENT_PASSES, SPLIT_PASSES = 25, 41  # the same for one candidate of BiLLM's two searches
+SALIENT_LAUNCHES, SPLIT_LAUNCHES = 29, 44  # and the operations that do it
 
 
 def round_bytes(N: int, K: int, times: int = 1) -> int:

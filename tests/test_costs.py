@@ -6,6 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
@@ -123,6 +125,36 @@ def test_column_updates_are_billms():
     gram.inverse_cholesky(0.01)
     method, w = BiLLM(), torch.randn(N, K)
     assert counted(lambda: method.quantize(w, gram, "w")) == costs.block_columns_flops(N, K)
+
+
+class Traffic(TorchDispatchMode):
+    """Elements of float32 that operations other than views read and write, and how many operations there are."""
+
+    elements, operations = 0, 0
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        out = op(*args, **(kwargs or {}))
+        if not op.is_view and op is not torch.ops.aten.detach.default:
+            tensors = [t for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor)]
+            self.elements += sum(t.numel() * t.element_size() / 4 for t in tensors)
+            self.operations += 1
+        return out
+
+
+def test_candidates_of_billms_searches():
+    """One more candidate of the search for salient columns; nearly all the rest is the search for the split."""
+    w, found = torch.randn(2048, 128), []
+    gram = Gram(128, "cpu")
+    gram.update(torch.randn(1024, 128))
+    gram.inverse_cholesky(0.01)
+    for most in (1, 49):
+        with Traffic() as traffic:
+            BiLLM(max_salient=most).quantize(w, gram, "w")
+        found.append((traffic.elements / w.numel(), traffic.operations))
+    (one, few), (all, many) = found
+    assert (all - one) / 48 == pytest.approx(costs.SALIENT_PASSES, rel=0.03)
+    assert one / 81 == pytest.approx(costs.SPLIT_PASSES, rel=0.05)
+    assert (few / 81, (many - few) / 48) == pytest.approx((costs.SPLIT_LAUNCHES, costs.SALIENT_LAUNCHES), rel=0.05)
 
 
 def test_clip_search_products():

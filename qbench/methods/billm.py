@@ -2,7 +2,8 @@
 
 Blocks of 128 columns are binarized one after another. In a block:
 * salient columns, ranked by the sum over rows of s = w^2 / [H^-1]_jj^2 (section 3.2), are binarized twice, the
-  second time their residual; of 1..``max_salient`` columns the number is taken that binarizes s itself best;
+  second time their residual. Their number, 1..``max_salient``, is the one that separates s best: both parts of s,
+  salient columns and rest, are binarized twice, and the error is least;
 * the other weights, bell-shaped, are split at a magnitude p into a concentrated and a sparse part, each
   binarized for itself (section 3.3); p is the best of 81 quantiles from 10 % to 90 %;
 * what the block lost is made up for in the columns still to come, E = (W - W_hat) / diag(U), W_rest -= E U, U
@@ -14,9 +15,8 @@ paper's equation 2 but in the authors' code, which made the published numbers.
 Deviations from the authors' code:
 * s uses diag(H^-1), as the paper writes; the code takes the diagonal of its Cholesky factor (``salience``).
 * The split minimises the error of the weights, as the paper writes; the code minimises that of s, and its quantiles
-  count the zeros it left in the salient columns (``split_on``). For the number of salient columns we do as the
-  code does: on the weights, against the paper's equation, every further column lowers the error, so that
-  search would always end at its bound.
+  count a zero for each salient weight (``split_on``).
+* The search for the number of salient columns is the code's, not the paper's, which compares errors of the weights.
 * All salient columns are counted; the code counts those of each linear's last block (``count``).
 * sign(0) is +1, so that a bit can hold it. Means and scales are float16.
 
@@ -66,7 +66,8 @@ class BinaryWeight(QuantWeight):
 
     @property
     def nominal_bits(self):
-        counted = self.salient_K if self.count == "all" else self.salient_K[-self.block_size :]
+        last_block = (len(self.salient_K) - 1) // self.block_size * self.block_size
+        counted = self.salient_K if self.count == "all" else self.salient_K[last_block:]
         return 1 + counted.float().mean().item()
 
     @property
@@ -83,6 +84,7 @@ class BiLLM(Method):
     last_block."""
 
     name: ClassVar[str] = "billm"
+    version: ClassVar[int] = 2
     statistic = Gram
     sees = "block"
     block_size: int = 128
@@ -96,33 +98,37 @@ class BiLLM(Method):
         super().__post_init__()
         if not 0 < self.max_salient < self.block_size:
             raise ValueError(
-                f"method.max_salient must be 1..block_size - 1 = {self.block_size - 1}, got {self.max_salient}"
+                f"method.max_salient={self.max_salient} must be from 1 to below method.block_size={self.block_size}"
             )
         if not 0 < self.damp < 1:
             raise ValueError(f"method.damp must be between 0 and 1, got {self.damp!r}")
 
     def check(self, shapes):
         for name, (_, K) in shapes.items():
-            if 0 < K % self.block_size <= self.max_salient:
+            last = K % self.block_size
+            if 0 < last <= self.max_salient:
                 raise ValueError(
-                    f"block_size {self.block_size} leaves {K % self.block_size} columns of K={K} ({name}) in the last "
-                    f"block, too few for {self.max_salient} salient ones; change either"
+                    f"method.block_size={self.block_size} leaves {last} of the K={K} columns of {name} for the last "
+                    f"block, which needs more than max_salient={self.max_salient}; use a method.block_size that "
+                    f"divides K or a method.max_salient below {last}"
                 )
 
     def quantize(self, w_NK, stat, name):
         U, notes = stat.inverse_cholesky(self.damp)
         W = w_NK.float().clone()
         inverse_K = U.diagonal() if self.salience == "cholesky" else U.square().sum(0)
-        importance_K = 1 / inverse_K.square()
         planes, masks, levels = [], [], []
         for i1 in range(0, W.shape[1], self.block_size):
             i2 = min(i1 + self.block_size, W.shape[1])
             w = W[:, i1:i2]
-            metric = w.square() * importance_K[i1:i2]
+            block_inverse = inverse_K[i1:i2]
+            metric = (w * (block_inverse.min() / block_inverse)).square()  # to a factor, so that no square overflows
             salient = self._search_salient(metric)
             rest = ~salient.expand_as(w)
-            split = (w, rest) if self.split_on == "weights" else (metric * rest, torch.ones_like(rest))
-            sparse = rest & _search_split(*split)
+            if self.split_on == "weights":
+                sparse = _search_split(w, rest, w[rest].abs())
+            else:
+                sparse = _search_split(metric, rest, (metric * rest).flatten())
             first = _Binary(w, ~rest)
             second = _Binary(w - first.value, ~rest)
             low, high = _Binary(w, rest & ~sparse), _Binary(w, rest & sparse)
@@ -143,22 +149,19 @@ class BiLLM(Method):
         """The salient columns of a block, as a mask."""
         rank = torch.argsort(metric.sum(0), descending=True, stable=True)
         ranked = metric[:, rank]
-        errors = []
-        for count in range(1, self.max_salient + 1):
-            first = ranked[:, :count] - _binarized(ranked[:, :count])
-            second = first - _binarized(first)
-            rest = ranked[:, count:] - _binarized(ranked[:, count:])
-            errors.append(second.square().sum() + rest.square().sum())
+        counts = range(1, self.max_salient + 1)
+        errors = [_twice_binarized_error(ranked[:, :n]) + _twice_binarized_error(ranked[:, n:]) for n in counts]
         salient = torch.zeros(metric.shape[1], dtype=torch.bool, device=metric.device)
         salient[rank[: 1 + int(torch.stack(errors).argmin())]] = True
         return salient
 
 
-def _binarized(x):
-    """mean + scale sign(x - mean), row by row."""
-    mean = x.mean(1, keepdim=True)
-    scale = (x - mean).abs().mean(1, keepdim=True)
-    return torch.where(x >= mean, mean + scale, mean - scale)
+def _twice_binarized_error(x):
+    """The squared error that is left when x, row by row, and then the residual are binarized."""
+    for _ in range(2):
+        x = x - x.mean(1, keepdim=True)
+        x -= torch.copysign(x.abs().mean(1, keepdim=True), x)
+    return x.square().sum()
 
 
 class _Binary:
@@ -173,22 +176,22 @@ class _Binary:
         self.levels = torch.cat([mean, scale], 1)
 
 
-def _search_split(x, among):
-    """Which entries are sparse, above the best magnitude p; quantiles and errors are those of the mask ``among``.
+def _search_split(x, among, sizes):
+    """Which entries of the mask ``among`` are sparse: those from the best magnitude p on, a quantile of ``sizes``.
 
     A part with n entries leaves the error sum (x - mean)^2 - n scale^2, so nothing has to be binarized to compare.
     """
     size, square = x.abs(), x.square()
-    ordered = size[among].sort().values
-    quantiles = torch.linspace(0.1, 0.9, 81, device=x.device) * (len(ordered) - 1)
-    thresholds = ordered[quantiles.round().long()]
+    ordered = sizes.sort().values
+    at = torch.linspace(0.1, 0.9, 81, device=x.device) * (len(ordered) - 1)
+    thresholds = ordered[at.floor().long()].lerp(ordered[at.ceil().long()], at.frac())
     errors = []
     for p in thresholds:
         error = 0
-        for mask in ((among & (size <= p)).float(), (among & (size > p)).float()):
+        for mask in ((among & (size < p)).float(), (among & (size >= p)).float()):
             n = mask.sum(1, keepdim=True).clamp(min=1)
             mean = (x * mask).sum(1, keepdim=True) / n
             scale = ((x - mean).abs_().mul_(mask)).sum(1, keepdim=True) / n
             error = error + (square * mask).sum() - (n * (mean.square() + scale.square())).sum()
         errors.append(error)
-    return size > thresholds[torch.stack(errors).argmin()]
+    return among & (size >= thresholds[torch.stack(errors).argmin()])

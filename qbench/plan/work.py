@@ -101,7 +101,7 @@ def solve(shape: Shape, cls: type, method: dict) -> Work:
             elif name == "billm":
                 blocks = -(-K // method["block_size"])
                 search = costs.binary_search_bytes(N, K, method["max_salient"])
-                steps = 25 * method["max_salient"] + 30 * 81
+                steps = costs.SALIENT_LAUNCHES * method["max_salient"] + costs.SPLIT_LAUNCHES * 81
                 total += Work(flops32=costs.block_columns_flops(N, K), bytes=search, launches=blocks * steps)
     return total.times(shape.layers)
 
