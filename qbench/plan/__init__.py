@@ -14,7 +14,7 @@ import sys
 from omegaconf.errors import OmegaConfBaseException
 
 from qbench.config import Config, name_of
-from qbench.plan import fits, overview
+from qbench.plan import downloads, fits, overview
 from qbench.plan.estimate import shape_of
 from qbench.plan.machines import NAMED, machine
 from qbench.plan.status import Records
@@ -65,7 +65,8 @@ def _plan(overrides, on) -> tuple[list[str], list[str], list[str]]:
     problems = fits.warnings({row.model: row.peak for row in rows}, has)
     if here and (problem := overview.folder_problem(settings["results_dir"], rows)):
         problems.append(problem)
-    return [overview.text(rows, where, settings["results_dir"])], problems, refused
+    ahead = downloads.line(found, sum(row.hub for row in rows))
+    return [overview.text(rows, where, settings["results_dir"]), *([ahead] if ahead else [])], problems, refused
 
 
 def _check(cell: dict) -> None:

@@ -4,8 +4,8 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 
-from qbench.costs import Shape
 from qbench.plan import fits
+from qbench.plan.downloads import model_bytes
 from qbench.plan.estimate import Estimate, corrections, estimate, shape_of, shares_statistics
 from qbench.plan.machines import GIB, Machine
 from qbench.plan.status import Records
@@ -51,7 +51,7 @@ def rows(cells: list[dict], records: Records, machine: Machine) -> list[Row]:
     for cell in cells:
         name, shape = cell["model"]["name"], shape_of(cell)
         if name not in found:
-            found[name] = Row(name, _hub_bytes(cell, shape), correction=corrected.get(name))
+            found[name] = Row(name, model_bytes(cell, shape), correction=corrected.get(name))
         row, status = found[name], records.status(cell)
         todo = [part for part, how in status.items() if how == "missing"]
         failed = "failed" in status.values()
@@ -67,10 +67,6 @@ def rows(cells: list[dict], records: Records, machine: Machine) -> list[Row]:
             row.add(estimate(cell, shape, machine, todo, data in known), cell["machine"]["keep_weights"])
             known |= {data} if shares_statistics(cell, shape) else set()
     return list(found.values())
-
-
-def _hub_bytes(cell, shape: Shape | None) -> int:
-    return shape.weight_bytes("bfloat16") if shape and cell["model"].get("repo") else 0
 
 
 def text(rows: list[Row], machine: Machine, results_dir: str) -> str:
