@@ -25,8 +25,8 @@ import torch
 from safetensors import safe_open
 
 from qbench import provenance
+from qbench.json_values import write_json
 from qbench.models.shapes import write_random
-from qbench.record import write_json
 
 
 def main() -> int:

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 from hydra import compose, initialize_config_dir
 
-from qbench.record import Metric, Store, write_atomic
+from qbench.files import write_atomic
+from qbench.record import Metric, Store
 from qbench.report import build
 from qbench.run import Run, run
 from qbench.shipped import conf_dir

@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from qbench.record import write_atomic
+from qbench.files import write_atomic
 from qbench.report import summary
 
 ROOT = Path(__file__).parent.parent

@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from qbench.record import write_atomic
+from qbench.files import write_atomic
 from qbench.report import load, paper_tables
 from qbench.report.leaves import FOLDERS
 from qbench.report.paper_numbers import differs_singly, numbers

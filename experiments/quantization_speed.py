@@ -26,13 +26,13 @@ from safetensors.torch import load_file, save_file
 from qbench import costs, provenance, stream
 from qbench.calibration import BlockCalibration, first_block_inputs
 from qbench.grid import Grid
+from qbench.json_values import write_json
 from qbench.methods.awq import AWQ
 from qbench.methods.gptq import GPTQ, _Columns
 from qbench.methods.smoothquant import SmoothQuant
 from qbench.models.checkpoint import Checkpoint
 from qbench.models.quantized import QuantizedFolder
 from qbench.models.shapes import write_random
-from qbench.record import write_json
 from qbench.stats import Gram
 from qbench.stream import Remembered, quantize
 

@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from qbench.record import write_atomic
+from qbench.files import write_atomic
 from qbench.report import summary
 from qbench.report.latency import load
 from qbench.report.latency_targets import headlines

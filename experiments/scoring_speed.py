@@ -19,11 +19,11 @@ from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from qbench import provenance
+from qbench.json_values import write_json
 from qbench.measure.base import Context
 from qbench.measure.scorer import PACK, Scorer, quiet
 from qbench.measure.suite import suite
 from qbench.models.shapes import write_random
-from qbench.record import write_json
 
 ROOT = Path(__file__).parent.parent
 SUBJECTS = ("world_religions", "anatomy", "abstract_algebra", "marketing", "moral_scenarios")

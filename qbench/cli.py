@@ -1,6 +1,7 @@
 """The command ``qbench``."""
 
 import os
+import signal
 import sys
 
 from qbench.shipped import conf_dir
@@ -77,6 +78,7 @@ def _run(args: list[str]) -> int:
             print("stopped at the first failure (fail_fast=true)", file=sys.stderr)
             sys.exit(1)
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as an exception: cleanup runs
     try:
         sys.argv = ["qbench run", *(_prepared(args))]
     except ValueError as e:

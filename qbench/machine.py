@@ -1,12 +1,11 @@
 """Where and how to run."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from qbench.models.placement import Placement
+from qbench.models.placement import Placement, check_device
 from qbench.settings import check
 
 
@@ -36,21 +35,21 @@ class Machine:
                 raise NotADirectoryError(f"machine.{field}={path} is a file; give a directory")
         if self.data_dir and not self.data_dir.is_dir():
             raise FileNotFoundError(f"machine.data_dir={self.data_dir} is not a directory")
+        self.placement(Path())  # checks max_memory
 
     def start(self) -> None:
-        """Sets the number of threads; ValueError where this machine lacks the device."""
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise ValueError(
-                f"machine.device={self.device}, but torch {torch.__version__} sees no CUDA device; use machine=cpu"
-            )
+        """Sets the number of threads; ValueError where this machine lacks a device."""
+        check_device(self.device, "device")
+        if self.hidden_device != "auto":
+            check_device(self.hidden_device, "hidden_device")
+        for name in self.max_memory or {}:
+            check_device(name, "max_memory")
         if self.threads is not None:
             torch.set_num_threads(self.threads)
 
-    @property
-    def placement(self) -> Placement:
-        """Where the layers of a model lie while it is evaluated."""
-        memory = None if self.max_memory is None else dict(self.max_memory)
-        return Placement(self.device, memory, self.cache_dir / "offload" / str(os.getpid()))
+    def placement(self, folder: Path) -> Placement:
+        """Where the layers of a model lie while it is evaluated; ``folder`` takes those that fit nowhere else."""
+        return Placement(self.device, self.max_memory, folder)
 
     def rest(self, hidden_bytes: int) -> str:
         """The device where hidden states of so many bytes wait between two blocks."""

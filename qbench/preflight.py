@@ -44,7 +44,12 @@ def check_room(ckpt: OpenCheckpoint, method: Method, machine: Machine, cell: str
     if machine.max_memory is not None:
         return
     shape, quantizes = Shape.of(ckpt.config), method.name != "none"
-    settings = {"grid": method.grid and asdict(method.grid), "block_size": getattr(method, "block_size", None)}
-    stored = estimate.stored(shape, method.name, settings) if quantizes else 0
+    stored = stored_bytes(ckpt, method) if quantizes else 0
     need = fits.needs(shape, device=machine.device, dtype=ckpt.model.dtype, quantizes=quantizes, stored=stored)
     fits.check_fits(need, fits.available(machine.device, machine.cache_dir), cell)
+
+
+def stored_bytes(ckpt: OpenCheckpoint, method: Method) -> int:
+    """Bytes of the quantized weights in the cache."""
+    settings = {"grid": method.grid and asdict(method.grid), "block_size": getattr(method, "block_size", None)}
+    return estimate.stored(Shape.of(ckpt.config), method.name, settings)

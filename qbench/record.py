@@ -7,21 +7,26 @@ sums; ``provenance`` names them, and experiments/numerical_spread.py measures wh
 asks for the same science finds the same file.
 """
 
-import dataclasses
-import fcntl
 import hashlib
 import json
-import math
 import os
-import tempfile
 import time
+import uuid
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from qbench.files import Lock, remove_stale, write_atomic
+from qbench.json_values import back, write_json
+
 SCHEMA = 1
+
+
+class NewerRecord(ValueError):
+    """A record with a schema that this version does not know."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class LayerReport:
     @classmethod
     def of(cls, d: dict) -> "LayerReport":
         """From what ``plain`` made of one."""
-        return cls(**_float(d) | {"notes": tuple(d["notes"])})
+        return cls(**back(d) | {"notes": tuple(d["notes"])})
 
 
 @dataclass(frozen=True)
@@ -97,10 +102,11 @@ class Store:
 
     def check_writable(self) -> None:
         """OSError now rather than after hours of work, if the folder cannot take a record."""
-        probe = self.root / "measurements" / f".probe-{os.getpid()}"
+        probe = self.root / "measurements" / f".probe-{uuid.uuid4().hex}.tmp"
         try:
             write_atomic(probe, "x")
             probe.unlink()
+            remove_stale(self.root / "measurements", self.root / "failures")
         except OSError as e:
             raise OSError(
                 f"cannot write records under {self.root} ({e.strerror or e}); "
@@ -108,10 +114,19 @@ class Store:
             ) from e
 
     def get(self, id: str) -> Measurement | None:
-        """The measurement, or None where there is none or only a damaged file."""
+        """The measurement, or None where there is none, or only a damaged file that a new one may replace.
+
+        Raises: NewerRecord; ValueError where a folder is in the way; OSError where the file must not be read.
+        """
+        path = self.path(id)
         try:
-            return read(self.path(id))
-        except (FileNotFoundError, ValueError):
+            return read(path)
+        except FileNotFoundError:
+            return None
+        except ValueError as e:
+            if isinstance(e, NewerRecord) or path.is_dir():
+                raise
+            warnings.warn(f"counts as not measured: {e}", stacklevel=2)
             return None
 
     def put(self, m: Measurement) -> Path:
@@ -122,10 +137,12 @@ class Store:
         return path
 
     def get_failure(self, id: str) -> dict | None:
-        try:
-            return json.loads(self.failure_path(id).read_text())
-        except (FileNotFoundError, ValueError):
-            return None
+        return _failure(self.failure_path(id))
+
+    def failures(self) -> list[dict]:
+        """All readable failures, sorted by id: ``id``, ``science``, ``error``, ``traceback``, ``time``."""
+        paths = sorted((self.root / "failures").glob("*.json"))
+        return [failure for path in paths if (failure := _failure(path))]
 
     def put_failure(self, id: str, science: dict, error: BaseException, traceback: str) -> None:
         said = " ".join(f"{type(error).__name__}: {error}".split())
@@ -134,24 +151,20 @@ class Store:
 
     def revisions(self, model: str) -> set[str]:
         """The revisions of ``model`` that there are records of."""
-        models = (_model_of(path) for path in (self.root / "measurements").glob("*.json"))
-        return {m["revision"] for m in models if m.get("name") == model}
+        paths = (self.root / "measurements").glob("*.json")
+        return {revision for path in paths for name, revision in [_model_of(path)] if name == model}
 
     @contextmanager
-    def claim(self, key: str):
-        """True while this process alone holds ``key``, else False; the system frees it if the process dies."""
-        path = self.root / ".locks" / key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as f:
-            try:
-                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            try:
-                yield True
-            finally:
-                path.unlink(missing_ok=True)
+    def claim(self, *ids: str) -> Iterator[set[str]]:
+        """Those of ``ids`` that this process alone holds now; the system frees them if the process dies."""
+        locks = {id: Lock(self.root / ".locks" / id) for id in ids}
+        mine: set[str] = set()
+        try:
+            mine |= {id for id, lock in locks.items() if lock.acquire()}
+            yield mine
+        finally:
+            for lock in locks.values():
+                lock.release(remove=True)
 
     def measurements(self) -> list[Measurement]:
         """All readable measurements, sorted by id; a damaged file is left out with a warning."""
@@ -159,82 +172,80 @@ class Store:
         for path in sorted((self.root / "measurements").glob("*.json")):
             try:
                 found.append(read(path))
-            except ValueError as e:
+            except (OSError, ValueError) as e:
                 warnings.warn(f"left out: {e}", stacklevel=2)
         return found
 
 
 @cache
-def _model_of(path: Path) -> dict:
-    """The model of a record, or {} where the file is damaged; records never change, so each is read once."""
+def _model_of(path: Path) -> tuple[str, str]:
+    """Name and revision of a record's model, or two empty words where the file is damaged; records never change, so
+    each is read once."""
     try:
-        return json.loads(path.read_text())["science"]["model"]
-    except (KeyError, TypeError, ValueError):
-        return {}
+        model = _parse(path)["science"]["model"]
+        return str(model["name"]), str(model["revision"])
+    except (OSError, KeyError, TypeError, ValueError) as e:
+        warnings.warn(f"left out: {path} is not a whole record ({e})", stacklevel=3)
+        return "", ""
+
+
+def _failure(path: Path) -> dict | None:
+    """A failure file, or None where there is none or only a damaged one."""
+    try:
+        d = _parse(path)
+        if isinstance(d["error"], str) and isinstance(d["science"], dict) and d["id"]:
+            return d
+        raise ValueError("no error or no science in it")
+    except FileNotFoundError:
+        return None
+    except (OSError, KeyError, TypeError, ValueError) as e:
+        warnings.warn(f"left out: {path} is not a whole failure ({e})", stacklevel=3)
+        return None
+
+
+def _parse(path: Path):
+    """The JSON of ``path``; ValueError where it is a folder, a pipe, a link to nothing, or no JSON."""
+    if not path.is_file() and os.path.lexists(path):
+        raise ValueError("not a regular file")
+    try:
+        return json.loads(path.read_text())
+    except RecursionError as e:
+        raise ValueError("nested too deeply") from e
 
 
 def read(path: Path) -> Measurement:
-    """A record file as a Measurement; ValueError where it is damaged or its id is not its science's digest."""
+    """A record file as a Measurement.
+
+    Raises: ValueError where it is damaged or its id is not its science's digest; NewerRecord; OSError.
+    """
     try:
-        d = json.loads(path.read_text())
-        d["metrics"] = {k: Metric(**_float(v)) for k, v in d["metrics"].items()}
+        d = _parse(path)
+        if (schema := d["schema"]) != SCHEMA and isinstance(schema, int) and schema > SCHEMA:
+            raise NewerRecord(
+                f"{path} was made by a newer qbench (schema {schema}; this one knows {SCHEMA}); upgrade qbench, or set "
+                "machine.results_dir to another folder"
+            )
+        d["metrics"] = {k: Metric(**back(v)) for k, v in d["metrics"].items()}
         d["layers"] = [LayerReport.of(r) for r in d["layers"]]
         m = Measurement(**d)
-    except (KeyError, TypeError, ValueError) as e:
+        _check_numbers(m)
+    except NewerRecord:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as e:
         raise ValueError(f"{path} is not a whole record ({e}); delete it to measure again") from e
     if m.schema != SCHEMA or m.id != digest(m.science):
         raise ValueError(f"{path}: id or schema does not fit its content; delete it to measure again")
     return m
 
 
-def write_json(path: Path, x) -> None:
-    """Dataclasses, dicts and lists as JSON, atomically; non-finite floats become "inf", "-inf", "nan"."""
-    write_atomic(path, json.dumps(plain(x), indent=1, allow_nan=False) + "\n")
-
-
-def read_json(path: Path):
-    """What ``write_json`` wrote, as dicts and lists."""
-    return json.loads(path.read_text())
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Writes ``text`` so that ``path`` holds either the whole of it or what it held before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(fd, "w") as f:
-            f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
-        os.chmod(tmp, 0o644)
-        os.replace(tmp, path)
-    except BaseException:
-        Path(tmp).unlink(missing_ok=True)
-        raise
-
-
-_NON_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
-
-
-def plain(x):
-    """Dataclasses to dicts; non-finite floats to the strings "inf", "-inf", "nan" (JSON has no such numbers)."""
-    if dataclasses.is_dataclass(x):
-        return {f.name: plain(getattr(x, f.name)) for f in dataclasses.fields(x)}
-    if isinstance(x, dict):
-        return {k: plain(v) for k, v in x.items()}
-    if isinstance(x, (list, tuple)):
-        return [plain(v) for v in x]
-    if isinstance(x, float) and not math.isfinite(x):
-        return str(x)
-    return x
-
-
-def _float(d: dict) -> dict:
-    """Undoes ``plain`` for the numeric fields of one metric or layer."""
-
-    def back(v):
-        if isinstance(v, list):
-            return [back(i) for i in v]
-        return _NON_FINITE.get(v, v) if isinstance(v, str) else v
-
-    return {k: (v if k in ("unit", "name", "notes") else back(v)) for k, v in d.items()}
+def _check_numbers(m: Measurement) -> None:
+    """TypeError where something else stands in the place of a number."""
+    numbers = {"bits or bytes": [m.nominal_bits, m.stored_bits, m.model_bytes]}
+    for key, metric in m.metrics.items():
+        numbers[key] = [metric.value, metric.n, *(metric.samples or ()), metric.stderr or 0]
+    for r in m.layers:
+        numbers[r.name] = [r.block, r.error, r.nominal_bits, r.stored_bits, r.seconds]
+    for where, values in numbers.items():
+        for x in values:
+            if not isinstance(x, int | float) or isinstance(x, bool):
+                raise TypeError(f"{x!r} instead of a number in {where}")

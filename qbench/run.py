@@ -1,25 +1,27 @@
 """The story of one run: config, checkpoint, calibration, method, weight, linear, measurement, record."""
 
-import shutil
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
-from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from qbench import preflight, provenance
+from qbench import faults, preflight, provenance
 from qbench.config import Config, name_of
 from qbench.costs import Shape
-from qbench.footprint import statistics_bytes, waiting_bytes
+from qbench.files import remove_stale, scratch
+from qbench.footprint import hidden_bytes, statistics_bytes, waiting_bytes
 from qbench.measure.base import Context
 from qbench.models.quantized import QuantizedFolder
 from qbench.record import LayerReport, Measurement, Metric, Store, digest
-from qbench.stream import Remembered, quantize
+from qbench.statistics_cache import Remembered, remember
+from qbench.stream import quantize
+from qbench.weights_cache import CachedWeights
 
 
 @dataclass
@@ -77,7 +79,7 @@ class Run:
             data_dir=self.machine.data_dir,
             cache_dir=self.machine.cache_dir,
             model_id=digest(self.ckpt.science()),
-            reference=lambda: self.ckpt.load(self.machine.device, placement=self.machine.placement),
+            reference=lambda: self.ckpt.load(self.machine.device, placement=self.placement),
             packed=None if self.method.name == "none" else self._packed,
         )
 
@@ -89,51 +91,65 @@ class Run:
         return f"{self.ckpt.model.name} {self.method.name}{bits}"
 
     def execute(self) -> Outcome:
-        """Measures what is missing and records it. Whatever fails is recorded too and raised to nobody."""
+        """Measures and records what is missing and no other process measures. Errors are in the outcome."""
         started = time.perf_counter()
-        if not self._missing():
+        if not (missing := self._missing()):
             return Outcome(self.cell, "present", metrics=self._metrics())
         preflight.check_room(self.ckpt, self.method, self.machine, self.cell)
-        with self.store.claim(digest(self.quantization)) as mine:
-            if not mine:
-                return Outcome(self.cell, "elsewhere", "another process is measuring it")
-            todo = self._missing()  # another process may have finished just now
-            failures = [f for name in todo if (f := self.store.get_failure(self.ids[name]))]
-            if failures and not self.retry_failed:
-                message = failures[0]["error"] + " (failed before; retry_failed=true tries again)"
-                return Outcome(self.cell, "failed", message)
-            errors = self._measure(todo)
+        with self.store.claim(*(self.ids[name] for name in missing)) as mine:
+            missing = self._missing()  # another process may have finished just now
+            todo, errors = self._not_failed([name for name in missing if self.ids[name] in mine])
+            errors += self._measure(todo) if todo else []
         seconds = time.perf_counter() - started
-        return Outcome(self.cell, "failed" if errors else "measured", "; ".join(errors), seconds, self._metrics())
+        left = len(missing) - len(mine.intersection(self.ids[name] for name in missing))
+        if errors:
+            return Outcome(self.cell, "failed", "; ".join(errors), seconds, self._metrics())
+        if left:
+            message = f"another process measures {left} of {len(self.ids)}"
+            return Outcome(self.cell, "elsewhere", message, seconds, self._metrics())
+        return Outcome(self.cell, "measured" if todo else "present", seconds=seconds, metrics=self._metrics())
 
     def _missing(self) -> list[str]:
         return [name for name, id in self.ids.items() if self.store.get(id) is None]
 
-    def _measure(self, todo) -> list[str]:
+    def _not_failed(self, names: list[str]) -> tuple[list[str], list[str]]:
+        """Those of ``names`` to measure, and what is known of the others, which failed before."""
+        if self.retry_failed:
+            return names, []
+        failed = {name: f for name in names if (f := self.store.get_failure(self.ids[name]))}
+        known = dict.fromkeys(f["error"] + " (failed before; retry_failed=true tries again)" for f in failed.values())
+        return [name for name in names if name not in failed], list(known)
+
+    def _measure(self, todo: list[str]) -> list[str]:
         """Quantizes, evaluates the parts ``todo`` and records them; the errors met, a line each."""
-        errors = []
+        errors: list[str] = []
 
-        def attempt(names, work: Callable):
+        def attempt(names, work: Callable) -> None:
             try:
-                return work()
+                work()
             except Exception as e:
-                for name in names:
-                    self.store.put_failure(self.ids[name], self.sciences[name], e, traceback.format_exc())
                 errors.append(f"{type(e).__name__}: {one_line(e)}")
+                if faults.is_of_machine(e):
+                    errors[-1] += " (a fault of this machine, not recorded; mend it, and the same command goes on)"
+                    return
+                for name in set(names).intersection(self._missing()):
+                    self.store.put_failure(self.ids[name], self.sciences[name], e, traceback.format_exc())
 
-        def prepare_and_load():
+        def measure_all():
             for name in todo:
                 self.measures[name].prepare(self.context)
-            return self.model()
+            with self._quantized() as folder:
+                model, reports = self._load(folder)
+                for name in todo:
+                    attempt([name], partial(self._record, name, model, reports))
 
-        loaded = attempt(todo, prepare_and_load)
-        if loaded is not None:
-            model, reports = loaded
-            for name in todo:
-                attempt([name], partial(self._record, name, model, reports))
+        cache = self.machine.cache_dir
+        remove_stale(*cache.glob("quantized/*"), *cache.glob("statistics/*"), cache / "reference")
+        with scratch(cache / "offload") as folder:
+            self.placement = self.machine.placement(folder)
+            attempt(todo, measure_all)
         if not (errors or self.machine.keep_weights):  # after an error a second try goes on from what is there
-            shutil.rmtree(self.folder, ignore_errors=True)
-        shutil.rmtree(self.machine.placement.folder, ignore_errors=True)
+            self.weights.drop()
         return errors
 
     def _record(self, name, model, reports):
@@ -147,46 +163,51 @@ class Run:
         self.store.put(record)
         self.wandb.log(record)
 
-    @property
-    def folder(self) -> Path:
-        """Where the quantized weights lie."""
-        return self.machine.cache_dir / "quantized" / digest(self.quantization)
+    @cached_property
+    def weights(self) -> CachedWeights:
+        """The quantized weights in the cache."""
+        return CachedWeights(self.machine.cache_dir, digest(self.quantization), self.ckpt.config.num_hidden_layers)
 
-    def model(self) -> tuple[torch.nn.Module, list[LayerReport]]:
-        """The quantized model and what quantization did to each linear; quantizes unless the cache has it."""
-        if self.method.name == "none":
-            return self.ckpt.load(self.machine.device, placement=self.machine.placement), []
-        folder, blocks = QuantizedFolder(self.folder), self.ckpt.config.num_hidden_layers
-        if not folder.is_complete(blocks):
-            self._quantize(folder)
-        reports = [report for index in range(blocks) for report in folder.reports(index)]
-        return folder.load(self.ckpt, self.method.acts, self.machine.device, self.machine.placement), reports
+    def _quantized(self):
+        return nullcontext() if self.method.name == "none" else self.weights.whole(self._quantize)
+
+    def _load(self, folder: QuantizedFolder | None) -> tuple[torch.nn.Module, list[LayerReport]]:
+        """The model to evaluate and what quantization did to each linear."""
+        if folder is None:
+            return self.ckpt.load(self.machine.device, placement=self.placement), []
+        reports = [report for index in range(self.ckpt.config.num_hidden_layers) for report in folder.reports(index)]
+        return folder.load(self.ckpt, self.method.acts, self.machine.device, self.placement), reports
 
     def _packed(self) -> torch.nn.Module:
         """The quantized model on the kernels; it has been quantized before."""
-        folder, machine = QuantizedFolder(self.folder), self.machine
-        return folder.load(self.ckpt, self.method.acts, machine.device, machine.placement, path="packed")
+        folder = self.weights.folder
+        return folder.load(self.ckpt, self.method.acts, self.machine.device, self.placement, path="packed")
 
     def _quantize(self, folder: QuantizedFolder) -> None:
         ids_BT = self.calib.tokens(self.ckpt.tokenizer, self.machine.data_dir)
+        size = (Shape.of(self.ckpt.config), ids_BT.numel(), self.ckpt.model.dtype)
         quantize(
             self.ckpt,
             self.method,
             ids_BT,
             folder,
             device=self.machine.device,
-            rest=self.machine.rest(waiting_bytes(Shape.of(self.ckpt.config), ids_BT.numel(), self.ckpt.model.dtype)),
-            remembered=self._remembered(),
+            rest=self.machine.rest(waiting_bytes(*size)),
+            remembered=self._remembered(hidden_bytes(*size)) if self.method.sees == "float" else None,
             progress=partial(tqdm, desc=self.cell, leave=False, disable=None),
         )
 
-    def _remembered(self) -> Remembered | None:
-        """Where statistics of the unquantized model are shared between methods and bit-widths, if they may take the
-        room."""
-        if statistics_bytes(Shape.of(self.ckpt.config)) > self.machine.statistics_gib * 2**30:
-            return None
+    def _remembered(self, hidden: int) -> Remembered | None:
+        """Where statistics of the unquantized model are shared between methods and bit-widths, if there is room beside
+        the quantized weights and ``hidden`` bytes of hidden states."""
         what = {"model": self.ckpt.science(), "calib": self.quantization["calib"]}
-        return Remembered(self.machine.cache_dir / "statistics" / digest(what | {"device": self.machine.device}))
+        return remember(
+            self.machine.cache_dir / "statistics",
+            digest(what | {"device": self.machine.device}),
+            size=statistics_bytes(Shape.of(self.ckpt.config)),
+            limit=self.machine.statistics_gib * 2**30,
+            spare=hidden + preflight.stored_bytes(self.ckpt, self.method),
+        )
 
     def sizes(self, reports: list[LayerReport]) -> tuple[float, float, int]:
         """Nominal and stored bits, means over quantized weights, and bytes of the whole model; the rest at 16 bits."""

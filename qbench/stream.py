@@ -11,10 +11,8 @@ with a statistic of its own observes it anew.
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from qbench.calibration import BlockCalibration, Inputs, first_block_inputs
@@ -22,8 +20,9 @@ from qbench.grid import QuantWeight
 from qbench.linear import QuantLinear
 from qbench.methods.base import Method
 from qbench.models.checkpoint import OpenCheckpoint, is_finite
-from qbench.models.quantized import QuantizedFolder, save_whole
+from qbench.models.quantized import QuantizedFolder
 from qbench.record import LayerReport
+from qbench.statistics_cache import Remembered
 from qbench.stats import AbsMax, Gram
 
 
@@ -36,7 +35,7 @@ def quantize(
     *,
     device="cpu",
     rest="cpu",
-    remembered: "Remembered | None" = None,
+    remembered: Remembered | None = None,
     progress: Callable = iter,
 ) -> list[LayerReport]:
     """Runs ``method`` over every block that ``folder`` does not have yet and saves it there; all blocks' reports.
@@ -54,14 +53,13 @@ def quantize(
             reports += folder.reports(index)
             continue
         block = ckpt.block(index, device)
-        if method.sees == "float" and not method.reads_inputs and remembered and remembered.has(index):
-            calib, after = BlockCalibration(block, [], device), None
-            remembered.read(index, calib, kinds)
-        else:
-            calib, after = BlockCalibration(block, hidden.before(index), device), None
+        calib, after = BlockCalibration(block, [], device), None
+        shares = remembered is not None and method.sees == "float"
+        if not (shares and not method.reads_inputs and remembered.read(index, calib, kinds)):
+            calib = BlockCalibration(block, hidden.before(index), device)
             if method.sees == "float":
-                after = calib.observe([Gram, AbsMax] if remembered else kinds)
-                if remembered:
+                after = calib.observe([Gram, AbsMax] if shares else kinds)
+                if shares:
                     remembered.write(index, calib)
         weights, done = _quantize_block(method, block, calib, kinds)
         folder.save(block, weights, done)
@@ -146,37 +144,3 @@ class _Hidden:
             self.at, x_BTD = kept
             parts = x_BTD.split(len(self.inputs[0].x_BTD))
             self.inputs = [Inputs(x.to(self.rest), item.kwargs) for x, item in zip(parts, self.inputs)]
-
-
-class Remembered:
-    """Statistics of the unquantized model in a folder, one file a block."""
-
-    def __init__(self, folder: Path):
-        self.folder = Path(folder)
-
-    def _path(self, index: int) -> Path:
-        return self.folder / f"block-{index:05d}.safetensors"
-
-    def has(self, index: int) -> bool:
-        return self._path(index).is_file()
-
-    def write(self, index: int, calib: BlockCalibration) -> None:
-        found = {
-            f"{i}/{kind.__name__}/{field}": value
-            for i, stage in enumerate(calib.block.stages)
-            for kind, stat in calib.stats[stage].items()
-            for field, value in stat.state().items()
-        }
-        save_whole(found, self._path(index), {})
-
-    def read(self, index: int, calib: BlockCalibration, kinds) -> None:
-        """Puts the statistics ``kinds`` into ``calib.stats``."""
-        with safe_open(self._path(index), framework="pt") as f:
-            for i, stage in enumerate(calib.block.stages):
-                calib.stats[stage] = {}
-                for kind in kinds:
-                    prefix = f"{i}/{kind.__name__}/"
-                    names = [key for key in f.keys() if key.startswith(prefix)]  # noqa: SIM118
-                    stat = kind(calib.block[stage.linears[0]].weight.shape[1], calib.device)
-                    stat.restore({key.removeprefix(prefix): f.get_tensor(key) for key in names})
-                    calib.stats[stage][kind] = stat

@@ -11,7 +11,8 @@ import pytest
 from report_records import measure, science, study
 
 from qbench.costs import QWEN3
-from qbench.record import Metric, Store, digest, write_json
+from qbench.json_values import write_json
+from qbench.record import Metric, Store, digest
 from qbench.report import build, frame, summary
 from qbench.report.latency import BF16, FUSED, W4, Latency, geomean, label, load
 from qbench.report.latency_figures import crossing

@@ -11,7 +11,8 @@ ROOT = Path(__file__).parent.parent / "qbench"
 LAYERS = [
     ("hub", "settings"),
     ("pins",),
-    ("nano", "texts", "shipped"),
+    ("nano", "texts", "shipped", "files"),
+    ("json_values", "faults"),
     ("grid", "stats", "record", "draws", "models.block", "models.placement", "published", "costs"),
     (
         "data",
@@ -35,7 +36,8 @@ LAYERS = [
         "models.quantized",
         "latency",
     ),
-    ("stream", "measure", "models.packed_file"),
+    ("statistics_cache", "weights_cache", "models.packed_file"),
+    ("stream", "measure"),
     ("config", "overrides"),
     ("plan",),
     ("preflight", "fetch"),

@@ -186,10 +186,12 @@ def test_a_half_written_record_is_measured_again(configure, tmp_path):
 
 def test_another_process_at_the_same_cell_is_left_alone(configure, tmp_path):
     cfg = configure("method=rtn")
-    id = digest(Run(cfg).quantization)
+    (id,) = Run(cfg).ids.values()
     with Store(tmp_path / "results").claim(id) as mine:
-        assert mine
-        assert run(cfg).status == "elsewhere"
+        assert mine == {id}
+        outcome = run(cfg)
+        assert (outcome.status, outcome.message) == ("elsewhere", "another process measures 1 of 1")
+        assert run(configure("method=rtn", "eval.limit=3")).status == "measured", "another evaluation is free"
     assert run(cfg).status == "measured"
 
 

@@ -21,8 +21,9 @@ from qbench.methods.rtn import RTN
 from qbench.methods.smoothquant import SmoothQuant
 from qbench.models.checkpoint import Checkpoint
 from qbench.models.quantized import QuantizedFolder
+from qbench.statistics_cache import Remembered
 from qbench.stats import AbsMax, Gram, Statistic
-from qbench.stream import Remembered, quantize
+from qbench.stream import quantize
 
 METHODS = [RTN(), GPTQ(), GPTQ(Grid(4, 64), act_order=True), AWQ(), AWQ(loss="module"), SmoothQuant(), BiLLM()]
 

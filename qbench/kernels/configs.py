@@ -78,7 +78,7 @@ def measured(gpu: str, folder: Path = FOLDER) -> dict:
 
 def save(gpu: str, kernels: dict, folder: Path = FOLDER) -> Path:
     """Writes the GPU's file from {kernel: {bits: {"NxK": {tokens: configuration}}}}."""
-    from qbench.record import write_json  # not at the top: kernels need nothing else of this package
+    from qbench.json_values import write_json  # not at the top: kernels need nothing else of this package
 
     path = folder / f"{slug(gpu)}.json"
     write_json(path, {"gpu": gpu, "triton": triton.__version__, "kernels": kernels})

@@ -6,7 +6,7 @@ counted in the notes, and the next call with the file continues where this one s
 
 from pathlib import Path
 
-from qbench import record
+from qbench import json_values
 from qbench.kernels.configs import slug
 
 SCHEMA = 1
@@ -36,7 +36,7 @@ class Latency:
         """``before``: a record of the same GPU to continue. ValueError if it is another GPU's or another schema's."""
         self.path = path
         empty = {"schema": SCHEMA, "provenance": {}, "notes": [], "ceilings": {}, "kernels": [], "models": []}
-        self.data = record.read_json(before) if before else empty
+        self.data = json_values.read_json(before) if before else empty
         if self.data.get("schema") != SCHEMA:
             raise ValueError(f"{before} has schema {self.data.get('schema')}, this is {SCHEMA}; measure anew")
         old = self.data["provenance"]
@@ -73,7 +73,7 @@ class Latency:
     def save(self, seconds: float) -> None:
         """``seconds`` since this call began."""
         self.data["provenance"]["seconds"] = round(self.earlier + seconds, 1)
-        record.write_json(self.path, self.data)
+        json_values.write_json(self.path, self.data)
 
 
 def _key(names, row):

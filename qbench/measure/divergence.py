@@ -12,8 +12,6 @@ exactly, and the divergence of a model from itself is 0. That the head is the sa
 Dimensions: B windows, T tokens, D model width, V vocabulary.
 """
 
-import os
-import tempfile
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -24,6 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from qbench.files import written_whole
 from qbench.measure.base import Context, TextMeasure, hidden_states, mean_metric
 from qbench.measure.perplexity import batches, float_head, logit_chunks, perplexity
 from qbench.record import Metric, digest
@@ -94,14 +93,8 @@ def _write(file: Path, model: nn.Module, ids_BT: Tensor, ctx: Context) -> None:
     tensors = {"hidden_BTD": torch.cat(hidden).contiguous()}
     if not tensors["hidden_BTD"].isfinite().all():
         raise ValueError("the unquantized model's hidden states are not finite; its checkpoint is damaged")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
-    os.close(handle)
-    try:
+    with written_whole(file) as temporary:
         save_file(tensors, temporary, metadata={"head": _hash(float_head(model))})
-        os.replace(temporary, file)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def _whole(file: Path) -> bool:

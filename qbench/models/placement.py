@@ -28,11 +28,8 @@ class Placement:
 
     def __post_init__(self):
         for name, gib in (self.max_memory or {}).items():
-            try:
-                torch.device(name)
-            except RuntimeError as e:
-                raise ValueError(f"machine.max_memory: {name!r} is no device; use names like cuda:0 or cpu") from e
-            if not isinstance(gib, int | float) or gib < 0:
+            device_named(name, "max_memory")
+            if not isinstance(gib, int | float) or not gib >= 0:
                 raise ValueError(f"machine.max_memory: {name} is given {gib!r}; give GiB as a number")
 
     def layers(self, layer_bytes: int, count: int, rest_bytes: int) -> list[str]:
@@ -58,6 +55,28 @@ class Placement:
         if place == "cpu":
             return cpu_offload(layer, execution_device=torch.device(main))
         return add_hook_to_module(layer, AlignDevicesHook(execution_device=place, io_same_device=True))
+
+
+def device_named(name: str, field: str) -> torch.device:
+    """ValueError where ``name``, the value of machine.``field``, names no device."""
+    try:
+        return torch.device(str(name))
+    except RuntimeError as e:
+        raise ValueError(f"machine.{field}: {name!r} is no device; use names like cuda:0 or cpu") from e
+
+
+def check_device(name: str, field: str) -> None:
+    """ValueError where this torch cannot use the device ``name``, the value of machine.``field``, here."""
+    device = device_named(name, field)
+    there = torch.cuda.device_count() if device.type == "cuda" else 1
+    if device.type == "cuda" and there <= (device.index or 0):
+        found = f"sees {there or 'no'} CUDA device{'s' * (there > 1)}"
+        raise ValueError(f"machine.{field}={name}, but torch {torch.__version__} {found}; use machine=cpu")
+    if device.type not in ("cpu", "cuda"):
+        try:
+            torch.zeros(1, device=device).item()
+        except (RuntimeError, AssertionError) as e:
+            raise ValueError(f"machine.{field}={name}: torch {torch.__version__} cannot use it here") from e
 
 
 def _name(device: str) -> str:

@@ -7,7 +7,6 @@ hidden states on their way to the next one.
 """
 
 import json
-import os
 import warnings
 from pathlib import Path
 from typing import Literal
@@ -16,12 +15,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from qbench.files import written_whole
 from qbench.grid import ActQuant, QuantWeight
+from qbench.json_values import plain
 from qbench.linear import QuantLinear
 from qbench.models.block import Block
 from qbench.models.checkpoint import OpenCheckpoint
 from qbench.models.placement import Placement
-from qbench.record import LayerReport, plain
+from qbench.record import LayerReport
 
 # what reading a file raises that is cut off, of another version, or not ours
 _DAMAGE = (SafetensorError, AttributeError, KeyError, TypeError, ValueError)
@@ -155,11 +156,5 @@ def _remove(path: Path, why: Exception) -> None:
 
 def save_whole(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
     """Writes a safetensors file so that ``path`` holds either the whole of it or what it held before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
+    with written_whole(path) as temporary:
         save_file({k: t.detach().to("cpu", copy=False).contiguous() for k, t in tensors.items()}, temporary, metadata)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

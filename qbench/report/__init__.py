@@ -5,14 +5,14 @@ The same records give the same bytes. Whatever part of the records exists is sho
 ours beside the printed numbers as far as measured, and ``results/audit`` says which printed ones cannot be right.
 """
 
-import json
 import sys
 import warnings
 from pathlib import Path
 
+from qbench.files import write_atomic
 from qbench.published import METRICS, TABLES
 from qbench.published import load as load_published
-from qbench.record import Store, write_atomic
+from qbench.record import Store
 from qbench.report.audit import write_audit
 from qbench.report.frame import frame, layer_frame
 from qbench.report.latency import write_latency
@@ -36,15 +36,8 @@ __all__ += ["reproduce", "write_audit"]
 
 def load(results_dir: str | Path) -> tuple[list, list[dict]]:
     """(measurements, failures) of a results folder; what cannot be read or shown is left out with a warning."""
-    failures = []
-    for path in sorted((Path(results_dir) / "failures").glob("*.json")):
-        try:
-            failure = json.loads(path.read_text())
-            if {"id", "science", "error"} <= set(failure):
-                failures.append(failure)
-        except ValueError:
-            continue
-    return _shown(Store(results_dir).measurements()), [f for f in failures if not flaw(f["science"])]
+    store = Store(results_dir)
+    return _shown(store.measurements()), [f for f in store.failures() if not flaw(f["science"])]
 
 
 def _shown(measurements: list) -> list:

@@ -7,8 +7,8 @@ in another printing of the tables. Nothing is corrected. What is doubted carries
 from collections.abc import Sequence
 from pathlib import Path
 
+from qbench.files import write_atomic
 from qbench.published import Printed, load
-from qbench.record import write_atomic
 from qbench.report.checks_cells import above_16_bit, below_16_bit, impossible, means, misprints, nans
 from qbench.report.checks_rows import base_rows, exchanged, group_order, larger_worse, near_equal, repeated_rows
 from qbench.report.checks_text import drops, orders, scope

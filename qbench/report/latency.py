@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qbench.costs import QWEN3
-from qbench.record import Measurement, write_atomic
+from qbench.files import write_atomic
+from qbench.record import Measurement
 
 BASE = "cublas_bf16"
 OURS = ("wna16", "wna8", "binary", "dequantize_cublas")

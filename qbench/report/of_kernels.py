@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from qbench.record import Measurement, write_atomic
+from qbench.files import write_atomic
+from qbench.record import Measurement
 from qbench.report.columns import METHODS, method_order
 from qbench.report.latency_sheet import Field, Sheet, to_csv, to_latex, to_markdown
 from qbench.report.variants import method_of

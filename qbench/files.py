@@ -1,0 +1,115 @@
+"""Files that several processes share: written whole or not at all, and locks that end with their process."""
+
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+DAY = 86400  # seconds; no file takes so long to write
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` that takes its place when the block ends well: ``path`` holds either the whole
+    of it or what it held before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    try:
+        yield Path(name)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Writes ``text`` as ``written_whole`` does, and waits until it is on the disk."""
+    with written_whole(path) as temporary, temporary.open("w") as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def remove_stale(*folders: Path, age: float = DAY) -> None:
+    """Removes the temporary files in ``folders`` that killed processes left, if they are older than ``age`` seconds.
+
+    Both kinds: those of ``written_whole``, and those that safetensors makes while it writes.
+    """
+    for path in (path for folder in folders for path in folder.glob(".*tmp*")):
+        try:
+            about = path.lstat()
+            if stat.S_ISREG(about.st_mode) and time.time() - about.st_mtime >= age:
+                path.unlink()
+        except FileNotFoundError:  # another process did
+            pass
+
+
+class Lock:
+    """A lock on the file ``path``, held by one alone or, ``shared``, by many; the system frees it with its process.
+
+    A holder may remove the file. Whoever waited for it then holds a lock that nobody else can see, so ``acquire`` looks
+    whether the file it locked is still the one that ``path`` names.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self._file = Path(path), None
+
+    def acquire(self, *, shared: bool = False, wait: bool = False) -> bool:
+        """Whether this object holds the lock now, in the mode asked for; a mode it held before is given up first."""
+        mode = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
+        while True:
+            if self._file is None:
+                self._file = self._open()
+            try:
+                fcntl.flock(self._file, mode)
+            except BlockingIOError:
+                self.release()
+                return False
+            if self._is_current():
+                return True
+            self.release()
+
+    def release(self, *, remove: bool = False) -> None:
+        """Gives the lock up; ``remove``, for who holds it alone, removes its file too."""
+        if self._file is not None:
+            if remove:
+                self.path.unlink(missing_ok=True)
+            os.close(self._file)
+            self._file = None
+
+    def _open(self) -> int:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.is_symlink():
+            raise OSError(f"the lock {self.path} is a symbolic link; delete it")
+        return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+
+    def _is_current(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._file), self.path.lstat())
+        except FileNotFoundError:
+            return False
+
+
+@contextmanager
+def scratch(parent: Path) -> Iterator[Path]:
+    """A folder in ``parent`` for this process alone, removed at the end; those of dead processes are removed first."""
+    for lock in map(Lock, parent.glob("*.lock")):
+        if lock.acquire():
+            shutil.rmtree(lock.path.with_suffix(""), ignore_errors=True)
+            lock.release(remove=True)
+    folder = parent / uuid.uuid4().hex
+    lock = Lock(folder.with_suffix(".lock"))
+    lock.acquire()
+    try:
+        folder.mkdir()
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release(remove=True)

@@ -1,0 +1,103 @@
+"""Statistics of the unquantized model in the cache, which all methods and bit-widths share that see it.
+
+They save time and nothing else, so whatever is wrong with them (no room, a file that is damaged or that another process
+has just deleted) means that a block's inputs are observed again. All models' statistics together take no more than
+``machine.statistics_gib``: those used longest ago are deleted first.
+"""
+
+import os
+import shutil
+import warnings
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from qbench.calibration import BlockCalibration
+from qbench.models.quantized import save_whole
+
+
+class Remembered:
+    """Statistics of one model on one calibration in a folder, one file a block."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.is_full = Path(folder), False
+
+    def write(self, index: int, calib: BlockCalibration) -> None:
+        """Keeps ``calib.stats``; once the disk takes no more, none are kept, which leaves its room to the weights."""
+        found = {
+            f"{i}/{kind.__name__}/{field}": value
+            for i, stage in enumerate(calib.block.stages)
+            for kind, stat in calib.stats[stage].items()
+            for field, value in stat.state().items()
+        }
+        try:
+            if not self.is_full:
+                save_whole(found, self._path(index), {})
+        except (OSError, SafetensorError) as e:
+            self.is_full = True
+            shutil.rmtree(self.folder, ignore_errors=True)
+            warnings.warn(f"statistics are not kept in {self.folder}: {e}", stacklevel=2)
+
+    def read(self, index: int, calib: BlockCalibration, kinds) -> bool:
+        """Puts the statistics ``kinds`` into ``calib.stats``; False where they are not there whole."""
+        found = {}
+        try:
+            with safe_open(self._path(index), framework="pt") as f:
+                for i, stage in enumerate(calib.block.stages):
+                    found[stage] = {}
+                    for kind in kinds:
+                        prefix = f"{i}/{kind.__name__}/"
+                        names = [key for key in f.keys() if key.startswith(prefix)]  # noqa: SIM118
+                        stat = kind(calib.block[stage.linears[0]].weight.shape[1], calib.device)
+                        stat.restore({key.removeprefix(prefix): f.get_tensor(key) for key in names})
+                        found[stage][kind] = stat
+        except FileNotFoundError:
+            return False
+        except (OSError, SafetensorError) as e:
+            warnings.warn(f"{self._path(index)} is damaged and made again: {e}", stacklevel=2)
+            return False
+        calib.stats |= found
+        return True
+
+    def _path(self, index: int) -> Path:
+        return self.folder / f"block-{index:05d}.safetensors"
+
+
+def remember(root: Path, id: str, size: int, limit: float, spare: int) -> Remembered | None:
+    """The statistics ``id`` in ``root``, or None where their ``size`` bytes have no room in ``limit`` or on the disk.
+
+    ``spare``: bytes of the disk that they must leave free. Others in ``root`` are deleted as far as that makes room.
+    """
+    if size > limit:
+        return None
+    folder = root / id
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        os.utime(folder)
+        if _make_room(folder, size, limit, spare):
+            return Remembered(folder)
+        reason = f"they need {size / 2**30:.1f} GiB, which the disk does not have beside the weights"
+    except OSError as e:
+        reason = str(e)
+    warnings.warn(f"statistics are not kept in {root}: {reason}", stacklevel=2)
+    return None
+
+
+def _make_room(folder: Path, size: int, limit: float, spare: int) -> bool:
+    others = sorted((path for path in folder.parent.iterdir() if path != folder), key=_last_use)
+    while True:
+        fits = size - _bytes(folder) + spare <= shutil.disk_usage(folder).free
+        if not others or (fits and size + sum(map(_bytes, others)) <= limit):
+            return fits
+        shutil.rmtree(others.pop(0), ignore_errors=True)
+
+
+def _last_use(folder: Path) -> float:
+    return folder.stat().st_mtime if folder.exists() else 0.0
+
+
+def _bytes(folder: Path) -> int:
+    try:
+        return sum(path.stat().st_size for path in folder.iterdir())
+    except FileNotFoundError:  # another process is deleting it
+        return 0
