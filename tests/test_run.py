@@ -331,7 +331,7 @@ def test_overrides_for_hydra():
 def test_empty_and_short_texts_are_refused(configure, tmp_path, text, n):
     file = tmp_path / "text.txt"
     file.write_text(text)
-    for overrides in (["method=gptq", f"calib.path={file}", f"calib.n={n}"], [f"eval.path={file}"]):
+    for overrides in (["method=gptq", f"calib.path={file}", f"calib.n={n}", "calib.length=64"], [f"eval.path={file}"]):
         outcome = run(configure(*overrides))
         assert outcome.status == "refused"
         assert "text" in outcome.message
