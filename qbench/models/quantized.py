@@ -76,7 +76,7 @@ class QuantizedFolder:
     def read(self, ckpt: OpenCheckpoint, index: int, device) -> tuple[Block, dict[str, QuantWeight]]:
         """A block without its quantized linears, and their weights.
 
-        Raises: ValueError where the file does not hold this block; it is removed, so that the next run makes it again.
+        Raises: OSError where the file does not hold this block; it is removed, so that the next run makes it again.
         """
         path, block = self.block_path(index), ckpt.empty_block(index)
         with safe_open(path, framework="pt", device=str(device)) as f:
@@ -94,7 +94,7 @@ class QuantizedFolder:
                     raise ValueError(f"{name} is {tuple(rest[name].shape)}, not {tuple(p.shape)}")
         except _DAMAGE as e:
             path.unlink()
-            raise ValueError(f"{path} did not hold this block ({e}) and is removed; run the same command again") from e
+            raise OSError(f"{path} did not hold this block ({e}) and is removed; run the same command again") from e
         block.module.load_state_dict(rest, strict=False, assign=True)
         return block, weights
 
