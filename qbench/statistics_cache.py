@@ -47,13 +47,15 @@ class Remembered:
                     found[stage] = {}
                     for kind in kinds:
                         prefix = f"{i}/{kind.__name__}/"
-                        names = [key for key in f.keys() if key.startswith(prefix)]  # noqa: SIM118
                         stat = kind(calib.block[stage.linears[0]].weight.shape[1], calib.device)
-                        stat.restore({key.removeprefix(prefix): f.get_tensor(key) for key in names})
+                        state = {field: f.get_tensor(prefix + field) for field in stat.state()}
+                        if any(state[field].shape != empty.shape for field, empty in stat.state().items()):
+                            raise ValueError(f"{prefix} is of another shape")
+                        stat.restore(state)
                         found[stage][kind] = stat
         except FileNotFoundError:
             return False
-        except (OSError, SafetensorError) as e:
+        except (OSError, SafetensorError, ValueError) as e:
             warnings.warn(f"{self._path(index)} is damaged and made again: {e}", stacklevel=2)
             return False
         calib.stats |= found

@@ -371,6 +371,23 @@ def test_what_is_damaged_in_the_cache_is_named_and_made_again(tiny, tmp_path, id
     assert [r.error for r in again] == [r.error for r in reports]
 
 
+@pytest.mark.parametrize("damage", ["cut", "without a tensor", "another shape"])
+def test_damaged_statistics_are_named_and_observed_again(tiny, tmp_path, ids, damage):
+    ckpt, notes = opened(tiny), Remembered(tmp_path / "statistics")
+    reports = quantize(ckpt, AWQ(), ids, QuantizedFolder(tmp_path / "a"), remembered=notes)
+    path = notes.folder / "block-00001.safetensors"
+    tensors = load_file(path)
+    if damage == "cut":
+        cut_short(path)
+    else:
+        gram = tensors.pop("1/Gram/_sum_KK")
+        save_file(tensors | ({"1/Gram/_sum_KK": gram[:3, :3].clone()} if damage == "another shape" else {}), path)
+    with pytest.warns(UserWarning, match=r"block-00001.safetensors is damaged and made again"):
+        again = quantize(ckpt, AWQ(), ids, QuantizedFolder(tmp_path / "b"), remembered=notes)
+    assert [r.error for r in again] == [r.error for r in reports]
+    assert load_file(path).keys() == tensors.keys() | {"1/Gram/_sum_KK"}
+
+
 def cut_short(path):
     path.write_bytes(path.read_bytes()[:-100])
 
