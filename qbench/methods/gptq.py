@@ -10,6 +10,8 @@ Deviations from the authors' code (IST-DASLab/gptq):
 * Delayed updates by halves instead of blocks of 128 columns: the same numbers up to rounding, fewer small steps.
 * U comes from one factorisation of the reversed matrix instead of Cholesky, inversion, Cholesky: same U, a
   third of the work.
+* Later linears of a block see the earlier ones quantized. The code does so only with --true-sequential; by
+  default it gathers all Hessians of a block from unquantized linears.
 * Linears that read the same input (q, k, v; gate, up) are one matrix: rows do not depend on each other.
 * A channel that calibration never saw is rounded to nearest, not set to zero: its inputs may fire in use. It does not
   count in the mean that damping is a share of, so no code depends on the unit of x.
