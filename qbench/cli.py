@@ -3,8 +3,12 @@
 import os
 import signal
 import sys
+from importlib.metadata import version
 
 from qbench.shipped import conf_dir
+
+COMPLETION = ("-sc", "--shell-completion")
+PRINTING = {*COMPLETION, "-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info"}  # measure nothing
 
 HELP = """\
 qbench: post-training quantization of Qwen3, measured.
@@ -17,6 +21,7 @@ qbench: post-training quantization of Qwen3, measured.
   qbench report [RESULTS_DIR]                            tables and figures from the records, the paper's beside ours
   qbench report --table 4 --metric mmlu                  one of the paper's tables in the terminal
   qbench audit [FOLDER]                                  what is wrong in the paper's printed numbers, by themselves
+  qbench --version
 
 First steps, with models that are inside the package (no network, no GPU):
 
@@ -26,101 +31,127 @@ First steps, with models that are inside the package (no network, no GPU):
 
 The same with a real model from the Hub: model=qwen3-0.6b instead of nano-s.
 Records land in ./results (machine.results_dir=...); what is there already is not measured again.
+Tab completion in bash: eval "$(qbench -sc install=bash)"
+
+Exit codes: 0  all is there    1  something failed or was refused    2  the command line cannot be read
+            3  nothing failed, but cells were left to another process that is measuring them
+            130, 143  stopped by Ctrl-C or SIGTERM; the same command goes on where it stopped
 """
 
 
 def main() -> None:
     command, rest = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    if command not in ("run", "fetch") or PRINTING & set(rest):  # nothing to lose, so `| head` ends it in silence
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        code = _command(command, rest)
+        sys.stdout.flush()
+    except SystemExit as e:
+        if e.code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+            print(f"qbench {command}: stopped; the same command starts again", file=sys.stderr)
+        raise
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)
+
+
+def _command(command: str, rest: list[str]) -> int:
+    if {*COMPLETION} & {command, *rest}:
+        return _complete([word for word in (command, *rest) if word != "run"])
     if command == "run":
-        sys.exit(_run(rest))
+        return _run(rest)
     if command == "plan":
         from qbench import plan
 
-        sys.exit(plan.main(rest))
+        return plan.main(rest)
     if command == "fetch":
         from qbench import fetch
 
-        sys.exit(fetch.main(rest))
+        return fetch.main(rest)
     if command == "report":
-        sys.exit(_report(rest))
+        return _report(rest)
     if command == "audit":
-        sys.exit(_audit(rest))
-    if command in ("-h", "--help", "help"):
-        print(HELP)
-        sys.exit(0)
+        return _audit(rest)
+    if command in ("-h", "--help", "help", "--version"):
+        print(HELP if command != "--version" else f"qbench {version('qbench')}")
+        return 0
     known = "run, plan, fetch, report or audit"
     print(f"qbench: unknown command {command!r}; it is {known}, see qbench --help", file=sys.stderr)
-    sys.exit(2)
+    return 2
+
+
+def _stop(number: int, frame) -> None:
+    """Ends the process as an exception does, so that cleanup runs; the same signal once more ends it at once."""
+    signal.signal(number, signal.SIG_DFL)
+    sys.exit(128 + number)
 
 
 def _run(args: list[str]) -> int:
-    """One run or a sweep through Hydra; 1 if anything failed or was refused, else 0."""
+    """One run or a sweep through Hydra; the exit code, see HELP."""
+    from qbench.outcomes import Outcomes, exit_code, summary
+
+    code = 0
+    try:
+        _hydra(args if PRINTING & set(args) else _prepared(args))
+    except ValueError as e:
+        print(f"qbench run: {e}", file=sys.stderr)
+        return 2
+    except SystemExit as e:  # Hydra's, a signal's, or a stop at the first failure
+        code = e.code if isinstance(e.code, int) else 1
+        if isinstance(e.code, str):
+            print(f"qbench run: {e.code}", file=sys.stderr)
+    if code == 1 and Outcomes.here is None:  # Hydra could not compose a configuration
+        return 2
+    ended = Outcomes.here.collected() if Outcomes.here else []
+    if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+        done = sum(o.status in ("measured", "present") for o in ended)
+        name = signal.Signals(code - 128).name
+        kept = f"stopped by {name} after {done} finished cells: records and quantized blocks are kept"
+        print(f"{kept}, and the same command goes on from there", file=sys.stderr)
+    elif Outcomes.here and Outcomes.here.folder:
+        print(summary(ended))
+    return code or exit_code(ended)
+
+
+def _hydra(args: list[str]) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import hydra
-    from hydra.core.hydra_config import HydraConfig
-
-    outcomes = []
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
-    def job(cfg):
+    def job(cfg):  # in whatever process the launcher chooses, so it takes nothing from around it
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                signal.signal(number, _stop)
         import torch
 
         if not torch.cuda.is_available():  # kernels run in Triton's interpreter, which it asks for when it is imported
             os.environ.setdefault("TRITON_INTERPRET", "1")
         from qbench.run import run
 
-        outcome = run(cfg)
-        outcomes.append(outcome)
-        sweeping = HydraConfig.get().mode.name == "MULTIRUN"
-        if not sweeping or outcome.status not in ("present", "elsewhere", "left out"):
-            print(line(outcome, HydraConfig.get().job.num + 1 if sweeping else None), flush=True)
-        if outcome.is_bad and cfg.fail_fast:
-            print("stopped at the first failure (fail_fast=true)", file=sys.stderr)
-            sys.exit(1)
+        return run(cfg)
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as an exception: cleanup runs
-    try:
-        sys.argv = ["qbench run", *(_prepared(args))]
-    except ValueError as e:
-        print(f"qbench run: {e}", file=sys.stderr)
-        return 2
+    sys.argv = ["qbench run", *args]
     job()
-    if len(outcomes) > 1:
-        print(summary(outcomes))
-    return int(any(o.is_bad for o in outcomes))
 
 
 def _prepared(args: list[str]) -> list[str]:
-    """The arguments with their overrides as Hydra shall take them; Hydra's own flags and completion as they are."""
+    """The arguments with their overrides as Hydra shall take them, and Hydra's own flags as they are."""
     from qbench.overrides import prepared
 
-    if {"-sc", "--shell-completion"} & set(args):
-        return args
     return [prepared([word])[0] if "=" in word and not word.startswith("-") else word for word in args]
 
 
-def line(outcome, number=None) -> str:
-    """One run in one line."""
-    place = "" if number is None else f"#{number:<4}"
-    words = [f"{key.rpartition('/')[2]} {m.value:.4g}" for key, m in _headline(outcome.metrics)]
-    what = outcome.message or "  ".join(words)
-    took = f"  ({outcome.seconds:.1f} s)" if outcome.status == "measured" else ""
-    return f"{place}{outcome.cell:<28} {outcome.status:<9} {what}{took}"
+def _complete(args: list[str]) -> int:
+    """Hydra's tab completion, which takes a command's first word for the whole command."""
+    import hydra
 
-
-def _headline(metrics):
-    """Metrics with items behind them, which leaves out the subjects of a group, and those of kernels; at most six."""
-    kernels = ("agreement/", "latency/")
-    return [(key, m) for key, m in metrics.items() if m.samples is not None or key.startswith(kernels)][:6]
-
-
-def summary(outcomes) -> str:
-    """Counts by status, and a line for each cell that failed."""
-    kinds = ("measured", "present", "elsewhere", "left out", "failed", "refused")
-    counts = {s: sum(o.status == s for o in outcomes) for s in kinds}
-    lines = [", ".join(f"{n} {status}" for status, n in counts.items() if n)]
-    lines += [f"  {o.status:<8} {o.cell}: {o.message}" for o in outcomes if o.is_bad]
-    return "\n".join(lines)
+    os.environ["COMP_LINE"] = os.environ.get("COMP_LINE", "").replace(" run ", " ", 1)
+    sys.argv = ["qbench", *args]
+    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(lambda cfg: None)()
+    return 0
 
 
 def _report(args: list[str]) -> int:

@@ -4,12 +4,11 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import cached_property, partial
 
 import torch
 from omegaconf import DictConfig
-from tqdm import tqdm
 
 from qbench import faults, preflight, provenance
 from qbench.config import Config, name_of
@@ -18,27 +17,12 @@ from qbench.files import remove_stale, scratch
 from qbench.footprint import hidden_bytes, statistics_bytes, waiting_bytes
 from qbench.measure.base import Context
 from qbench.models.quantized import QuantizedFolder
+from qbench.outcomes import Outcome
+from qbench.progress import Progress
 from qbench.record import LayerReport, Measurement, Metric, Store, digest
 from qbench.statistics_cache import Remembered, remember
 from qbench.stream import quantize
 from qbench.weights_cache import CachedWeights
-
-
-@dataclass
-class Outcome:
-    """How one run of a sweep ended: measured, present (it was there already), elsewhere (another process has it),
-    failed (now or before; recorded), refused (bad input; nothing was started), left out (the paper's table that was
-    asked for does not print it)."""
-
-    cell: str
-    status: str
-    message: str = ""
-    seconds: float = 0.0
-    metrics: dict[str, Metric] = field(default_factory=dict)
-
-    @property
-    def is_bad(self) -> bool:
-        return self.status in ("failed", "refused")
 
 
 class Run:
@@ -194,7 +178,7 @@ class Run:
             device=self.machine.device,
             rest=self.machine.rest(waiting_bytes(*size)),
             remembered=self._remembered(hidden_bytes(*size)) if self.method.sees == "float" else None,
-            progress=partial(tqdm, desc=self.cell, leave=False, disable=None),
+            progress=partial(Progress, desc=self.cell, unit="blocks"),
         )
 
     def _remembered(self, hidden: int) -> Remembered | None:

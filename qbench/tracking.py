@@ -20,7 +20,7 @@ class Tracking:
         if self.mode != "disabled" and find_spec("wandb") is None:
             raise ValueError(f"wandb.mode={self.mode} needs the package wandb: pip install 'qbench[wandb]'")
         if self.mode == "online" and (problem := _login_problem()):
-            raise ValueError(f"wandb.mode=online: {problem} Run `wandb login` first, or set wandb.mode=offline")
+            raise ValueError(f"wandb.mode=online: {problem} Or set wandb.mode=offline")
 
     def log(self, record: Measurement) -> None:
         if self.mode == "disabled":

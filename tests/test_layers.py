@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "qbench"
 LAYERS = [
-    ("hub", "settings"),
+    ("hub", "settings", "progress"),
     ("pins",),
     ("nano", "texts", "shipped", "files"),
     ("json_values", "faults"),
@@ -26,7 +26,7 @@ LAYERS = [
         "footprint",
         "kernels",
     ),
-    ("methods.base", "linear", "models.checkpoint", "tracking"),
+    ("methods.base", "linear", "models.checkpoint", "tracking", "outcomes"),
     (
         "methods.rtn",
         "methods.gptq",

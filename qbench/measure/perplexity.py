@@ -18,10 +18,10 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from qbench.costs import sequences_per_pass
 from qbench.measure.base import Context, TextMeasure, hidden_states, mean_metric
+from qbench.progress import Progress
 from qbench.record import Metric
 
 CHUNK_FLOATS = 2**25
@@ -84,7 +84,7 @@ def window_nlls_in_model_dtype(model: nn.Module, ids_BT: Tensor, ctx: Context) -
 def batches(ids_BT: Tensor, ctx: Context, what: str, size: int | None = None) -> Iterator[Tensor]:
     """``size`` windows at a time, else ``sequences_per_pass``, on ctx.device, with a progress bar on a terminal."""
     parts = ids_BT.split(size or sequences_per_pass(ids_BT.shape[1]))
-    for part in tqdm(parts, desc=what, unit="batch", leave=False, disable=None, delay=2):
+    for part in Progress(parts, desc=what, unit="batches"):
         yield part.to(ctx.device)
 
 

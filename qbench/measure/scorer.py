@@ -24,12 +24,12 @@ import torch.nn.functional as F
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers import DynamicCache
 
 from qbench.draws import Encoder
 from qbench.measure.base import Context
 from qbench.measure.prefix import Pack, Step, Tree
+from qbench.progress import Progress
 
 PACK = {"cpu": 256, "cuda": 2048}  # tokens a forward pass
 HEAD_FLOATS = 2**25  # logits held at a time
@@ -91,7 +91,7 @@ class Scorer(HFLM):
             asked[row].append(i)
         likelihood, greedy = np.zeros(len(requests)), np.ones(len(requests), dtype=bool)
         cache = DynamicCache()
-        progress = tqdm(total=len(requests), disable=disable_tqdm or _few(requests), desc="requests")
+        progress = Progress(total=len(requests), desc="tasks", unit="requests")
         for step in tree.plan(PACK.get(self.device.type, PACK["cuda"])):
             pack = tree.pack(step)
             of, places, targets = _scored(tree, step, pack, asked, requests)

@@ -1,0 +1,132 @@
+"""How the cells of a run or a sweep ended, whatever process of whatever Hydra launcher ran them.
+
+``Outcomes`` is a callback of Hydra (conf/config.yaml). A launcher pickles it with the jobs of a sweep, and with it the
+folder where every job leaves its outcome; the process that was started by hand reads them when all is over.
+"""
+
+import json
+import shutil
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import ClassVar
+from uuid import uuid4
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from qbench.record import Metric, write_json
+
+STATUSES = ("measured", "present", "elsewhere", "left out", "failed", "refused")
+QUIET = ("present", "elsewhere", "left out")  # counted in a sweep, without a line of their own
+
+
+@dataclass
+class Outcome:
+    """How one run of a sweep ended: measured, present (it was there already), elsewhere (another process has it),
+    failed (now or before; recorded), refused (bad input; nothing was started), left out (the paper's table that was
+    asked for does not print it)."""
+
+    cell: str
+    status: str
+    message: str = ""
+    seconds: float = 0.0
+    metrics: dict[str, Metric] = field(default_factory=dict)
+
+    @property
+    def is_bad(self) -> bool:
+        return self.status in ("failed", "refused")
+
+
+class Outcomes(Callback):
+    """Prints a line when a job ends and keeps its outcome; ``here`` is the one of this process's run or sweep."""
+
+    here: ClassVar["Outcomes | None"] = None
+
+    def __init__(self):
+        self.folder, self.single = None, []
+
+    def on_run_start(self, config: DictConfig, **kwargs) -> None:
+        Outcomes.here = self
+
+    def on_multirun_start(self, config: DictConfig, **kwargs) -> None:
+        self.folder = Path(config.hydra.sweep.dir, f"outcomes-{uuid4().hex}").absolute()
+        try:
+            self.folder.mkdir(parents=True)
+        except OSError as e:
+            sys.exit(f"cannot write to {self.folder.parent} ({e.strerror}); set machine.cache_dir to another folder")
+        Outcomes.here = self
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs) -> None:
+        if job_return.status is not JobStatus.COMPLETED:
+            return  # a bug, which Hydra shows with its traceback
+        outcome: Outcome = job_return.return_value
+        if self.folder is None:
+            self.single.append(outcome)
+            print(line(outcome) + table(outcome), flush=True)
+            return
+        number = config.hydra.job.num + 1
+        write_json(self.folder / f"{number:06}.json", replace(outcome, metrics={}))
+        if outcome.status not in QUIET:
+            print(line(outcome, number), flush=True)
+        if outcome.is_bad and config.fail_fast is True:
+            print("stopped at the first failure (fail_fast=true)", file=sys.stderr)
+            sys.exit(1)
+
+    def collected(self) -> list[Outcome]:
+        """All outcomes there are, in the sweep's order; their files are removed."""
+        if self.folder is None:
+            return self.single
+        found = [Outcome(**json.loads(path.read_text())) for path in sorted(self.folder.glob("*.json"))]
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return found
+
+
+def exit_code(outcomes: list[Outcome]) -> int:
+    """1: something failed or was refused; 3: cells were left to another process; else 0."""
+    if any(o.is_bad for o in outcomes):
+        return 1
+    return 3 if any(o.status == "elsewhere" for o in outcomes) else 0
+
+
+def line(outcome: Outcome, number: int | None = None) -> str:
+    """One run in one line: its message, or the first six numbers."""
+    place = "" if number is None else f"#{number:<4}"
+    words = [f"{key} {m.value:.4g}" for key, m in headline(outcome.metrics).items()]
+    more = [f"and {len(words) - 6} more"] if len(words) > 6 else []
+    what = outcome.message or ("  ".join(words[:6] + more) if number is not None else "")
+    took = f"  ({outcome.seconds:.1f} s)" if outcome.status == "measured" else ""
+    return f"{place}{outcome.cell:<28} {outcome.status:<9} {what}{took}"
+
+
+def headline(metrics: dict[str, Metric]) -> dict[str, Metric]:
+    """Metrics with items behind them, which leaves out the subjects of a group, and those of kernels."""
+    kernels = ("agreement/", "latency/")
+    return {key: m for key, m in metrics.items() if m.samples is not None or key.startswith(kernels)}
+
+
+def table(outcome: Outcome) -> str:
+    """Value and standard error of every number of one run, as lm-eval prints them."""
+    rows = [("data", "metric", "value", "", "stderr", "n")]
+    for key, m in headline(outcome.metrics).items():
+        data, _, metric = key.partition("/")
+        rows.append((data, metric, f"{m.value:.4g}", "±", "n/a" if m.stderr is None else f"{m.stderr:.2g}", str(m.n)))
+    if len(rows) == 1:
+        return ""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    rows.insert(1, tuple("-" * width for width in widths))
+    cells = ([w.ljust(n) if i < 2 else w.rjust(n) for i, (w, n) in enumerate(zip(row, widths))] for row in rows)
+    return "".join("\n|" + "|".join(row) + "|" for row in cells)
+
+
+def summary(outcomes: list[Outcome]) -> str:
+    """Counts by status, and a line for each cell that failed."""
+    counts = {s: sum(o.status == s for o in outcomes) for s in STATUSES}
+    lines = [", ".join(f"{n} {status}" for status, n in counts.items() if n) or "no cell ended"]
+    if counts["elsewhere"]:
+        lines.append(
+            "  elsewhere: another process is measuring these cells; run the same command again when it is done"
+        )
+    lines += [f"  {o.status:<8} {o.cell}: {o.message}" for o in outcomes if o.is_bad]
+    return "\n".join(lines)

@@ -1,0 +1,30 @@
+"""Progress of long work: a bar in a terminal; elsewhere, as in a log file, a plain line twice a minute."""
+
+import sys
+import time
+
+from tqdm import tqdm
+
+EVERY = 30  # seconds between two plain lines, whatever bar they are of
+
+
+class Progress(tqdm):
+    """As ``tqdm``; plain lines look like "nano-s gptq W4A16: 12 of 28 blocks, 1:30"."""
+
+    shown = time.monotonic()  # when a plain line was last printed, by any bar
+
+    def __init__(self, *args, **kwargs):
+        self.plain = not sys.stderr.isatty()
+        super().__init__(*args, **kwargs, leave=False, delay=0 if self.plain else 2, miniters=1 if self.plain else None)
+
+    def display(self, msg=None, pos=None):
+        if not self.plain:
+            return super().display(msg, pos)
+        if msg != "" and time.monotonic() - Progress.shown >= EVERY:
+            Progress.shown = time.monotonic()
+            took = self.format_interval(self.format_dict["elapsed"])
+            print(
+                f"{self.desc.removesuffix(': ')}: {self.n} of {self.total} {self.unit}, {took}",
+                file=sys.stderr,
+                flush=True,
+            )
