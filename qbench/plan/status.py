@@ -29,6 +29,8 @@ def heads(folder: Path) -> list[Head]:
     found, decode = [], json.JSONDecoder().raw_decode
     for path in sorted(folder.glob("*.json")):
         try:
+            if not path.is_file():
+                raise ValueError("not a regular file")
             text = path.read_text()
             parts = {}
             for key in ("science", "provenance"):
