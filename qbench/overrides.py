@@ -21,14 +21,25 @@ def prepared(words: Iterable[str]) -> list[str]:
     """``words`` as Hydra shall take them.
 
     A field may be new to Hydra (``++``), so that an unknown one is refused where all settings are checked
-    (``Config.of``), with or without a ``+``. ValueError for what cannot be read, and for unknown groups.
+    (``Config.of``), with or without a ``+``. A field that the experiment sweeps over stays as it is, since Hydra
+    replaces the experiment's values only under the very same key. ValueError for what cannot be read, and for unknown
+    groups.
     """
-    known = groups()
+    words, known = list(words), groups()
     heads = {"home", "hydra", *known, *OmegaConf.load(conf_dir() / "config.yaml")} - {"defaults"}
-    return [_prepared(word, known, heads) for word in words]
+    swept = {key for word in words for key in _swept(word)}
+    return [_prepared(word, known, heads, swept) for word in words]
 
 
-def _prepared(word: str, known: set[str], heads: set[str]) -> str:
+def _swept(word: str) -> list[str]:
+    """What the experiment sweeps over that ``word`` chooses."""
+    name, path = word.removeprefix("experiment="), conf_dir() / "experiment"
+    if name == word or not (path / f"{name}.yaml").is_file():
+        return []
+    return list(OmegaConf.select(OmegaConf.load(path / f"{name}.yaml"), "hydra.sweeper.params") or ())
+
+
+def _prepared(word: str, known: set[str], heads: set[str], swept: set[str]) -> str:
     override = _parsed(word)
     key = override.key_or_group
     if (head := re.split(r"[./]", key)[0]) not in heads:
@@ -36,7 +47,7 @@ def _prepared(word: str, known: set[str], heads: set[str]) -> str:
     if key in known and override.value() is None and not override.is_delete():
         choices = sorted(p.stem for p in (conf_dir() / key).glob("*.yaml"))
         raise ValueError(f"{word}: {key} is one of {', '.join(choices)}")
-    is_field = override.type is OverrideType.CHANGE and key not in known and head != "hydra"
+    is_field = override.type is OverrideType.CHANGE and key not in known | swept and head != "hydra"
     return f"++{word}" if is_field else word
 
 

@@ -325,6 +325,8 @@ def test_overrides_for_hydra():
     words = ["method=gptq,rtn", "grid.bits=3,4", "~wandb.project", "hydra/launcher=joblib", "hydra.verbose=true"]
     assert prepared(words) == [words[0], "++grid.bits=3,4", *words[2:]]
     assert prepared(['model.path="/größe"']) == ['++model.path="/größe"']
+    words = ["experiment=nano_matrix", "grid.bits=3,4"]  # Hydra itself: once for each width, not for each pair of widths
+    assert prepared(words) == words
 
 
 @pytest.mark.parametrize(("text", "n"), [("", 4), ("too short", 4)])
