@@ -141,7 +141,9 @@ def _prepared(args: list[str]) -> list[str]:
     """The arguments with their overrides as Hydra shall take them, and Hydra's own flags as they are."""
     from qbench.overrides import prepared
 
-    return [prepared([word])[0] if "=" in word and not word.startswith("-") else word for word in args]
+    is_override = ["=" in word and not word.startswith("-") for word in args]
+    ready = iter(prepared(word for word, yes in zip(args, is_override) if yes))
+    return [next(ready) if yes else word for word, yes in zip(args, is_override)]
 
 
 def _complete(args: list[str]) -> int:
