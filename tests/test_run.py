@@ -325,7 +325,7 @@ def test_overrides_for_hydra():
     words = ["method=gptq,rtn", "grid.bits=3,4", "~wandb.project", "hydra/launcher=joblib", "hydra.verbose=true"]
     assert prepared(words) == [words[0], "++grid.bits=3,4", *words[2:]]
     assert prepared(['model.path="/größe"']) == ['++model.path="/größe"']
-    words = ["experiment=nano_matrix", "grid.bits=3,4"]  # Hydra itself: once for each width, not for each pair of widths
+    words = ["experiment=nano_matrix", "grid.bits=3,4"]  # once for each width, not for each pair
     assert prepared(words) == words
 
 
