@@ -308,14 +308,16 @@ def test_kills_with_two_results_folders_on_one_cache(tmp_path):
         process.start()
         return process
 
+    warm = context.Process(target=sweep, args=(tmp_path / "warm", tmp_path / "other", told))
     undisturbed = context.Process(target=sweep, args=(tmp_path / "alone", tmp_path / "other", told))
-    started = time.monotonic()
-    undisturbed.start()
-    undisturbed.join()
+    for process in (warm, undisturbed):
+        started = time.monotonic()
+        process.start()
+        process.join()
     usual = time.monotonic() - started
     running, before = {name: start(name) for name in "ab"}, {}
     while done < kills:
-        time.sleep(random.uniform(0.02, 0.4) * usual)
+        time.sleep(random.uniform(0, 0.7) * usual)
         name = random.choice("ab")
         done += running[name].is_alive()
         running[name].kill()
@@ -337,4 +339,5 @@ def test_kills_with_two_results_folders_on_one_cache(tmp_path):
         found = {r.id: r for r in Store(tmp_path / name).measurements()}
         assert {id: r.metrics for id, r in found.items()} == {id: r.metrics for id, r in expected.items()}
         assert Store(tmp_path / name).failures() == []
+    print(f"{done} kills while a sweep of {usual:.1f} s ran, {len(told.read_text().splitlines())} cells finished")
     assert not [line for line in told.read_text().splitlines() if line.split()[0] not in ("measured", "present")]
