@@ -54,8 +54,8 @@ def remove_stale(*folders: Path, age: float = DAY) -> None:
 class Lock:
     """A lock on the file ``path``, held by one alone or, ``shared``, by many; the system frees it with its process.
 
-    A holder may remove the file. Whoever waited for it then holds a lock that nobody else can see, so ``acquire`` looks
-    whether the file it locked is still the one that ``path`` names.
+    The holder may remove the file. A process that waited for it then holds a lock on a file that no other process can
+    open, so ``acquire`` checks that the file it locked is still the one that ``path`` names.
     """
 
     def __init__(self, path: Path):

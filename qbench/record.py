@@ -1,4 +1,4 @@
-"""Records: one immutable JSON file a measurement, written atomically, named by what was measured.
+"""Records: one immutable JSON file per measurement, written atomically, named by what was measured.
 
 A record's ``id`` is the digest of its ``science``: all that says what is measured (model and revision,
 method and its fields, grid, calibration data, evaluation and its data). The machine is no part of it.

@@ -17,7 +17,7 @@ from qbench.models.quantized import save_whole
 
 
 class Remembered:
-    """Statistics of one model on one calibration in a folder, one file a block."""
+    """Statistics of one model on one calibration in a folder, one file per block."""
 
     def __init__(self, folder: Path):
         self.folder, self.is_full = Path(folder), False

@@ -47,7 +47,7 @@ class Tracking:
 
 @cache
 def _login_problem() -> str:
-    """What Weights & Biases says where nobody is logged in, else nothing."""
+    """The reason why Weights & Biases cannot be used online where no account is logged in, else nothing."""
     import wandb
 
     try:

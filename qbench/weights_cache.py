@@ -23,7 +23,8 @@ class CachedWeights:
 
     @contextmanager
     def whole(self, make: Callable[[QuantizedFolder], None]) -> Iterator[QuantizedFolder]:
-        """The folder with all its blocks, which ``make`` completes if need be; nobody deletes it within the block."""
+        """The folder with all its blocks, which ``make`` completes if need be; no process deletes it while the context
+        is open."""
         try:
             while not self._is_ready(make):
                 self._lock.release()
@@ -34,7 +35,7 @@ class CachedWeights:
     def _is_ready(self, make) -> bool:
         if self._lock.acquire():
             if not self.folder.is_complete(self.blocks):
-                remove_stale(self.folder.path, age=0)  # nobody else writes here now
+                remove_stale(self.folder.path, age=0)  # no other process writes here now
                 make(self.folder)
         elif not self._lock.acquire(shared=True):
             print(f"waiting for another process that quantizes {self.folder.path}", file=sys.stderr, flush=True)
