@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import warnings
 from importlib.metadata import version
 
 from qbench.shipped import conf_dir
@@ -41,6 +42,7 @@ Exit codes: 0  all is there    1  something failed or was refused    2  the comm
 
 def main() -> None:
     command, rest = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # without a line of our source
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     if command not in ("run", "fetch") or PRINTING & set(rest):  # nothing to lose, so `| head` ends it in silence
