@@ -26,7 +26,7 @@ from safetensors import safe_open
 
 from qbench import provenance
 from qbench.json_values import write_json
-from qbench.models.shapes import write_random
+from qbench.models.random_weights import write_random
 
 
 def main() -> int:

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # from a workin
 import torch
 
 from qbench.latency.bench import Bench
-from qbench.latency.kernel_level import DeviceLostError
+from qbench.latency.kernels import DeviceLostError
 from qbench.latency.record import file_name
 from qbench.latency.session import PARTS, Session
 from qbench.latency.summary import summary

@@ -3,7 +3,7 @@
     python experiments/numerical_spread.py [--out results/numerical_spread] [MODEL ...]
 
 Records are told apart by what was measured and not by the machine, so what a machine changes must be small beside the
-standard error. A process's threads are a setting. Tokens of a forward pass are none (``qbench.costs.PASS_TOKENS``):
+standard error. A process's threads are a setting. Tokens of a forward pass are none (``qbench.shape.PASS_TOKENS``):
 here they stand for another device, whose products sum in another order. Every run has a folder of its own. Writes
 spread.json and spread.md.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from qbench import costs, provenance
+from qbench import provenance, shape
 from qbench.record import write_atomic, write_json
 from qbench.run import run
 from qbench.shipped import conf_dir
@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("results/numerical_spread"))
     parser.add_argument("models", nargs="*", default=["nano-s", "nano-m", "nano-l"])
     options = parser.parse_args()
-    ways = [("threads", n, costs.PASS_TOKENS) for n in THREADS] + [("tokens", 1, n) for n in TOKENS]
+    ways = [("threads", n, shape.PASS_TOKENS) for n in THREADS] + [("tokens", 1, n) for n in TOKENS]
     runs = [
         {"model": model, "method": method, "varies": varies, "threads": threads, "tokens": tokens}
         | {"metrics": measured(model, method, threads, tokens)}
@@ -47,14 +47,14 @@ def main() -> int:
 
 def measured(model: str, method: str, threads: int, tokens: int) -> dict[str, list[float]]:
     """Value and standard error of each metric, from nothing."""
-    kept, costs.PASS_TOKENS = costs.PASS_TOKENS, tokens
+    kept, shape.PASS_TOKENS = shape.PASS_TOKENS, tokens
     try:
         with tempfile.TemporaryDirectory() as folder, initialize_config_dir(str(conf_dir()), version_base="1.3"):
             where = [f"machine.results_dir={folder}", f"machine.cache_dir={folder}/cache", "machine=cpu"]
             cell = [f"model={model}", f"method={method}", "grid.bits=4", "eval=study", f"machine.threads={threads}"]
             outcome = run(compose("config", [*where, *cell]))
     finally:
-        costs.PASS_TOKENS = kept
+        shape.PASS_TOKENS = kept
     if outcome.status != "measured":
         sys.exit(f"{model} {method}: {outcome.message}")
     print(f"{outcome.cell}, {threads} threads, passes of {tokens} tokens: {outcome.seconds:.0f} s", flush=True)
@@ -77,7 +77,7 @@ def markdown(runs: list[dict]) -> str:
                 cells.append(f"{spread:.0e}" if small else f"{spread:.{digits}f}" if spread else "0")
             out.append(f"| {model} | {method} | {name} | {' | '.join(cells)} |")
     out += ["", f"At 4 bits. Threads: {', '.join(map(str, THREADS))}. Passes of "]
-    out[-1] += f"{', '.join(map(str, TOKENS))} tokens, with 1 thread; records are made with {costs.PASS_TOKENS}."
+    out[-1] += f"{', '.join(map(str, TOKENS))} tokens, with 1 thread; records are made with {shape.PASS_TOKENS}."
     out += ["A spread is the largest value less the smallest, in the units of the value."]
     return "\n".join(out) + "\n"
 

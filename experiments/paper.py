@@ -10,10 +10,11 @@ import sys
 from pathlib import Path
 
 from qbench.files import write_atomic
-from qbench.report import load, paper_tables
-from qbench.report.leaves import FOLDERS
-from qbench.report.paper_numbers import differs_singly, numbers
-from qbench.report.write import _tex as tex
+from qbench.render.write import _tex as tex
+from qbench.report import load
+from qbench.report.paper import tables as paper_tables
+from qbench.report.paper.json_values import FOLDERS
+from qbench.report.paper.numbers import differs_singly, numbers
 
 ROOT = Path(__file__).parent.parent
 PAPER = ROOT / "paper"

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from qbench import costs, provenance, stream
+from qbench import provenance, stream
 from qbench.calibration import BlockCalibration, first_block_inputs
 from qbench.grid import Grid
 from qbench.json_values import write_json
@@ -32,7 +32,9 @@ from qbench.methods.gptq import GPTQ, _Columns
 from qbench.methods.smoothquant import SmoothQuant
 from qbench.models.checkpoint import Checkpoint
 from qbench.models.quantized import QuantizedFolder
-from qbench.models.shapes import write_random
+from qbench.models.random_weights import write_random
+from qbench.plan import costs
+from qbench.shape import Shape
 from qbench.stats import Gram
 from qbench.stream import Remembered, quantize
 
@@ -159,7 +161,7 @@ class Bench:
 
     def flops(self) -> dict[str, tuple[str, int]]:
         """GPTQ's operations by phase, and the dtype they are done in."""
-        shape, tokens = costs.Shape.of(self.ckpt.config), self.ids_BT.numel()
+        shape, tokens = Shape.of(self.ckpt.config), self.ids_BT.numel()
         stages, L = shape.stages, shape.layers
         linears = [(n, K) for K, names, _ in stages for n in names.values()]
         forward = costs.forward_flops(shape, *self.ids_BT.shape)

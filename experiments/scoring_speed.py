@@ -21,9 +21,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from qbench import provenance
 from qbench.json_values import write_json
 from qbench.measure.base import Context
-from qbench.measure.scorer import PACK, Scorer, quiet
-from qbench.measure.suite import suite
-from qbench.models.shapes import write_random
+from qbench.measure.lm_eval.model import PACK, Scorer, quiet
+from qbench.measure.lm_eval.requests import suite
+from qbench.models.random_weights import write_random
 
 ROOT = Path(__file__).parent.parent
 SUBJECTS = ("world_religions", "anatomy", "abstract_algebra", "marketing", "moral_scenarios")

@@ -10,7 +10,7 @@ one results folder share the cells.
 import subprocess
 import sys
 
-from qbench.published import TABLES
+from qbench.printed.published import TABLES
 
 
 def main(args: list[str]) -> int:

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from qbench.costs import sequences_per_pass
 from qbench.models.block import Block, Stage, State
+from qbench.shape import sequences_per_pass
 from qbench.stats import Statistic
 
 

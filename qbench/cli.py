@@ -44,7 +44,7 @@ def main() -> None:
     command, rest = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # without a line of our source
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+        signal.signal(number, _end)
     if command not in ("run", "fetch") or PRINTING & set(rest):  # nothing to lose, so `| head` ends it in silence
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
@@ -72,6 +72,7 @@ def _command(command: str, rest: list[str]) -> int:
     if command == "fetch":
         from qbench import fetch
 
+        _stop_by_exception()
         return fetch.main(rest)
     if command == "report":
         return _report(rest)
@@ -83,6 +84,22 @@ def _command(command: str, rest: list[str]) -> int:
     known = "run, plan, fetch, report or audit"
     print(f"qbench: unknown command {command!r}; it is {known}, see qbench --help", file=sys.stderr)
     return 2
+
+
+def _end(number: int, frame) -> None:
+    """Ends the process at once, while libraries are imported and nothing has been measured.
+
+    An exception would not do: the C code of an import turns it into an error of its own.
+    """
+    print("qbench: stopped before any work; the same command starts again", file=sys.stderr, flush=True)
+    os._exit(128 + number)
+
+
+def _stop_by_exception() -> None:
+    """From here on signals end the process as an exception does. A launcher's worker gets the handlers here too."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler, _end):
+            signal.signal(number, _stop)
 
 
 def _stop(number: int, frame) -> None:
@@ -124,15 +141,13 @@ def _hydra(args: list[str]) -> None:
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
     def job(cfg):  # in whatever process the launcher chooses, so it takes nothing from around it
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-                signal.signal(number, _stop)
         import torch
 
         if not torch.cuda.is_available():  # kernels run in Triton's interpreter, which it asks for when it is imported
             os.environ.setdefault("TRITON_INTERPRET", "1")
         from qbench.run import run
 
+        _stop_by_exception()
         return run(cfg)
 
     sys.argv = ["qbench run", *args]
@@ -163,6 +178,7 @@ def _report(args: list[str]) -> int:
 
     from qbench import report
 
+    _stop_by_exception()
     parser = argparse.ArgumentParser(prog="qbench report", description="Tables and figures from the records.")
     default = os.environ.get("QBENCH_RESULTS", "results")
     parser.add_argument(
@@ -178,7 +194,7 @@ def _report(args: list[str]) -> int:
 def _audit(args: list[str]) -> int:
     import argparse
 
-    from qbench.report.audit import write_audit
+    from qbench.printed.audit import write_audit
 
     parser = argparse.ArgumentParser(prog="qbench audit", description="Checks the printed numbers of the paper.")
     parser.add_argument("folder", nargs="?", default="results/audit", help="where the page goes (default: %(default)s)")

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from qbench import settings
-from qbench.data import Calibration
+from qbench.data.corpus import Calibration
 from qbench.grid import Grid
 from qbench.machine import Machine
 from qbench.measure.base import Measure

@@ -18,10 +18,10 @@ from huggingface_hub.utils import filter_repo_objects
 from omegaconf.errors import OmegaConfBaseException
 
 from qbench.config import Config
+from qbench.data.pins import HubFile
 from qbench.hub import hub_error
-from qbench.measure.task_data import load_whole
+from qbench.measure.lm_eval.local_files import load_whole
 from qbench.models.checkpoint import PATTERNS, Checkpoint
-from qbench.pins import HubFile
 from qbench.plan import fits
 from qbench.plan.sweep import cells
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qbench.grid import ActQuant, QuantWeight
+from qbench.grid import ActQuant
+from qbench.weights import QuantWeight
 
 
 class QuantLinear(nn.Module):

@@ -2,13 +2,13 @@
 
 from dataclasses import asdict
 
-from qbench import published
-from qbench.costs import Shape
 from qbench.machine import Machine
 from qbench.methods.base import Method
 from qbench.models.checkpoint import OpenCheckpoint
 from qbench.plan import estimate, fits
+from qbench.printed import published
 from qbench.record import Store
+from qbench.shape import Shape
 
 
 def is_printed(table: int, model: str, method: Method) -> bool:

@@ -12,14 +12,14 @@ from omegaconf import DictConfig
 
 from qbench import faults, preflight, provenance
 from qbench.config import Config, name_of
-from qbench.costs import Shape
 from qbench.files import remove_stale, scratch
-from qbench.footprint import hidden_bytes, statistics_bytes, waiting_bytes
 from qbench.measure.base import Context
 from qbench.models.quantized import QuantizedFolder
 from qbench.outcomes import Outcome
+from qbench.plan.footprint import hidden_bytes, statistics_bytes, waiting_bytes
 from qbench.progress import Progress
 from qbench.record import LayerReport, Measurement, Metric, Store, digest
+from qbench.shape import Shape
 from qbench.statistics_cache import Remembered, remember
 from qbench.stream import quantize
 from qbench.weights_cache import CachedWeights
@@ -177,7 +177,7 @@ class Run:
             folder,
             device=self.machine.device,
             rest=self.machine.rest(waiting_bytes(*size)),
-            remembered=self._remembered(hidden_bytes(*size)) if self.method.sees == "float" else None,
+            remembered=self._remembered(hidden_bytes(*size)) if self.method.calibrates_on == "float" else None,
             progress=partial(Progress, desc=self.cell, unit="blocks"),
         )
 

@@ -12,7 +12,7 @@ def conf_dir() -> Path:
 
 def published_dir() -> Path:
     """The numbers of the paper as printed, one csv a table."""
-    return _folder("printed", "paper/published")
+    return _folder("printed/tables", "paper/published")
 
 
 def _folder(inside: str, beside: str) -> Path:

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from qbench.calibration import BlockCalibration, Inputs, first_block_inputs
-from qbench.grid import QuantWeight
 from qbench.linear import QuantLinear
 from qbench.methods.base import Method
 from qbench.models.checkpoint import OpenCheckpoint, is_finite
@@ -24,6 +23,7 @@ from qbench.models.quantized import QuantizedFolder
 from qbench.record import LayerReport
 from qbench.statistics_cache import Remembered
 from qbench.stats import AbsMax, Gram
+from qbench.weights import QuantWeight
 
 
 @torch.no_grad()
@@ -54,10 +54,10 @@ def quantize(
             continue
         block = ckpt.block(index, device)
         calib, after = BlockCalibration(block, [], device), None
-        shares = remembered is not None and method.sees == "float"
+        shares = remembered is not None and method.calibrates_on == "float"
         if not (shares and not method.reads_inputs and remembered.read(index, calib, kinds)):
             calib = BlockCalibration(block, hidden.before(index), device)
-            if method.sees == "float":
+            if method.calibrates_on == "float":
                 after = calib.observe([Gram, AbsMax] if shares else kinds)
                 if shares:
                     remembered.write(index, calib)
@@ -71,14 +71,14 @@ def quantize(
 
 
 def _quantize_block(method, block, calib, kinds):
-    if method.sees == "float":
+    if method.calibrates_on == "float":
         method.transform(block, calib)
-    elif method.sees == "block":
+    elif method.calibrates_on == "block":
         calib.observe(kinds)
     weights: dict[str, QuantWeight] = {}
     reports = []
     for stage in block.stages:
-        if method.sees == "stage":
+        if method.calibrates_on == "stage":
             calib.advance(kinds)
         new, done = _quantize_stage(method, block, stage, calib.stats.pop(stage))
         weights |= new
@@ -122,7 +122,7 @@ class _Hidden:
         if self.inputs is None:
             self._start(index)
         while self.at < index:
-            if self.method.sees == "float":
+            if self.method.calibrates_on == "float":
                 block = self.ckpt.block(self.at, self.device)
             else:
                 block = self.folder.block(self.ckpt, self.at, self.method.acts, self.device)

@@ -57,9 +57,9 @@ def qbench(tmp_path):
     env = os.environ | {"QBENCH_RESULTS": str(tmp_path / "results"), "QBENCH_CACHE": str(tmp_path / "cache")}
     env["PYTHONPATH"] = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
 
-    def call(*args, start=subprocess.run, **kwargs):
+    def call(*args, start=subprocess.run, python=QBENCH[1:], **kwargs):
         pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=env)
-        return start([*QBENCH, *args], **pipes | kwargs)
+        return start([sys.executable, *python, *args], **pipes | kwargs)
 
     return call
 
@@ -109,12 +109,21 @@ def test_a_signal_ends_a_sweep_in_one_line(qbench, tmp_path, number, code):
     )
 
 
-def test_a_signal_before_anything_is_measured(qbench):
-    process = qbench("run", *SMALL, start=subprocess.Popen)
-    time.sleep(0.7)  # Python has started, torch is not yet imported
-    process.send_signal(signal.SIGINT)
-    said = process.communicate()[1].splitlines()
-    assert (process.returncode, len(said)) == (130, 1), said
+@pytest.mark.parametrize("module", ["hydra", "numpy", "torch._C", "transformers", "qbench.run"])
+def test_a_signal_before_anything_is_measured(qbench, module):
+    """The signal falls into the import of ``module``, where C code turns an exception into another error."""
+    raised = f"""
+import os, runpy, signal, sys
+
+def on_import(event, args):
+    if event == "import" and args[0] == {module!r}:
+        os.kill(os.getpid(), signal.SIGINT)
+
+sys.addaudithook(on_import)
+runpy.run_module("qbench.cli", run_name="__main__")
+"""
+    process = qbench("run", *SMALL, python=["-c", raised])
+    assert (process.returncode, len(process.stderr.splitlines())) == (130, 1), process.stderr
 
 
 def test_what_is_printed_and_left_after_one_line(qbench):

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import datasets
 import pytest
-from hub_data import add_data_sets
-from hub_server import Hub
+from fakes.hub_data import add_data_sets
+from fakes.hub_server import Hub
 from huggingface_hub import constants
 from transformers import AutoTokenizer
 
 import qbench.nano
-from qbench import data, plan
-from qbench.data import Calibration, Corpus
-from qbench.measure.task_data import reading
-from qbench.pins import PINS, connect, pinned
+from qbench import plan
+from qbench.data import corpus as data
+from qbench.data.corpus import Calibration, Corpus
+from qbench.data.pins import PINS, connect, pinned
+from qbench.measure.lm_eval.local_files import reading
 
 NANO = Path(qbench.nano.__file__).parent / "models" / "nano-s"
 SWEEP = ["model=qwen3-0.6b", "method=rtn", "calib.n=4", "calib.length=64", "eval=paper", "eval.mmlu.limit=1"]
@@ -25,7 +26,7 @@ SWEEP += ["eval.mmlu.num_fewshot=1", "eval.zeroshot.limit=2"]
 SWEEP += [f"eval.{text}.{field}" for text in ("wikitext2", "c4") for field in ("window=128", "limit=2")]
 READ = """
 import datasets
-from qbench.measure.task_data import reading
+from qbench.measure.lm_eval.local_files import reading
 with reading(None) as commits:
     print(len(datasets.load_dataset("org/set")["train"]), *commits.values())
 """

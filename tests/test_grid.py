@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from qbench.grid import ActQuant, Grid, UniformWeight, round_to_nearest, rounded
+from qbench.grid import ActQuant, Grid, rounded
+from qbench.weights import UniformWeight, round_to_nearest
 
 BITS = range(1, 9)
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from conftest import save_tiny
-from hub_server import Hub
+from fakes.hub_server import Hub
 
 MODEL = "org/tiny"
 OPEN = """

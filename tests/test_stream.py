@@ -10,9 +10,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from qbench import costs
+from qbench import shape
 from qbench.calibration import BlockCalibration, first_block_inputs
-from qbench.grid import FloatWeight, Grid, round_to_nearest
+from qbench.grid import Grid
 from qbench.methods.awq import AWQ
 from qbench.methods.base import Method
 from qbench.methods.billm import BiLLM
@@ -24,6 +24,7 @@ from qbench.models.quantized import QuantizedFolder
 from qbench.statistics_cache import Remembered
 from qbench.stats import AbsMax, Gram, Statistic
 from qbench.stream import quantize
+from qbench.weights import FloatWeight, round_to_nearest
 
 METHODS = [RTN(), GPTQ(), GPTQ(Grid(4, 64), act_order=True), AWQ(), AWQ(loss="module"), SmoothQuant(), BiLLM()]
 
@@ -31,7 +32,7 @@ METHODS = [RTN(), GPTQ(), GPTQ(Grid(4, 64), act_order=True), AWQ(), AWQ(loss="mo
 @pytest.fixture
 def small_passes(monkeypatch):
     """Six forward passes, the last with one sequence."""
-    monkeypatch.setattr(costs, "PASS_TOKENS", 3 * 64)
+    monkeypatch.setattr(shape, "PASS_TOKENS", 3 * 64)
 
 
 def opened(folder, dtype="float32"):

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qbench.grid import ActQuant, QuantWeight, UniformWeight
+from qbench.grid import ActQuant
 from qbench.kernels import binary, configs, dequantize, launch, pack, wna8, wna16
+from qbench.weights import QuantWeight, UniformWeight
 
 
 class Packed(nn.Module):

@@ -5,13 +5,15 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from qbench.costs import Shape
-from qbench.latency import model_level, ours, peers
+from qbench.latency import models as model_level
+from qbench.latency import own_kernels as ours
+from qbench.latency import peers
 from qbench.latency.ceilings import COPY_BYTES, GEMM
 from qbench.latency.clock import Clock, CudaClock
-from qbench.latency.machine_state import Gpu
-from qbench.latency.plan import MODELS, TOKENS
+from qbench.latency.gpu import Gpu
+from qbench.latency.jobs import MODELS, TOKENS
 from qbench.latency.products import Contender
+from qbench.shape import Shape
 
 DECODERS = ("qwen3-8b", "qwen3-32b", "qwen3-0.6b")
 DECODED = tuple((weights.name, weights.bits) for weights in model_level.CHOICES)
@@ -23,7 +25,7 @@ class Bench:
     that compile, as ``qbench.latency.warm_up``. ``restart``: the command again in a new process; it does not come back.
 
     What is measured: ``contenders`` on the layers of ``models`` with so many ``tokens``; ``decoders`` by ``decode``, as
-    ``qbench.latency.model_level.rows``, with weights of the kernels and bits in ``decoded``."""
+    ``qbench.latency.models.rows``, with weights of the kernels and bits in ``decoded``."""
 
     device: str
     clock: Clock

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils import deterministic
 
-from qbench.costs import activation_traffic
+from qbench.shape import activation_traffic
 
 
 class Product:

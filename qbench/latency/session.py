@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from qbench.latency import plan
+from qbench.latency import jobs as plan
 from qbench.latency.bench import Bench
 from qbench.latency.ceilings import ceilings
-from qbench.latency.kernel_level import (
+from qbench.latency.kernels import (
     DRIFT,
     SLACK,
     DeviceLostError,

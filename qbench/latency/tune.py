@@ -17,9 +17,9 @@ from itertools import groupby
 from qbench.kernels import configs
 from qbench.latency.bench import Bench
 from qbench.latency.clock import measure
-from qbench.latency.kernel_level import DeviceLostError, check_device, copies, first_line, give_back, launches
-from qbench.latency.ours import Ours
-from qbench.latency.plan import Job, jobs
+from qbench.latency.jobs import Job, jobs
+from qbench.latency.kernels import DeviceLostError, check_device, copies, first_line, give_back, launches
+from qbench.latency.own_kernels import Ours
 from qbench.latency.products import relative_error
 from qbench.latency.warm_up import WarmUp
 

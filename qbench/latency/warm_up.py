@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 import torch
 
-from qbench.latency.plan import Job
+from qbench.latency.jobs import Job
 
 MOST_WORKERS = 14
 

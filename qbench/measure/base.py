@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from qbench.data import Corpus, Source, sha256_of_tokens
-from qbench.draws import windows
-from qbench.pins import HubFile
+from qbench.data.corpus import Corpus, Source, sha256_of_tokens
+from qbench.data.pins import HubFile
+from qbench.data.windows import windows
 from qbench.record import Metric
 from qbench.settings import check
 
@@ -76,7 +76,7 @@ class Measure:
 class TextMeasure(Measure):
     """A measurement on disjoint windows of one text.
 
-    `source` and `path` as in `qbench.data.Corpus`: a path is read instead of the source. `window` in
+    `source` and `path` as in `qbench.data.corpus.Corpus`: a path is read instead of the source. `window` in
     tokens; without one, 2048 as in the papers, or 256 for nano, whose models were trained on so much.
     `limit`: only the first so many windows. `c4`: which part of C4, as in `Corpus`.
     """

@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qbench.costs import sequences_per_pass
 from qbench.measure.base import Context, TextMeasure, hidden_states, mean_metric
 from qbench.progress import Progress
 from qbench.record import Metric
+from qbench.shape import sequences_per_pass
 
 CHUNK_FLOATS = 2**25
 

@@ -27,9 +27,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from qbench.grid import Grid, round_to_nearest, rounded
+from qbench.grid import Grid, rounded
 from qbench.methods.base import Method
 from qbench.stats import Gram
+from qbench.weights import round_to_nearest
 
 TILE = 2**19  # weights tried at a time, so that a CPU's caches hold them
 DEVICE_TILE = 2**25  # on an accelerator

@@ -17,8 +17,8 @@ Declare what you need instead of fetching it:
 
 * ``statistic``: what calibration shall gather of each linear's inputs (``Gram``, ``AbsMax`` or your own ``Statistic``);
   it comes to ``quantize`` as ``stat``. None: the method looks at weights only, ``stat`` is None.
-* ``sees``: which activations calibration shows. "float": those of the unquantized model throughout. "block": earlier
-  blocks are quantized. "stage": so are the earlier linears of the same block.
+* ``calibrates_on``: which activations calibration shows. "float": those of the unquantized model throughout. "block":
+  earlier blocks are quantized. "stage": so are the earlier linears of the same block.
 * ``reads_inputs``: whether ``transform`` needs the activations themselves (``calib.calls``), not only statistics.
 * ``grid``: a field of type Grid, if the method has bits. ``acts``: a field of type ActQuant, if activations are
   quantized.
@@ -36,9 +36,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from torch import Tensor
 
 from qbench import settings
-from qbench.grid import ActQuant, FloatWeight, Grid, QuantWeight
+from qbench.grid import ActQuant, Grid
 from qbench.models.block import Block, Stage
 from qbench.stats import Statistic
+from qbench.weights import FloatWeight, QuantWeight
 
 if TYPE_CHECKING:
     from qbench.calibration import BlockCalibration
@@ -51,7 +52,7 @@ class Method:
     name: ClassVar[str] = "none"
     version: ClassVar[int] = 1
     statistic: ClassVar[type[Statistic] | None] = None
-    sees: ClassVar[Literal["float", "block", "stage"]] = "float"
+    calibrates_on: ClassVar[Literal["float", "block", "stage"]] = "float"
     grid: ClassVar[Grid | None] = None
     acts: ClassVar[ActQuant | None] = None
     reads_inputs: ClassVar[bool] = False

@@ -32,49 +32,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from qbench.grid import QuantWeight
 from qbench.methods.base import Method
 from qbench.stats import Gram
-
-
-@dataclass(frozen=True)
-class BinaryWeight(QuantWeight):
-    """Planes of signs, masks, and for each row and block four (mean, scale) pairs: salient, salient residual,
-    concentrated, sparse."""
-
-    kernel = "binary"
-    sign_NK: Tensor  # bool
-    residual_NK: Tensor  # bool, meaningful in salient columns
-    salient_K: Tensor  # bool
-    sparse_NK: Tensor  # bool, meaningful in the other columns
-    levels_NC42: Tensor  # float16
-    block_size: int
-    count: str = "all"
-    notes: tuple[str, ...] = ()
-
-    def dequantize(self):
-        K = self.sign_NK.shape[1]
-        column = torch.arange(K, device=self.sign_NK.device) // self.block_size
-        levels = self.levels_NC42.float()[:, column]  # N, K, 4, 2
-        value = lambda part, sign: levels[:, :, part, 0] + levels[:, :, part, 1] * (2.0 * sign - 1)  # noqa: E731
-        salient = value(0, self.sign_NK) + value(1, self.residual_NK)
-        return torch.where(
-            self.salient_K,
-            salient,
-            torch.where(self.sparse_NK, value(3, self.sign_NK), value(2, self.sign_NK)),
-        )
-
-    @property
-    def nominal_bits(self):
-        last_block = (len(self.salient_K) - 1) // self.block_size * self.block_size
-        counted = self.salient_K if self.count == "all" else self.salient_K[last_block:]
-        return 1 + counted.float().mean().item()
-
-    @property
-    def stored_bits(self):
-        """A sign everywhere; on top, a second sign in salient columns and a part elsewhere; column mask; 16 a level."""
-        N, K = self.sign_NK.shape
-        return (2 * N * K + K + 16 * self.levels_NC42.numel()) / (N * K)
+from qbench.weights import BinaryWeight
 
 
 @dataclass(frozen=True)
@@ -86,7 +46,7 @@ class BiLLM(Method):
     name: ClassVar[str] = "billm"
     version: ClassVar[int] = 2
     statistic = Gram
-    sees = "block"
+    calibrates_on = "block"
     block_size: int = 128
     max_salient: int = 49
     damp: float = 0.01

@@ -27,9 +27,10 @@ from typing import ClassVar
 
 import torch
 
-from qbench.grid import Grid, UniformWeight
+from qbench.grid import Grid
 from qbench.methods.base import Method
 from qbench.stats import Gram
+from qbench.weights import UniformWeight
 
 LEAF = 16  # columns whose updates are made one by one
 
@@ -42,7 +43,7 @@ class GPTQ(Method):
     name: ClassVar[str] = "gptq"
     version: ClassVar[int] = 3
     statistic = Gram
-    sees = "stage"
+    calibrates_on = "stage"
     grid: Grid = Grid()
     act_order: bool = False
     static_groups: bool = False

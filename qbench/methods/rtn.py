@@ -8,8 +8,9 @@ Dimension key: N output channels, K input channels.
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from qbench.grid import Grid, round_to_nearest
+from qbench.grid import Grid
 from qbench.methods.base import Method
+from qbench.weights import round_to_nearest
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,10 @@ from typing import ClassVar
 
 import torch
 
-from qbench.grid import ActQuant, Grid, round_to_nearest
+from qbench.grid import ActQuant, Grid
 from qbench.methods.base import Method
 from qbench.stats import AbsMax
+from qbench.weights import round_to_nearest
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from qbench.hub import hub_error
-from qbench.models import files, qwen3
+from qbench.models import anatomies as qwen3
+from qbench.models import files
 from qbench.models.block import Block
 from qbench.models.placement import Placement
 from qbench.settings import check

@@ -16,13 +16,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from qbench.files import written_whole
-from qbench.grid import ActQuant, QuantWeight
+from qbench.grid import ActQuant
 from qbench.json_values import plain
 from qbench.linear import QuantLinear
 from qbench.models.block import Block
 from qbench.models.checkpoint import OpenCheckpoint
 from qbench.models.placement import Placement
 from qbench.record import LayerReport
+from qbench.weights import QuantWeight
 
 # what reading a file raises that is cut off, of another version, or not ours
 _DAMAGE = (SafetensorError, AttributeError, KeyError, TypeError, ValueError)

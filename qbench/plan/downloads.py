@@ -5,13 +5,13 @@ from pathlib import Path
 from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
 
-from qbench.costs import Shape
-from qbench.data import EVALUATED
-from qbench.pins import BYTES, HubFile
+from qbench.data.corpus import EVALUATED
+from qbench.data.pins import BYTES, HubFile
+from qbench.data.texts import HUB, hub_file
 from qbench.plan.machines import GIB
 from qbench.plan.status import evaluations
 from qbench.plan.sweep import method_of
-from qbench.texts import HUB, hub_file
+from qbench.shape import Shape
 
 
 def model_bytes(cell: dict, shape: Shape | None) -> int:

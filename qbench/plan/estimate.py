@@ -5,12 +5,12 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from qbench import costs, footprint
-from qbench.costs import BYTES, Shape
-from qbench.plan import work
+from qbench import nano
+from qbench.plan import footprint, work
 from qbench.plan.machines import GIB, Machine
 from qbench.plan.status import evaluations, expected
 from qbench.settings import target
+from qbench.shape import BYTES, QWEN3, Shape
 
 READ, WRITE = 2e9, 1e9  # bytes a second from and to a disk: assumptions
 SHORT = 203  # mean tokens of a C4 document of at most 512
@@ -47,19 +47,19 @@ def shape_of(cell: dict) -> Shape | None:
         return Shape.of(json.loads(file.read_text()))
     for name in (model["name"], (model.get("repo") or "").rpartition("/")[2]):
         size = name.lower().removeprefix("qwen3-").removesuffix("-base")
-        if size in costs.QWEN3 and name.lower().startswith("qwen3-"):
-            return costs.QWEN3[size]
+        if size in QWEN3 and name.lower().startswith("qwen3-"):
+            return QWEN3[size]
     return None
 
 
 def _nano(name) -> Path:
-    return Path(costs.__file__).parent / "nano" / "models" / name
+    return Path(nano.__file__).parent / "models" / name
 
 
 def shares_statistics(cell: dict, shape: Shape) -> bool:
     """Whether a cell's statistics lie in the cache, for all methods that see the unquantized model."""
     cls, method = target(cell["method"], "method"), cell["method"]
-    if cls.name == "none" or cls.sees != "float" or method.get("loss") == "module":
+    if cls.name == "none" or cls.calibrates_on != "float" or method.get("loss") == "module":
         return False
     return footprint.statistics_bytes(shape) <= cell["machine"].get("statistics_gib", 0) * GIB
 
@@ -91,7 +91,7 @@ def estimate(cell: dict, shape: Shape, machine: Machine, parts: list[str], known
         left = footprint.statistics_bytes(shape) if shares and not known else 0
         waiting = footprint.waiting_bytes(shape, tokens, dtype)
         stays = not machine.is_gpu or _stays(settings, waiting)
-        grams = "stage" if cls.sees == "stage" else "all"
+        grams = "stage" if cls.calibrates_on == "stage" else "all"
         quantizing = footprint.peak_quantize(shape, grams, calib["length"], dtype, waiting if stays else 0)
         resting = 0 if stays else waiting
     jobs = {name: work.evaluate(shape, wanted[name], dtype) for name in parts}

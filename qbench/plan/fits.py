@@ -12,9 +12,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from qbench import footprint
-from qbench.costs import Shape
+from qbench.plan import footprint
 from qbench.plan.machines import GIB
+from qbench.shape import Shape
 
 ADVICE = {
     "gpu": "use machine.hidden_device=cpu, a GPU with more memory, or machine=cpu",

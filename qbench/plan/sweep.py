@@ -170,7 +170,7 @@ def method_of(cell: dict) -> tuple[str, int | None, int]:
 def _is_wanted(cell) -> bool:
     if cell.get("table") is None:
         return True
-    from qbench.published import is_printed
+    from qbench.printed.published import is_printed
 
     return is_printed(cell["table"], cell["model"]["name"], *method_of(cell))
 

@@ -2,14 +2,14 @@
 
 Sizes of data are counted, not guessed, with Qwen3's tokenizer (nano: its own). WikiText-2's raw test set has 299,078
 tokens, of which 146 windows of 2,048 are read; C4's 256 windows are 524,288. ``TASKS`` holds what lm-eval's requests
-amount to when stretches that they share are forwarded once (``qbench.measure.prefix``, 2,048 tokens a pass).
+amount to when stretches that they share are forwarded once (``prefix_tree``, 2,048 tokens a pass).
 HellaSwag's were counted on 1,916 of its 10,042 questions and multiplied.
 """
 
 from dataclasses import dataclass
 
-from qbench import costs
-from qbench.costs import Shape
+from qbench.plan import costs
+from qbench.shape import Shape
 
 WINDOWS = {"wikitext2": 299_078, "c4": 256 * 2048, "nano": 30_785}  # tokens of each text
 
@@ -65,7 +65,7 @@ def _forward(flops: float, dtype: str) -> Work:
 def calibrate(shape: Shape, cls: type, method: dict, n: int, length: int, dtype: str) -> Work:
     """Forward passes over the calibration tokens; how many depends on what the method sees (``qbench.stream``)."""
     whole = costs.forward_flops(shape, n, length)
-    flops = whole * (2 if cls.sees == "block" else 1)
+    flops = whole * (2 if cls.calibrates_on == "block" else 1)
     if cls.name == "awq" and method.get("loss") == "module":
         tokens, last = n * length * shape.layers, shape.linears[-1]
         down = 2 * last[0] * last[1] * tokens

@@ -10,25 +10,25 @@ import warnings
 from pathlib import Path
 
 from qbench.files import write_atomic
-from qbench.published import METRICS, TABLES
-from qbench.published import load as load_published
+from qbench.printed.audit import write_audit
+from qbench.printed.published import METRICS, TABLES
+from qbench.printed.published import load as load_published
 from qbench.record import Store
-from qbench.report.audit import write_audit
-from qbench.report.frame import frame, layer_frame
+from qbench.render.write import to_csv, to_latex, to_markdown
 from qbench.report.latency import write_latency
-from qbench.report.of_kernels import write_of_kernels
-from qbench.report.ours import of_table
-from qbench.report.protocol import protocol_of
-from qbench.report.reproduction import reproduce
-from qbench.report.reproduction_text import to_text
-from qbench.report.reproduction_write import to_csv as paper_csv
-from qbench.report.reproduction_write import to_latex as paper_latex
-from qbench.report.reproduction_write import to_markdown as paper_markdown
-from qbench.report.specs import specs
-from qbench.report.summary import summarize
-from qbench.report.table import TableSpec, make_table
-from qbench.report.variants import flaw
-from qbench.report.write import to_csv, to_latex, to_markdown
+from qbench.report.quality.frame import frame, layer_frame
+from qbench.report.quality.packed_models import write_of_kernels
+from qbench.report.quality.specs import specs
+from qbench.report.quality.summary import summarize
+from qbench.report.quality.table import TableSpec, make_table
+from qbench.report.quality.variants import flaw
+from qbench.report.reproduction.compare import reproduce
+from qbench.report.reproduction.measured_cells import of_table
+from qbench.report.reproduction.protocol import protocol_of
+from qbench.report.reproduction.text import to_text
+from qbench.report.reproduction.write import to_csv as paper_csv
+from qbench.report.reproduction.write import to_latex as paper_latex
+from qbench.report.reproduction.write import to_markdown as paper_markdown
 
 __all__ = ["TableSpec", "build", "frame", "layer_frame", "load", "main", "make_table", "paper_table", "summary"]
 __all__ += ["reproduce", "write_audit"]
@@ -74,7 +74,7 @@ def build(
             name = spec.name.removesuffix("_matrix") + "_summary.md"
             put(name, f"```text\n{summarize(table)}```\n")
         if spec.figures and figures:
-            from qbench.report.figures import draw  # matplotlib takes a second to import
+            from qbench.report.quality.figures import draw  # matplotlib takes a second to import
 
             written += draw(table, layer_frame(measurements), out / "figures")
     written += write_of_kernels(measurements, failures, out)
@@ -102,7 +102,7 @@ def _paper_tables(measurements: list, failures: list[dict], out: Path, put, figu
             for extension, write in (("csv", paper_csv), ("md", paper_markdown), ("tex", paper_latex)):
                 put(f"{t.name}.{extension}", write(t))
         if figures and any(line.measured for t in tables for line in t.lines):
-            from qbench.report.reproduction_figure import draw
+            from qbench.report.reproduction.figure import draw
 
             written += draw(tables, out / "figures")
     if refused:

@@ -1,0 +1,214 @@
+"""A lean Qwen3 decoder: what is left of a model when only speed matters, with weights of any kind behind each product.
+
+Query, key and value are one product, gate and up another, so a layer of a decoding step is nine launches: four
+products, four kernels of ``qbench.kernels.fused`` and one of ``qbench.kernels.attention``. Nothing of a step depends on
+the host: token, position and cache live on the device, so one CUDA graph holds it. It computes what transformers' Qwen3
+computes and rounds where that rounds (``Decoder.of`` and its test). The output head is never quantized.
+
+Dimension key: B sequences, S tokens of a prompt, T places of the cache, D hidden width, V vocabulary, H query heads, J
+key-value heads, d their width, N output and K input channels of a product.
+"""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qbench.decoder.layer import GAINS, PRODUCTS, Layer, dense
+from qbench.kernels.attention import MAX_SPLITS, decode_attention
+from qbench.kernels.fuse import fuse
+from qbench.kernels.fused import add_rms_norm, rope_cache
+from qbench.linear import QuantLinear
+from qbench.shape import Shape
+
+
+class Decoder(nn.Module):
+    """Layers between an embedding and a head, and a cache made by ``allot``. ``prefill`` starts, ``decode`` goes on."""
+
+    def __init__(self, shape: Shape, layers: list[Layer], embed_VD, head_VD, gain_D, rope_theta=1e6, eps=1e-6):
+        super().__init__()
+        self.shape, self.rope_theta, self.eps = shape, rope_theta, eps
+        self.layers = nn.ModuleList(layers)
+        self.register_buffer("embed_VD", embed_VD)
+        self.register_buffer("head_VD", head_VD)
+        self.register_buffer("gain_D", gain_D)
+        self.used = 0
+
+    @classmethod
+    def random(
+        cls,
+        shape: Shape,
+        linear: Callable[[int, int], nn.Module],
+        batch: int,
+        context: int,
+        dtype: torch.dtype,
+        device: str,
+        seed: int = 0,
+    ) -> "Decoder":
+        """Random weights of a real shape, made on the device. ``linear(N, K)`` gives a product with a random weight.
+
+        Layers hold the same numbers, each in memory of its own, so a step reads as many bytes as a trained model's.
+        """
+        draw = torch.Generator(device).manual_seed(seed)
+
+        def normal(*size, scale):
+            return torch.empty(size, dtype=dtype, device=device).normal_(0, scale, generator=draw)
+
+        sizes = dict(zip(GAINS, (shape.hidden, shape.hidden, shape.head_dim, shape.head_dim)))
+        gains = {name: 1 + normal(size, scale=0.1) for name, size in sizes.items()}
+        first = Layer({name: linear(N, K) for name, (N, K) in shape.fused.items()}, gains)
+        layers = [first] + [copy.deepcopy(first) for _ in range(shape.layers - 1)]
+        embed, gain = normal(shape.vocab, shape.hidden, scale=1), 1 + normal(shape.hidden, scale=0.1)
+        head = embed if shape.tied else normal(shape.vocab, shape.hidden, scale=shape.hidden**-0.5)
+        return cls(shape, layers, embed, head, gain).allot(batch, context)
+
+    @classmethod
+    def of(cls, model: nn.Module, batch: int, context: int, linear: Callable[[Tensor], nn.Module] = dense) -> "Decoder":
+        """The transformers ``Qwen3ForCausalLM``, in its dtype and on its device; ``linear(w_NK)`` makes each product.
+
+        Linears that are packed already (``QuantLinear``) stay so; those that read one tensor become one product.
+
+        Raises: ValueError for a model with biases, sliding windows, scaled positions, or linears that are not plain.
+        """
+        config = model.config
+        rope = config.rope_parameters
+        _refuse(config.model_type != "qwen3", f"model type {config.model_type}", "a dense Qwen3")
+        _refuse(config.attention_bias, "biases in attention", "a model without")
+        _refuse(rope["rope_type"] != "default", f"rope_type {rope['rope_type']}", "the default one")
+        _refuse(set(config.layer_types) != {"full_attention"}, "sliding windows", "full attention")
+        _refuse(config.hidden_act != "silu", f"hidden_act {config.hidden_act}", "silu")
+
+        def product(*linears):
+            if all(isinstance(x, QuantLinear) and x.packed is not None for x in linears):
+                return fuse([x.packed for x in linears])
+            kinds = {type(x).__name__ for x in linears if type(x) is not nn.Linear}
+            _refuse(
+                bool(kinds),
+                f"{', '.join(kinds)} as a linear",
+                "the plain model, and quantize in `linear`, or a packed one",
+            )
+            return linear(torch.cat([x.weight.data for x in linears]))
+
+        layers = []
+        for layer in model.model.layers:
+            attn, mlp = layer.self_attn, layer.mlp
+            inputs = ((attn.q_proj, attn.k_proj, attn.v_proj), (attn.o_proj,), (mlp.gate_proj, mlp.up_proj))
+            products = [product(*linears) for linears in (*inputs, (mlp.down_proj,))]
+            norms = (layer.input_layernorm, layer.post_attention_layernorm, attn.q_norm, attn.k_norm)
+            gains = dict(zip(GAINS, (norm.weight.data for norm in norms)))
+            layers.append(Layer(dict(zip(PRODUCTS, products)), gains))
+        ends = (model.model.embed_tokens.weight.data, model.lm_head.weight.data, model.model.norm.weight.data)
+        decoder = cls(Shape.of(config), layers, *ends, rope_theta=rope["rope_theta"], eps=config.rms_norm_eps)
+        return decoder.allot(batch, context)
+
+    def allot(self, batch: int, context: int) -> "Decoder":
+        """An empty cache of ``context`` places for each of ``batch`` sequences instead of the one before."""
+        shape, like = self.shape, self.embed_VD
+        self.k_cache_LBTJd = self.v_cache_LBTJd = None  # first gives back what there was
+        cache = (shape.layers, batch, context, shape.kv_heads, shape.head_dim)
+        self.k_cache_LBTJd = torch.zeros(cache, dtype=like.dtype, device=like.device)
+        self.v_cache_LBTJd = torch.zeros_like(self.k_cache_LBTJd)
+        self.token_B = torch.zeros(batch, dtype=torch.int64, device=like.device)
+        self.position_B = torch.zeros(batch, dtype=torch.int32, device=like.device)
+        self.done_BJ = torch.zeros(batch, shape.kv_heads, dtype=torch.int32, device=like.device)
+        self.splits = attention_splits(batch * shape.kv_heads, like.device)
+        inverse = 1.0 / self.rope_theta ** (torch.arange(0, shape.head_dim, 2, dtype=torch.float32) / shape.head_dim)
+        angle = torch.arange(context, dtype=torch.float32)[:, None] * inverse
+        self.cos_Th, self.sin_Th = (x.to(like.device, like.dtype) for x in (angle.cos(), angle.sin()))
+        self.used = 0
+        return self
+
+    @torch.no_grad()
+    def prefill(self, ids_BS: Tensor, lengths: list[int] | None = None) -> Tensor:
+        """Reads prompts into the cache from its first place on: logits [B, V] after the last token of each.
+
+        ``lengths``: tokens of each sequence, the rest of its row is padding; None: all of S. ``token_B`` is afterwards
+        the most likely next token. A CUDA graph can hold it where lengths is None. ValueError for what does not fit.
+        """
+        B, S = ids_BS.shape
+        batch, context = self.k_cache_LBTJd.shape[1:3]
+        used = [S] * B if lengths is None else lengths
+        if batch != B or len(used) != B or not 1 <= min(used) <= max(used) <= S <= context:
+            raise ValueError(
+                f"the cache takes {batch} prompts of 1 to {context} tokens, got {B} of {S}, lengths {lengths}: allot"
+            )
+        self.position_B.zero_()
+        x = self._layers(ids_BS, self._over_prompt)
+        if lengths is None:
+            self.position_B.fill_(S)
+            x = x[:, -1]
+        else:
+            self.position_B.copy_(torch.tensor(lengths))
+            x = x[torch.arange(B, device=x.device), self.position_B.long() - 1]
+        self.used = max(used)
+        return self._choose(x)
+
+    @torch.no_grad()
+    def decode(self, token_B: Tensor) -> Tensor:
+        """Appends a token to each sequence: logits [B, V] of the next one. ValueError if the cache is full."""
+        context = self.k_cache_LBTJd.shape[2]
+        if self.used >= context:
+            raise ValueError(f"the cache's {context} places are full; allot more context")
+        self.token_B.copy_(token_B)
+        self.used += 1
+        return self.step()
+
+    @torch.no_grad()
+    def step(self, advance: int = 1) -> Tensor:
+        """Appends ``token_B``, which is afterwards the most likely next token; positions are ``advance`` higher.
+
+        Everything is on the device, so this is what a CUDA graph captures. Nobody checks that a place is left.
+        """
+        logits = self._choose(self._layers(self.token_B[:, None], self._over_cache)[:, -1])
+        self.position_B.add_(advance)
+        return logits
+
+    def _layers(self, ids_BS, attend):
+        x, delta = F.embedding(ids_BS, self.embed_VD), None
+        for layer, k_BTJd, v_BTJd in zip(self.layers, self.k_cache_LBTJd, self.v_cache_LBTJd):
+            x, delta = layer(x, delta, partial(self._attend, attend, k_BTJd, v_BTJd), self.eps)
+        return add_rms_norm(x, delta, self.gain_D, self.eps)[1]
+
+    def _attend(self, attend, k_BTJd, v_BTJd, qkv, q_gain_d, k_gain_d):
+        angles = (self.cos_Th, self.sin_Th)
+        q_BSHd = rope_cache(qkv, q_gain_d, k_gain_d, *angles, self.position_B, k_BTJd, v_BTJd, self.eps)
+        return attend(q_BSHd, k_BTJd, v_BTJd)
+
+    def _over_cache(self, q_BSHd, k_BTJd, v_BTJd):
+        y_BHd = decode_attention(q_BSHd[:, 0], k_BTJd, v_BTJd, self.position_B, self.done_BJ, self.splits)
+        return y_BHd.flatten(1)[:, None]
+
+    def _over_prompt(self, q_BSHd, k_BTJd, v_BTJd):
+        q, k, v = (x[:, : q_BSHd.shape[1]].transpose(1, 2) for x in (q_BSHd, k_BTJd, v_BTJd))
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).transpose(1, 2).flatten(2)
+
+    def _choose(self, x_BD):
+        logits_BV = F.linear(x_BD, self.head_VD)
+        torch.argmax(logits_BV, -1, out=self.token_B)
+        return logits_BV
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of weights that a step reads: layers, last norm, head, and one row of the embedding a sequence."""
+        layers = sum(layer.weight_bytes for layer in self.layers)
+        return layers + self.gain_D.nbytes + self.head_VD.nbytes + len(self.token_B) * self.embed_VD[0].nbytes
+
+    def cache_bytes(self, length: int) -> int:
+        """Bytes of the cache that a step reads or writes with ``length`` places used in each sequence."""
+        place = self.k_cache_LBTJd[:, :, 0]
+        return 2 * place.numel() * place.element_size() * length
+
+
+def attention_splits(programs: int, device: torch.device) -> int:
+    """How many programs share a sequence's places so that all of them together fill the device once."""
+    if device.type != "cuda":
+        return 3  # the interpreter runs one after the other
+    return max(1, min(MAX_SPLITS, torch.cuda.get_device_properties(device).multi_processor_count // programs))
+
+
+def _refuse(wrong: bool, got: str, wanted: str) -> None:
+    if wrong:
+        raise ValueError(f"the lean decoder has no {got}; give it {wanted}")

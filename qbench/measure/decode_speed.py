@@ -1,0 +1,108 @@
+"""How fast the quantized model decodes packed, on the GPU that runs this: the same weights whose quality is measured.
+
+The packed model is first compared with the dequantized one (``measure.agreement``); where they disagree there is no
+time, only a failure. Then one step of the lean decoder (``qbench.decoder.model``) with these weights is timed as a
+CUDA graph, and so is a step with bfloat16 weights. Numbers belong to one GPU, which is part of the record's identity.
+
+Times of random weights at every shape, batch and kernel need no checkpoint: ``python experiments/latency.py``.
+"""
+
+import copy
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from qbench.latency.clock import Clock
+from qbench.measure.agreement import Comparison, Rounding, kernels_of, refuse
+from qbench.measure.base import Context, Measure, hidden_states
+from qbench.models.checkpoint import DTYPES
+from qbench.record import Metric
+
+TOKENS = 64  # of the comparison before the timing
+
+
+@dataclass(frozen=True)
+class Latency(Measure):
+    """``latency/decode_ms``: a step for ``batch`` sequences with ``context`` tokens each in the cache; and more.
+
+    Also ``tokens_per_s``, ``bf16_ms`` (a step with bfloat16 weights), ``speedup`` over it, ``weight_bytes`` and
+    ``cache_bytes`` that a step reads, and ``floor_share``: what these bytes would take at the measured copy bandwidth,
+    over what the step takes. ``dtype``: of activations where the model itself is float32.
+    """
+
+    name = "latency"
+    runs_packed = True
+
+    batch: int = 1
+    context: int = 1024
+    dtype: Literal["float16", "bfloat16"] = "bfloat16"
+
+    def __post_init__(self):
+        super().__post_init__()
+        for field in ("batch", "context"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"eval.{field} must be a whole number from 1 on, got {getattr(self, field)}")
+
+    def science(self, ctx: Context) -> dict:
+        if ctx.packed is None:
+            raise ValueError("eval=latency times a quantized model, and bfloat16 beside it; choose a method, not none")
+        clock_of(ctx.device)
+        settings = dict(batch=self.batch, context=self.context, dtype=self.dtype)
+        return dict(name=self.name, version=self.version, **settings, gpu=kernels_of(ctx.device))
+
+    @torch.inference_mode()
+    def run(self, model: nn.Module, ctx: Context) -> dict[str, Metric]:
+        from qbench.decoder.model import Decoder
+        from qbench.latency.ceilings import copy_bandwidth  # needs Triton, which other evaluations do without
+        from qbench.latency.models import measure_decode, random_dense
+
+        clock = clock_of(ctx.device)
+        dtype = DTYPES[self.dtype] if model.dtype == torch.float32 else model.dtype
+        model = model if model.dtype == dtype else copy.deepcopy(model).to(dtype)  # others measure it after us
+        packed = ctx.packed().to(dtype)
+        _compare(model, packed, dtype, ctx.device)
+        del model
+        bandwidth = copy_bandwidth(ctx.device, clock)
+        decoder = Decoder.of(packed, self.batch, self.context)
+        ours = measure_decode(decoder, clock, self.batch, self.context, bandwidth)
+        linear = partial(random_dense, device=ctx.device)
+        dense = Decoder.random(decoder.shape, linear, self.batch, self.context, torch.bfloat16, ctx.device)
+        theirs = measure_decode(dense, clock, self.batch, self.context, bandwidth)
+        values = {
+            "decode_ms": (ours["ms"], "ms"),
+            "tokens_per_s": (ours["tokens_per_s"], "tokens/s"),
+            "bf16_ms": (theirs["ms"], "ms"),
+            "speedup": (theirs["ms"] / ours["ms"], "ratio"),
+            "weight_bytes": (ours["weight_bytes"], "bytes"),
+            "cache_bytes": (ours["cache_bytes"], "bytes"),
+            "floor_share": (ours["floor_ms"] / ours["ms"], "fraction"),
+        }
+        return {f"latency/{name}": Metric(float(value), unit, ours["runs"]) for name, (value, unit) in values.items()}
+
+
+def clock_of(device: str) -> Clock:
+    """The clock of a GPU; ValueError for another device, since a time on it would say nothing of the kernels."""
+    if not device.startswith("cuda"):
+        raise ValueError(
+            f"eval=latency times kernels on a GPU, and machine.device is {device}; whether they are right is "
+            "eval=agreement, which runs anywhere"
+        )
+    from qbench.latency.clock import CudaClock
+
+    return CudaClock()
+
+
+def _compare(model: nn.Module, packed: nn.Module, dtype: torch.dtype, device: str) -> None:
+    """ArithmeticError where packed and dequantized model disagree on random tokens."""
+    draw = torch.Generator().manual_seed(0)
+    ids_BT = torch.randint(0, model.config.vocab_size, (1, TOKENS), generator=draw).to(device)
+    layers = Comparison(model, packed)
+    with layers:
+        expected: Tensor = hidden_states(model, ids_BT)
+    with Rounding(model):
+        rounded = hidden_states(model, ids_BT)
+    p, q, r = (model.lm_head(x).double() for x in (expected, hidden_states(packed, ids_BT), rounded))
+    refuse(((q - p).norm() / p.norm()).item(), ((r - p).norm() / p.norm()).item(), layers.worst(), dtype)

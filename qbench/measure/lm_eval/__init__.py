@@ -1,0 +1,1 @@
+"""lm-eval's side of the evaluation: tasks, requests, the model that answers them."""

@@ -1,0 +1,164 @@
+"""The data sets of lm-eval's tasks, from files: machine.data_dir's, or the Hub's at pinned revisions.
+
+lm-eval reads every data set through `datasets.load_dataset(path, name)`. While tasks load, `reading` answers that call.
+Prompts, choices and scoring stay lm-eval's own; the rows have the columns of the data set on the Hub. A data set that
+`qbench.data.pins` does not list is read from the Hub by `datasets`, and the commit that it came from is noted.
+"""
+
+import contextlib
+import re
+from functools import lru_cache
+from pathlib import Path
+from unittest import mock
+
+import datasets
+from datasets import Dataset
+from huggingface_hub import is_offline_mode
+from pyarrow import compute, parquet
+
+from qbench.data import pins, texts
+from qbench.data.pins import HubFile
+from qbench.hub import hub_error
+
+FILES = {
+    ("cais/mmlu", None): "mmlu/{split}*.parquet",
+    ("baber/piqa", None): "zeroshot/piqa_{split}*.parquet",
+    ("aps/super_glue", "boolq"): "zeroshot/boolq_{split}*.parquet",
+    ("allenai/winogrande", "winogrande_xl"): "zeroshot/winogrande_xl_{split}*.parquet",
+    ("allenai/ai2_arc", "ARC-Easy"): "zeroshot/arc_easy_{split}*.parquet",
+    ("allenai/ai2_arc", "ARC-Challenge"): "zeroshot/arc_challenge_{split}*.parquet",
+    ("Rowan/hellaswag", None): "zeroshot/hellaswag_{split}*.parquet",
+    ("EleutherAI/wikitext_document_level", "wikitext-2-raw-v1"): "wikitext2/raw_{split}*.parquet",
+    (pins.C4, "en"): "c4/*{split}*.parquet",
+}
+
+
+@contextlib.contextmanager
+def reading(data_dir: str | Path | None, shots: int = 0):
+    """Inside, `datasets.load_dataset` reads from `data_dir`, or from the Hub with None.
+
+    Yields {repository: commit} of what has come from the Hub. `shots`: the examples in a prompt; without any, training
+    splits stay unread.
+    """
+    commits, load = {}, datasets.load_dataset
+
+    def answer(path, name=None, **settings):
+        if data_dir is not None:
+            return Splits(Path(data_dir), path, name, shots)
+        if _place(path, name):
+            commits[path] = pins.PINS[path][0]
+            return Splits(None, path, name, shots)
+        found = _load(path, name, settings, load)
+        if commit := _commit(found):
+            commits[path] = commit
+        return found
+
+    with mock.patch("datasets.load_dataset", answer):
+        yield commits
+
+
+def wanted(config: dict, shots: int) -> list[HubFile | tuple[str, str | None]]:
+    """What a task of lm-eval reads from the Hub, by its configuration: files, or a data set and its configuration."""
+    path, name = config.get("dataset_path"), config.get("dataset_name")
+    if path is None or config.get("custom_dataset") or "/" not in path:  # json and the like read files of their own
+        return []
+    if not _place(path, name):
+        return [(path, name)]
+    tested, train = (config.get(f"{split}_split") for split in ("test", "training"))
+    splits = {tested or config["validation_split"], config.get("fewshot_split") or (train if shots else None)} - {None}
+    return [pins.pinned(path, split, name) for split in sorted(splits)]
+
+
+def load_whole(path: str, name: str | None) -> None:
+    """Loads a data set into the cache of `datasets`."""
+    _load(path, name, {}, datasets.load_dataset)
+
+
+def _load(path, name, settings, load):
+    revision = pins.PINS[path][0] if path in pins.PINS else None
+    try:
+        if "/" in path and not is_offline_mode():  # offline the cache answers
+            pins.connect(path)
+        return load(path, name, revision=revision, **settings)
+    except Exception as e:
+        raise hub_error(e, path, revision, kind="dataset", instead=pins.INSTEAD) from e
+
+
+def _place(path: str, name: str | None) -> str | None:
+    return FILES.get((path, name)) or FILES.get((path, None))
+
+
+def _commit(found: datasets.DatasetDict) -> str | None:
+    """The commit a data set on the Hub was built from, by which `datasets` names its cache."""
+    folders = {Path(file["filename"]).parent.name for split in found.values() for file in split.cache_files}
+    return next((name for name in folders if re.fullmatch("[0-9a-f]{40}", name)), None)
+
+
+class Splits(dict):
+    """The splits of one data set, each read when first asked for.
+
+    A `train` split is empty without `shots`, or where `data_dir` has none: tasks hold it ready even if they need none.
+    """
+
+    def __init__(self, data_dir: Path | None, path: str, name: str | None, shots: int = 0):
+        super().__init__()
+        self.data_dir, self.path, self.name, self.shots = data_dir, path, name, shots
+        self.pattern = _place(path, name)
+        if self.pattern is None:
+            known = ", ".join(sorted({path for path, _ in FILES}))
+            raise ValueError(
+                f"a task reads {path} ({name}), for which machine.data_dir has no place; "
+                f"unset machine.data_dir to read it from the Hub, or use tasks on {known}"
+            )
+
+    def __missing__(self, split: str) -> Dataset:
+        files = self._files(split)
+        self[split] = Dataset.from_dict(self._columns(files) if files else {})
+        return self[split]
+
+    def _files(self, split: str) -> list[Path]:
+        if split == "train" and not self.shots:
+            return []
+        if self.data_dir is None:
+            return [pins.pinned(self.path, split, self.name).get()]
+        if self.path == pins.C4:
+            return texts.local_files("c4", split, self.data_dir)
+        pattern = self.pattern.format(split=split)
+        files = sorted(self.data_dir.glob(pattern))
+        if not files and split != "train":
+            raise FileNotFoundError(
+                f"{self.path} ({split}) was asked for, but machine.data_dir={self.data_dir} has no "
+                f"{pattern}; put the file there, or unset machine.data_dir to use the Hub"
+            )
+        return files
+
+    def _columns(self, files: list[Path]) -> dict[str, list]:
+        tables = [texts.text_table(f) if self.path == pins.C4 else _table(f) for f in files]
+        if self.data_dir and self.path == "EleutherAI/wikitext_document_level":
+            return {"page": pages([line for table in tables for line in table["text"].to_pylist()])}
+        if self.data_dir and self.path == "cais/mmlu":
+            tables = [table.filter(compute.equal(table["subject"], self.name)) for table in tables]
+            if not sum(map(len, tables)):
+                raise ValueError(f"{files[0]} has no rows of the MMLU subject {self.name}")
+        return {name: [x for table in tables for x in table[name].to_pylist()] for name in tables[0].column_names}
+
+
+def pages(lines: list[str]) -> list[str]:
+    """The articles of WikiText-2 from its lines, cut as EleutherAI/wikitext_document_level cuts them.
+
+    An article begins at a level-one heading, ` = Title = `. Blank lines, "" on the Hub, are " " in the file
+    that data set was made from.
+    """
+    articles, current = [], []
+    for line in "".join(line or " \n" for line in lines).split("\n"):
+        text = line.replace("= = =", "===").replace("= =", "==").strip()
+        if text.startswith("= ") and text.endswith(" ="):
+            articles.append("\n".join(current))
+            current = []
+        current.append(line)
+    return [article for article in articles if article.strip()] + ["\n".join(current)]
+
+
+@lru_cache(maxsize=8)
+def _table(file: Path):
+    return parquet.read_table(file)

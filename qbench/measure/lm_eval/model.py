@@ -1,0 +1,198 @@
+"""A model as lm-eval sees it, which forwards what requests share once.
+
+`Scorer` answers the requests of any likelihood task with lm-eval's own tokenization, truncation and arithmetic
+(log-softmax in float32), so that its answers are `HFLM`'s up to rounding. What differs is the work: the
+requests are a tree of tokens (`prefix_tree`), each stretch of which is forwarded once, and the output
+head is applied to scored positions alone. All of MMLU, 5-shot, takes about a seventh of the tokens.
+
+One kind of request HFLM cannot score at all: where a tokenizer merges the end of the context with the whole
+continuation (Qwen's makes ":A" of "Answer:" and "A"), its rule leaves a continuation of no tokens. Here the two
+are then encoded apart, which is what the original MMLU does.
+
+Dimensions: Q tokens of a forward pass, P tokens in the cache, D model width, V vocabulary, n scored positions.
+"""
+
+import contextlib
+import logging
+from collections import defaultdict
+from functools import lru_cache
+
+import datasets
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from qbench.data.windows import Encoder
+from qbench.measure.base import Context
+from qbench.measure.lm_eval.prefix_tree import Pack, Step, Tree
+from qbench.progress import Progress
+
+PACK = {"cpu": 256, "cuda": 2048}  # tokens a forward pass
+HEAD_FLOATS = 2**25  # logits held at a time
+
+
+class Scorer(HFLM):
+    """A model as lm-eval sees it; `tokens` counts what it has forwarded.
+
+    `max_length`: the longest input in tokens, longer ones are cut from the left; None: the model's own. A forward
+    pass takes PACK tokens, or one longer sequence. Raises ValueError for a model whose attention
+    reaches less far than all tokens before.
+    """
+
+    def __init__(self, model: nn.Module, ctx: Context, max_length: int | None):
+        kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
+        if kinds != {"full_attention"}:
+            raise ValueError(f"this model has layers of {', '.join(sorted(kinds))}; only full attention is supported")
+        settings = dict(max_length=max_length, add_bos_token=False, softmax_dtype="float32")
+        with quiet():
+            super().__init__(pretrained=model, tokenizer=ctx.tokenizer, batch_size=1, **settings)
+        self.tokens = 0
+        self._recent = {}
+        self._pairs = _pairs(Encoder.of(ctx.tokenizer))
+
+    def tok_encode(self, string: str, *args, **kwargs) -> list[int]:
+        """lm-eval's, remembering the last two strings: the choices of a question share their context."""
+        key = string, args, *kwargs.items()
+        ids = self._recent.pop(key, None) or super().tok_encode(string, *args, **kwargs)
+        self._recent[key] = ids
+        if len(self._recent) > 2:
+            del self._recent[next(iter(self._recent))]
+        return ids
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        key = context, continuation
+        if (pair := self._pairs.get(key)) is None:
+            pair = super()._encode_pair(context, continuation)
+            if continuation and not pair[1]:
+                pair = pair[0], self.tok_encode(context[len(context.rstrip()) :] + continuation)
+            if len(self._pairs) < 10_000:
+                self._pairs[key] = pair
+        return pair
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        return super().loglikelihood(requests, disable_tqdm=_few(requests))
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        return super().loglikelihood_rolling(requests, disable_tqdm=_few(requests))
+
+    @torch.inference_mode()
+    def _loglikelihood_tokens(self, requests, disable_tqdm: bool = False, **kwargs) -> list[tuple[float, bool]]:
+        """(log-likelihood, whether greedy decoding gives it) of each (strings, context, continuation)."""
+        if not requests:
+            return []
+        longest = self.max_length
+        tree = Tree([_input(*request, longest) for request in requests])
+        asked = defaultdict(list)
+        for i, row in enumerate(tree.row):
+            asked[row].append(i)
+        likelihood, greedy = np.zeros(len(requests)), np.ones(len(requests), dtype=bool)
+        cache = DynamicCache()
+        progress = Progress(total=len(requests), desc="tasks", unit="requests")
+        for step in tree.plan(PACK.get(self.device.type, PACK["cuda"])):
+            pack = tree.pack(step)
+            of, places, targets = _scored(tree, step, pack, asked, requests)
+            if len(pack.ids_Q):
+                cache = _cropped(cache, step.start)
+                hidden_QD = self._hidden(pack, step, cache)
+                for some, logp, best in self._predictions(hidden_QD, places, targets):
+                    np.add.at(likelihood, of[some], logp)
+                    np.logical_and.at(greedy, of[some], best)
+            if step.stop is None:
+                done = [i for row in range(step.first, step.last) for i in asked[row]]
+                for i in done:
+                    if (strings := requests[i][0]) is not None:
+                        self.cache_hook.add_partial("loglikelihood", strings, (float(likelihood[i]), bool(greedy[i])))
+                progress.update(len(done))
+        progress.close()
+        return list(zip(likelihood.tolist(), greedy.tolist()))
+
+    def _hidden(self, pack: Pack, step: Step, cache: DynamicCache) -> Tensor:
+        """hidden_QD of a pack's tokens, behind what the cache holds; the cache gains them."""
+        self.tokens += len(pack.ids_Q)
+        inputs = dict(input_ids=torch.from_numpy(pack.ids_Q)[None].to(self.device))
+        if pack.sees_QQ is not None:
+            sees = F.pad(torch.from_numpy(pack.sees_QQ), (step.start, 0), value=True).to(self.device)
+            mask = torch.zeros(sees.shape, dtype=self.model.dtype, device=self.device)
+            inputs["attention_mask"] = mask.masked_fill_(~sees, torch.finfo(mask.dtype).min)[None, None]
+            inputs["position_ids"] = torch.from_numpy(pack.depth_Q)[None].to(self.device)
+        cached = step.start > 0 or step.stop is not None
+        inputs |= dict(past_key_values=cache if cached else None, use_cache=cached)
+        return self.model.base_model(**inputs).last_hidden_state[0]
+
+    def _predictions(self, hidden_QD: Tensor, places: np.ndarray, targets: np.ndarray):
+        """Some scored positions at a time: which, their targets' log-probabilities, whether these are the best."""
+        head = self.model.get_output_embeddings()
+        unique, which = np.unique(places, return_inverse=True)
+        at_once = max(1, HEAD_FLOATS // self.model.config.vocab_size)
+        for a in range(0, len(unique), at_once):
+            logits_nV = head(hidden_QD[torch.from_numpy(unique[a : a + at_once]).to(self.device)])
+            logp_nV = F.log_softmax(logits_nV, dim=-1, dtype=self.softmax_dtype)
+            some = np.flatnonzero((which >= a) & (which < a + at_once))
+            position = torch.from_numpy(which[some] - a).to(self.device)
+            target = torch.from_numpy(targets[some]).to(self.device)
+            best = logp_nV.argmax(-1)[position] == target
+            yield some, logp_nV[position, target].double().cpu().numpy(), best.cpu().numpy()
+
+
+def _input(strings, context: list[int], continuation: list[int], longest: int) -> list[int]:
+    """What the model reads: all tokens but the last, at most `longest` of them, cut from the left."""
+    if not context or not 0 < len(continuation) <= longest:
+        raise ValueError(
+            f"a request has {len(context)} tokens of context and {len(continuation)} of continuation, but needs at "
+            f"least 1 of context and 1 to {longest} of continuation: {str(strings)[-200:]}"
+        )
+    return (context + continuation)[-(longest + 1) :][:-1]
+
+
+def _scored(tree: Tree, step: Step, pack: Pack, asked: dict[int, list[int]], requests: list):
+    """(request, place in Q, target token) of each position that this step scores, as three arrays."""
+    of, places, targets = [], [], []
+    for row, path in zip(range(step.first, step.last), pack.paths, strict=True):
+        for i in asked[row]:
+            continuation = requests[i][2]
+            begin = int(tree.length[row]) - len(continuation)
+            a, b = max(begin, step.start), step.start + len(path)
+            if a < b:
+                of += [i] * (b - a)
+                places += path[a - step.start :].tolist()
+                targets += continuation[a - begin : b - begin]
+    return np.array(of, dtype=int), np.array(places, dtype=int), np.array(targets, dtype=int)
+
+
+def _cropped(cache: DynamicCache, length: int) -> DynamicCache:
+    """The cache with its first `length` tokens."""
+    if length == 0:
+        return DynamicCache()
+    if (more := cache.get_seq_length() - length) > 0:
+        cache.crop(-more)
+    return cache
+
+
+def _few(requests: list) -> bool:
+    """Too few to show a progress bar for."""
+    return len(requests) < 10_000
+
+
+@lru_cache(maxsize=2)
+def _pairs(encoder: Encoder) -> dict:
+    """The token ids of requests already seen by a tokenizer."""
+    return {}
+
+
+@contextlib.contextmanager
+def quiet():
+    """Keeps lm-eval from warning about what is meant to be so (a model object, a custom data set)."""
+    log, bars = logging.getLogger("lm_eval"), not datasets.are_progress_bars_disabled()
+    level = log.level
+    log.setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        if bars:
+            datasets.enable_progress_bars()

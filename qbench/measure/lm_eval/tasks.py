@@ -1,0 +1,124 @@
+"""Multiple-choice accuracy and document perplexity by lm-eval, the harness the papers use.
+
+`nano_world` and `mmlu_hendrycks` (MMLU in its authors' own prompt) are ours, in task_configs/, also for
+`lm_eval --include_path`; all else is lm-eval's own definition: mmlu, piqa, arc_easy, arc_challenge, hellaswag,
+winogrande, boolq, wikitext, c4, and every other task that scores likelihoods. No chat template, no BOS.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import nn
+
+from qbench.data.windows import Encoder
+from qbench.measure.base import Context, Measure, mean_metric
+from qbench.record import Metric
+
+if TYPE_CHECKING:
+    from qbench.measure.lm_eval.requests import Suite
+
+
+@dataclass(frozen=True)
+class Tasks(Measure):
+    """`{task}/{metric}` for every task, `{group}/{metric}` for every group asked for.
+
+    A group's value is the micro average: the mean over all its questions, not over its tasks. Its samples
+    are the questions' 0 or 1, task after task in the group's order; the tasks of a group carry no samples
+    of their own. For lm-eval's perplexities the samples' mean is the logarithm of the value (bits_per_byte:
+    the value), so that a paired difference of samples is one of log-perplexities.
+
+    `num_fewshot` examples a prompt; `limit`: the first so many documents of every task; `max_length`: the
+    longest input in tokens, without one the model's own (cuts long few-shot prompts from the left, and sets
+    the window of wikitext and c4); `max_prompt`: while a prompt is longer than so many tokens, its last
+    example is dropped, as the Qwen3 study does with 2048; without one all examples stay.
+    """
+
+    name = "tasks"
+
+    tasks: tuple[str, ...] = ()
+    num_fewshot: int = 0
+    limit: int | None = None
+    max_length: int | None = None
+    max_prompt: int | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.tasks:
+            raise ValueError("eval.tasks is empty; name at least one lm-eval task")
+        if self.num_fewshot < 0:
+            raise ValueError(f"eval.num_fewshot must be at least 0, got {self.num_fewshot}")
+        for name in ("limit", "max_length", "max_prompt"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"eval.{name} must be at least 1, got {value}; use null for none")
+
+    def suite(self, ctx: Context) -> "Suite":
+        """The tasks with their requests; the prompts depend on the tokenizer only where max_prompt is set."""
+        from qbench.measure.lm_eval.requests import suite  # lm-eval takes seconds to import, and a plan does without it
+
+        encoder = None if self.max_prompt is None else Encoder.of(ctx.tokenizer)
+        data_dir = ctx.data_dir and str(ctx.data_dir)
+        return suite(self.tasks, self.num_fewshot, self.limit, data_dir, self.max_prompt, encoder)
+
+    def hub_files(self) -> list:
+        from qbench.measure.lm_eval.requests import hub_files
+
+        return hub_files(self.tasks, self.num_fewshot)
+
+    def science(self, ctx: Context) -> dict:
+        found = self.suite(ctx)
+        settings = dict(num_fewshot=self.num_fewshot, limit=self.limit, max_length=self.max_length)
+        settings |= dict(max_prompt=self.max_prompt)
+        harness = ".".join(version("lm_eval").split(".")[:2])
+        what = dict(name=self.name, version=self.version, tasks=found.versions, lm_eval=harness)
+        return what | settings | dict(data=found.data) | ({"data_sets": found.data_sets} if found.data_sets else {})
+
+    def run(self, model: nn.Module, ctx: Context) -> dict[str, Metric]:
+        from qbench.measure.lm_eval.model import Scorer
+
+        found = self.suite(ctx)
+        outcomes = found.scores(Scorer(model, ctx, self.max_length))
+        grouped = {task for members in found.groups.values() for task in members}
+        metrics = {}
+        for group, members in found.groups.items():
+            for metric in outcomes[members[0]]:
+                values = [outcomes[task].get(metric) for task in members]
+                if None not in values and _scalar(values[0]):
+                    metrics[f"{group}/{metric}"] = mean_metric([x for v in values for x in v], "fraction")
+        for task, by_metric in outcomes.items():
+            for metric, values in by_metric.items():
+                result = summary(metric, values, found.tasks[task].aggregation()[metric])
+                metrics[f"{task}/{metric}"] = replace(result, samples=None) if task in grouped else result
+        return metrics
+
+
+def summary(metric: str, values: list, aggregate: Callable) -> Metric:
+    """One task's metric: a mean of numbers, a perplexity of (log-likelihood, length) pairs, or lm-eval's."""
+    if _scalar(values):
+        return mean_metric([float(v) for v in values], "fraction")
+    if metric in ("word_perplexity", "byte_perplexity", "bits_per_byte"):
+        return _perplexity(metric, values, aggregate)
+    return Metric(value=float(aggregate(values)), unit=metric, n=len(values))
+
+
+def _perplexity(metric: str, values: list[tuple[float, int]], aggregate: Callable) -> Metric:
+    """exp of the ratio sum(NLL) / sum(length), with a ratio's standard error by the delta method."""
+    loglikelihood, length = np.array(values, dtype=np.float64).T
+    nll = -loglikelihood / (math.log(2) if metric == "bits_per_byte" else 1)
+    n, total = len(values), length.sum()
+    value = float(aggregate(values)) if nll.sum() / total < 700 else math.inf
+    stderr = None
+    if n > 1 and math.isfinite(value):
+        spread = nll - nll.sum() / total * length
+        stderr = math.sqrt((spread**2).sum() * n / (n - 1)) / float(total)
+        stderr *= 1 if metric == "bits_per_byte" else value
+    unit = "bits/byte" if metric == "bits_per_byte" else "perplexity"
+    return Metric(value=value, unit=unit, n=n, stderr=stderr, samples=(n * nll / total).tolist())
+
+
+def _scalar(values: list) -> bool:
+    return isinstance(values[0], (int, float, np.number))

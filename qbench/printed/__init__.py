@@ -1,0 +1,1 @@
+"""The paper's printed numbers and the rules that audit them; reads no record."""

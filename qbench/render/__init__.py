@@ -1,0 +1,1 @@
+"""Tables of text cells as csv, Markdown, LaTeX and text, and the style of figures; knows no record."""

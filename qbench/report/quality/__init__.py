@@ -1,0 +1,1 @@
+"""Tables and figures of quality: perplexity, divergence and accuracy of every cell."""

@@ -1,0 +1,153 @@
+"""Records as a long table: one row a measurement and metric, with its difference to the unquantized model.
+
+Both models saw the same items, so the error of their difference comes from the differences item by item.
+It is much smaller than the errors of the two values, which the choice of items dominates.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from qbench.record import Measurement, Metric
+from qbench.report.quality.variants import UNQUANTIZED, canon, eval_labels, method_of, quant_labels, quantization
+
+OF_KERNELS = ("agreement", "latency")  # evaluations of how a model runs, not of how good it is
+COMPARISONS = ("kl", "top1")  # metrics that are themselves a comparison with the unquantized model
+
+COLUMNS = [
+    *("id", "quant", "model", "model_bytes", "method", "bits", "act_bits", "group_size", "label"),
+    *("nominal_bits", "stored_bits", "metric", "unit", "value", "stderr", "n", "base", "delta"),
+    *("delta_stderr", "delta_note", "n_notes", "notes", "status", "error", "variant", "evaluation", "science"),
+]
+
+
+def frame(measurements: Iterable[Measurement], failures: Iterable[dict] = ()) -> pd.DataFrame:
+    """One row a measurement and metric, and one a failed measurement and metric it would have had.
+
+    ``delta`` is value minus that of the unquantized model under the same evaluation, ``delta_stderr`` its
+    paired standard error; both are NaN where no pairing exists, and ``delta_note`` says why. ``bits`` is NaN
+    outside the bits axis (BiLLM), ``group_size`` -1 is one group per row. ``variant`` tells apart quantizations that
+    agree in these columns, ``evaluation`` the ways in which a metric was evaluated. Failures are the dicts of
+    ``results/failures``; those whose measurement exists by now are ignored. Evaluations of kernels are left out.
+    """
+    measurements = [m for m in measurements if not of_kernels(m.science)]
+    failures = [f for f in failures if not of_kernels(f["science"])]
+    baselines = {
+        (canon(m.science["model"]), canon(m.science["eval"])): m
+        for m in measurements
+        if method_of(m.science)["name"] == UNQUANTIZED
+    }
+    rows = []
+    for m in measurements:
+        base = baselines.get((canon(m.science["model"]), canon(m.science["eval"])))
+        notes = Counter(note for layer in m.layers for note in layer.notes)
+        shared = _identity(m.id, m.science) | dict(n_notes=sum(notes.values()), notes=notes, status="ok", error="")
+        shared |= dict(model_bytes=m.model_bytes, nominal_bits=m.nominal_bits, stored_bits=m.stored_bits)
+        shared["label"] = _label(shared)
+        for key, metric in m.metrics.items():
+            reference = base.metrics.get(key) if base else None
+            if shared["method"] == UNQUANTIZED:
+                delta, stderr, note = 0.0, 0.0, ""
+            elif key.rsplit("/", 1)[-1] in COMPARISONS:
+                delta, stderr, note = math.nan, math.nan, "already a comparison with the unquantized model"
+            else:
+                delta, stderr, note = paired_difference(metric, reference)
+            row = shared | dict(metric=key, unit=metric.unit, value=metric.value, n=metric.n)
+            row |= dict(stderr=math.nan if metric.stderr is None else metric.stderr)
+            row |= dict(base=reference.value if reference else math.nan)
+            rows.append(row | dict(delta=delta, delta_stderr=stderr, delta_note=note))
+    rows += _failed_rows(failures, measurements)
+    df = pd.DataFrame(rows, columns=COLUMNS)
+    df["variant"] = df["quant"].map(quant_labels(list(df["science"])))
+    names = df["science"].map(lambda s: str((s.get("eval") or {}).get("name", "eval")))
+    df["evaluation"] = eval_labels(df).where(lambda label: label != "", names)
+    return df.sort_values(["quant", "metric", "id"], kind="stable", ignore_index=True)
+
+
+def paired_difference(metric: Metric, base: Metric | None) -> tuple[float, float, str]:
+    """(difference, its standard error, why there is none or "").
+
+    Where the unit is "perplexity" the samples are mean NLLs l_i of equally long windows and P = exp(mean l):
+    by the delta method the error of P - P0 is that of the mean of P l_i - P0 l0_i.
+    """
+    if base is None:
+        return math.nan, math.nan, "the unquantized model was not measured by the same evaluation"
+    if not (math.isfinite(metric.value) and math.isfinite(base.value)):
+        return metric.value - base.value, math.nan, ""
+    if not metric.samples or not base.samples:
+        return math.nan, math.nan, "no per-item outcomes were recorded: nothing to pair"
+    if len(metric.samples) != len(base.samples):
+        n, n0 = len(metric.samples), len(base.samples)
+        return math.nan, math.nan, f"{n} items against {n0} of the unquantized model: nothing to pair"
+    x, x0 = np.asarray(metric.samples, float), np.asarray(base.samples, float)
+    perplexity = metric.unit == "perplexity"
+    for samples, value in ((x, metric.value), (x0, base.value)):
+        mean = math.exp(samples.mean()) if perplexity else samples.mean()
+        if not math.isclose(mean, value, rel_tol=1e-3, abs_tol=1e-6):
+            return math.nan, math.nan, "the per-item outcomes do not average to the value: nothing to pair"
+    d = metric.value * x - base.value * x0 if perplexity else x - x0
+    stderr = float(d.std(ddof=1)) / math.sqrt(len(d)) if len(d) > 1 else math.nan
+    return metric.value - base.value, stderr, ""
+
+
+def layer_frame(measurements: Iterable[Measurement]) -> pd.DataFrame:
+    """One row a quantization and linear: its relative output error, in network order."""
+    rows, seen = [], set()
+    measurements = [m for m in measurements if not of_kernels(m.science)]
+    for m in sorted(measurements, key=lambda m: (not m.layers, m.id)):
+        who = _identity(m.id, m.science) | dict(nominal_bits=m.nominal_bits, model_bytes=m.model_bytes)
+        if m.layers and who["quant"] not in seen:
+            seen.add(who["quant"])
+            rows += [
+                who | dict(order=i, block=r.block, name=r.name, error=r.error, notes=Counter(r.notes))
+                for i, r in enumerate(m.layers)
+            ]
+    columns = [*COLUMNS[:8], "nominal_bits", "order", "block", "name", "error", "notes", "science"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def of_kernels(science: dict) -> bool:
+    """Whether a record or failure with ``science`` is of the kernels and has no place in a table of quality."""
+    return (science.get("eval") or {}).get("name") in OF_KERNELS
+
+
+def _identity(id: str, science: dict) -> dict:
+    method, grid = method_of(science), science.get("grid") or {}
+    return dict(
+        id=id,
+        science=science,
+        quant=canon(quantization(science)),
+        model=science["model"]["name"],
+        method=method["name"],
+        bits=16.0 if method["name"] == UNQUANTIZED else float(grid.get("bits", math.nan)),
+        act_bits=float((method.get("acts") or {"bits": 16})["bits"]),
+        group_size=float(grid.get("group_size", math.nan)),
+    )
+
+
+def _label(row: dict) -> str:
+    """As papers write it: W4A16 g128."""
+    bits = row["nominal_bits"] if math.isnan(row["bits"]) else row["bits"]
+    group = f" g{row['group_size']:.0f}" if row["group_size"] > 0 else ""
+    return f"W{bits:.3g}A{row['act_bits']:.0f}{group}"
+
+
+def _failed_rows(failures: Iterable[dict], measurements: list[Measurement]) -> list[dict]:
+    """A failed measurement stands for the metrics of others with its evaluation, or with that name."""
+    done, by_eval, by_name = {m.id for m in measurements}, defaultdict(set), defaultdict(set)
+    for m in measurements:
+        by_eval[canon(m.science["eval"])] |= set(m.metrics)
+        by_name[m.science["eval"].get("name")] |= set(m.metrics)
+    rows = []
+    for f in sorted(failures, key=lambda f: f["id"]):
+        if f["id"] in done:
+            continue
+        ev = f["science"].get("eval") or {}
+        keys = by_eval.get(canon(ev)) or by_name.get(ev.get("name")) or {""}
+        who = _identity(f["id"], f["science"]) | dict(nominal_bits=math.nan, n_notes=0, notes=Counter())
+        who |= dict(label=_label(who), status="failed", error=f["error"].strip().split("\n")[0])
+        rows += [who | dict(metric=key) for key in sorted(keys)]
+    return rows

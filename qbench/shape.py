@@ -1,0 +1,154 @@
+"""The shape of a decoder, the sizes of Qwen3, and what one linear layer costs in operations and bytes.
+
+Everything is plain arithmetic, so it needs no torch, and a test compares each count with the real modules. A matrix
+product of [M, K] with [K, N] takes 2 M K N operations.
+
+Dimension key: M rows of activations, N output channels, K input channels, D hidden width.
+"""
+
+from dataclasses import dataclass
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+PASS_TOKENS = 2048  # enough to keep a GPU busy
+
+
+def sequences_per_pass(length: int) -> int:
+    """Sequences of ``length`` tokens in one forward pass: as many as PASS_TOKENS hold, at least one.
+
+    No setting of a machine changes it, because products of another size sum in another order, and the last bit of a
+    calibration moves the codes of GPTQ.
+    """
+    return max(1, PASS_TOKENS // length)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A dense decoder with grouped-query attention, a gated MLP and norms on queries and keys (Qwen3)."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    tied: bool
+    positions: int = 40_960  # tokens of the longest sequence
+
+    @classmethod
+    def of(cls, config) -> "Shape":
+        """From a transformers configuration, or from the mapping that config.json holds."""
+        get = config.__getitem__ if isinstance(config, dict) else config.__getattribute__
+        names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+        return cls(
+            *map(get, names),
+            get("head_dim"),
+            get("vocab_size"),
+            get("tie_word_embeddings"),
+            get("max_position_embeddings"),
+        )
+
+    @property
+    def stages(self) -> tuple[tuple[int, dict[str, int], bool], ...]:
+        """(K, {linear: N}, whether a scale folds into what comes before) for linears that read the same tensor."""
+        D, query, kv = self.hidden, self.heads * self.head_dim, self.kv_heads * self.head_dim
+        return (
+            (D, {"q_proj": query, "k_proj": kv, "v_proj": kv}, True),
+            (query, {"o_proj": D}, self.heads == self.kv_heads),
+            (D, {"gate_proj": self.intermediate, "up_proj": self.intermediate}, True),
+            (self.intermediate, {"down_proj": D}, True),
+        )
+
+    @property
+    def fused(self) -> dict[str, tuple[int, int]]:
+        """(N, K) of one layer's products as a decoder runs them: linears that read one tensor are one product."""
+        names = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
+        return {name: (sum(linears.values()), K) for name, (K, linears, _) in zip(names, self.stages)}
+
+    @property
+    def linears(self) -> list[tuple[int, int]]:
+        """(N, K) of the linears of one layer."""
+        return [(N, K) for K, names, _ in self.stages for N in names.values()]
+
+    @property
+    def linear_parameters(self) -> int:
+        """Weights that get quantized, in all layers."""
+        return self.layers * sum(N * K for N, K in self.linears)
+
+    @property
+    def layer_parameters(self) -> int:
+        """One layer: its linears, two norms of D and two of a head."""
+        return sum(N * K for N, K in self.linears) + 2 * self.hidden + 2 * self.head_dim
+
+    @property
+    def parameters(self) -> int:
+        """layers + embedding (+ head, if it is not the embedding) + the last norm."""
+        return self.layers * self.layer_parameters + (2 - self.tied) * self.vocab * self.hidden + self.hidden
+
+    def weight_bytes(self, dtype: str = "bfloat16") -> int:
+        """Of the whole model, on the Hub and in memory; the Hub's file may hold a tied head once more."""
+        return self.parameters * BYTES[dtype]
+
+
+def _qwen3(hidden, intermediate, layers, heads, tied):
+    return Shape(hidden, intermediate, layers, heads, kv_heads=8, head_dim=128, vocab=151936, tied=tied)
+
+
+QWEN3 = {
+    "0.6b": _qwen3(1024, 3072, 28, 16, True),
+    "1.7b": _qwen3(2048, 6144, 28, 16, True),
+    "4b": _qwen3(2560, 9728, 36, 32, True),
+    "8b": _qwen3(4096, 12288, 36, 32, False),
+    "14b": _qwen3(5120, 17408, 40, 40, False),
+    "32b": _qwen3(5120, 25600, 64, 64, False),
+}
+
+QWEN2_5_7B = Shape(3584, 18944, 28, heads=28, kv_heads=4, head_dim=128, vocab=152064, tied=False)  # kernels only: the
+# model has biases and no norms on queries and keys
+
+
+# -- one linear: operations, and bytes that its product has to move
+
+
+def linear_flops(M: int, N: int, K: int) -> int:
+    """[M, K] times [K, N]: a multiplication and an addition for each of M N K terms."""
+    return 2 * M * N * K
+
+
+def activation_traffic(M: int, N: int, K: int) -> int:
+    """M rows of K inputs read and M rows of N outputs written, 16 bits each."""
+    return 2 * M * (K + N)
+
+
+CHUNK = 128  # columns that ``qbench.kernels.pack`` packs together; a row is filled up to a multiple
+
+
+def packed_bytes(N: int, K: int, bits: int) -> int:
+    """Codes as the kernels read them: exactly ``bits`` a weight, rows filled up."""
+    return N * _filled(K) * bits // 8
+
+
+def weight_only_bytes(M: int, N: int, K: int, bits: int, group: int = 128, symmetric: bool = False) -> int:
+    """b-bit weights, 16-bit activations: codes, a float16 scale and, unless symmetric, a zero of one byte a group
+    (-1: a row), inputs and outputs. With M = 0: what is read of the weight alone."""
+    return packed_bytes(N, K, bits) + N * _groups(K, group) * (2 if symmetric else 3) + activation_traffic(M, N, K)
+
+
+def integer_bytes(M: int, N: int, K: int, bits: int, group: int = -1) -> int:
+    """b-bit weights, 8-bit activations: as symmetric weights alone. The quantized activations are written by one launch
+    and read by the next, and stay in the cache."""
+    return weight_only_bytes(M, N, K, bits, group, symmetric=True)
+
+
+def binary_weight_bytes(M: int, N: int, K: int, block: int = 128) -> int:
+    """BiLLM: two planes of bits, a byte a column, eight float16 levels a row and block, inputs and outputs."""
+    return packed_bytes(N, K, 2) + K + 16 * N * -(-K // block) + activation_traffic(M, N, K)
+
+
+def _filled(K: int) -> int:
+    return -(-K // CHUNK) * CHUNK
+
+
+def _groups(K: int, group: int) -> int:
+    """Scales of a row; a row that is filled up has them for what was added too."""
+    return 1 if group in (-1, K) else max(K // group, _filled(K) // group)

@@ -1,0 +1,289 @@
+"""The parts that measure latency: percentiles and rings, what is compared and in which order, and the same on a GPU."""
+
+import math
+import os
+import pickle
+import sys
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fakes.latency_fakes import PROVENANCE, FakeClock, Lazy, Plain, Wrong
+
+from qbench.latency import jobs as plan
+from qbench.latency import peers
+from qbench.latency.bench import Bench, restart
+from qbench.latency.clock import CudaClock, Timing, measure, percentile, ring_size
+from qbench.latency.products import Contender, normal, poisoned, relative_error
+from qbench.latency.session import Session
+from qbench.shape import QWEN3
+
+# -- the clock
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 100])
+def test_percentiles_are_torchs(n):
+    samples = torch.rand(n, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
+    for q in (0.0, 0.2, 0.5, 0.8, 1.0):
+        assert percentile(samples.tolist(), q) == pytest.approx(float(samples.quantile(q)), rel=1e-12)
+    with pytest.raises(ValueError, match="no samples"):
+        percentile([], 0.5)
+
+
+def test_timing_says_its_spread():
+    steady = Timing.of([10.0, 10.1, 10.2, 10.0, 10.1])
+    assert (steady.us, steady.runs, steady.notes) == (10.1, 5, ())
+    shaken = Timing.of([10.0, 10.0, 10.0, 14.0, 14.0])
+    assert shaken.p20 <= shaken.us <= shaken.p80
+    assert "unsteady" in shaken.notes[0]
+    assert "40 %" in shaken.notes[0]
+
+
+@pytest.mark.parametrize("size", [1, 999, 1000, 50_000, 10**9])
+def test_ring_keeps_three_caches_between_two_uses(size):
+    l2 = 50_000
+    n = ring_size(size, l2)
+    assert (n - 1) * size >= 3 * l2
+    assert n == 2 or (n - 2) * size < 3 * l2
+    with pytest.raises(ValueError, match="at least one byte"):
+        ring_size(0, l2)
+
+
+def test_measure_goes_round_and_divides():
+    order, clock = [], FakeClock(us=200.0)  # the ring takes 200 us, so 5 rounds fill a replay of 1000
+
+    def launch(i):
+        order.append(i)
+        return torch.zeros(1)
+
+    found = measure([partial(launch, i) for i in range(4)], clock, budget_us=30_000)
+    assert found.us == 200 / (4 * 5)
+    assert order[-20:] == [0, 1, 2, 3] * 5
+    assert found.runs == 30
+    assert measure([partial(launch, 0)], FakeClock(us=5e6), budget_us=30_000).runs == 10
+    assert measure([partial(launch, 0)], FakeClock(us=1e3), budget_us=1e9).runs == 100
+
+
+def test_measure_keeps_a_whole_ring_of_outputs():
+    alive = []
+
+    class Watching(FakeClock):
+        def graph(self, fn):
+            alive.append(fn())
+            return super().graph(fn)
+
+    measure([lambda: torch.empty(8)] * 5, Watching())
+    assert len({y.data_ptr() for y in alive[0]}) == 5
+
+
+def test_cuda_clock_warms_up_captures_and_brackets(monkeypatch):
+    """The calls in their order, on a torch.cuda that only writes them down."""
+    said = []
+
+    class Note:
+        def __init__(self, name):
+            self.name = name
+
+        def __enter__(self):
+            said.append(f"{self.name} begins")
+
+        def __exit__(self, *_):
+            said.append(f"{self.name} ends")
+
+        def wait_stream(self, other):
+            said.append(f"{self.name} waits for {other.name}")
+
+    class Event:
+        made = 0
+
+        def __init__(self, enable_timing):
+            assert enable_timing
+            Event.made += 1
+
+        def record(self):
+            said.append("event")
+
+        def elapsed_time(self, end):
+            return 0.25
+
+    fake = SimpleNamespace(
+        Stream=lambda: Note("side"),
+        current_stream=lambda: Note("main"),
+        stream=lambda stream: stream,
+        synchronize=lambda: said.append("synchronize"),
+        CUDAGraph=lambda: SimpleNamespace(replay=lambda: said.append("replay")),
+        graph=lambda graph: Note("capture"),
+        Event=Event,
+    )
+    monkeypatch.setattr(torch, "cuda", fake)
+    clock = CudaClock()
+    replay = clock.graph(lambda: said.append("work"))
+    assert said == [
+        *("side waits for main", "side begins", "work", "side ends", "main waits for side", "synchronize"),
+        *("capture begins", "work", "capture ends"),
+    ]
+    said.clear()
+    assert clock.time(replay, 2) == [250.0, 250.0], "milliseconds become microseconds"
+    assert said == ["replay", "event", "replay", "event", "event", "replay", "event", "synchronize"]
+    assert Event.made == 4
+
+
+# -- products
+
+
+def test_poison_fills_and_goes():
+    with poisoned():
+        assert torch.empty(64).isnan().all()
+        assert (torch.empty(64, dtype=torch.int32) == 2**31 - 1).all()
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("kind", [Plain, peers.CublasBf16, peers.IntMM, peers.ScaledMM])
+@pytest.mark.parametrize("M", [1, 5, 33])
+def test_products_are_their_dequantized_weights(kind, M):
+    product = kind(48, 256, "cpu", 1)
+    error = relative_error(product, product.activations(M, 2))
+    assert error <= product.tolerance
+    other = kind(48, 256, "cpu", 7)
+    assert not relative_error(product, product.activations(M, 2), other.dequantized().double()) <= product.tolerance
+
+
+def test_error_sees_wrong_and_unwritten():
+    assert relative_error(Wrong(32, 64, "cpu", 0), (normal((2, 64), "cpu", 1),)) == pytest.approx(0.05, rel=0.1)
+    assert math.isnan(relative_error(Lazy(32, 64, "cpu", 0), (normal((2, 64), "cpu", 1),)))
+    narrow = Plain(32, 64, "cpu", 0)
+    narrow.multiply = lambda x: x[:, :3]
+    with pytest.raises(ValueError, match="shape"):
+        relative_error(narrow, (normal((2, 64), "cpu", 1),))
+
+
+def test_peers_count_their_bytes():
+    """N=256, K=384: stored tensors, activations and outputs by hand."""
+    assert peers.CublasBf16(256, 384, "cpu", 0).traffic(3) == 2 * 3 * 384 + 2 * 3 * 256
+    fp8 = peers.ScaledMM(256, 384, "cpu", 0)
+    assert fp8.weight_bytes == 256 * 384 + 4 * 256
+    assert fp8.traffic(3) == 3 * 384 + 3 * 4 + 3 * 256 * 2
+    blocks = peers.ScaledMM(256, 384, "cpu", 0, block=128)
+    assert blocks.weight_bytes == 256 * 384 + 4 * 2 * 3
+    x, scale = blocks.activations(3, 0)
+    assert blocks.traffic(3) == x.numel() + 4 * scale.numel() + 3 * 256 * 2
+    assert (scale.shape, scale.stride()) == ((3, 3), (1, 3))
+    assert peers.Grouped(256, 384, "cpu", 0).weight_bytes == 256 * 384 // 2 + 256 * 3 * 2 * 2
+    assert peers.IntMM(256, 384, "cpu", 0).traffic(3) == 32 * 384 + 32 * 256 * 4
+    with pytest.raises(ValueError, match="K=320"):
+        peers.Grouped(256, 320, "cpu", 0)
+
+
+def test_blocks_of_float8_dequantize_blockwise():
+    p = peers.ScaledMM(256, 384, "cpu", 0, block=128)
+    w = torch.empty(256, 384, dtype=torch.float64)
+    for n in range(2):
+        for k in range(3):
+            block = (slice(128 * n, 128 * n + 128), slice(128 * k, 128 * k + 128))
+            w[block] = p.w_NK[block].double() * p.scale[n, k].double()
+    assert torch.equal(w, p.dequantized())
+
+
+def test_torch_int4_is_what_its_cpu_twin_says(monkeypatch):
+    """The same product on the CPU takes codes one a number; the pairs have the even column in the high half."""
+
+    def convert(pairs, tiles):
+        codes = torch.stack([pairs >> 4, pairs & 15], -1).flatten(1)
+        return torch._convert_weight_to_int4pack_for_cpu(codes.int(), tiles)
+
+    monkeypatch.setattr(torch, "_convert_weight_to_int4pack", convert)
+    monkeypatch.setattr(torch, "_weight_int4pack_mm", torch._weight_int4pack_mm_for_cpu)
+    product = peers.TorchInt4(64, 256, "cpu", 0)
+    assert relative_error(product, product.activations(3, 1)) <= product.tolerance
+    other = peers.TorchInt4(64, 256, "cpu", 1).dequantized()
+    assert relative_error(product, product.activations(3, 1), other) > 0.5
+
+
+# -- the plan
+
+
+def test_plan_has_everything_once_and_the_important_first():
+    contenders = [Contender("cublas_bf16", 16, None, Plain), *(Contender("wna16", b, 128, Plain) for b in range(1, 9))]
+    jobs = plan.jobs(contenders)
+    assert len({job.key for job in jobs}) == len(jobs) == 7 * 5 * 9 * 10
+    assert [job.rank for job in jobs] == sorted(job.rank for job in jobs)
+    first = [job for job in jobs if job.rank == 0]
+    assert {job.model for job in first} == {"qwen3-8b", "qwen3-32b"}
+    assert {job.M for job in first} == {1}
+    assert {job.contender.bits for job in first} == {16, 4, 3, 2, 1, 8}
+    weights = [job.weight for job in jobs]
+    assert sum(a != b for a, b in pairwise(weights)) + 1 == len(set(weights)), "a weight is made once a rank"
+
+
+def test_plan_knows_the_shapes():
+    shapes = plan.layers(plan.MODELS["qwen3-8b"])
+    assert shapes == {
+        "qkv_proj": (6144, 4096),
+        "o_proj": (4096, 4096),
+        "gate_up_proj": (24576, 4096),
+        "down_proj": (4096, 12288),
+        "gate_proj": (12288, 4096),
+    }
+    assert plan.layers(plan.MODELS["qwen2.5-7b"])["qkv_proj"] == (4608, 3584)
+
+
+def test_plan_leaves_out_what_is_of_no_use():
+    few = Contender("dequantize_cublas", 4, 128, Plain, least_tokens=16)
+    assert {job.M for job in plan.jobs([few])} == {16, 32, 64, 128, 512, 2048}
+
+
+def test_a_gpu_gets_all_contenders(monkeypatch):
+    gpu = SimpleNamespace(describe=lambda commit: PROVENANCE | {"l2_bytes": 7, "commit": commit}, notes=["said"])
+    monkeypatch.setattr("qbench.latency.bench.Gpu", lambda device: gpu)
+    b = Bench.cuda("abc")
+    assert (b.device, b.l2_bytes, b.notes, b.provenance["commit"]) == ("cuda", 7, ["said"], "abc")
+    names = [(c.kernel, c.bits, c.group) for c in pickle.loads(pickle.dumps(b.contenders))]
+    assert names[0] == ("cublas_bf16", 16, None)
+    assert len(set(names)) == len(names)
+    assert {("wna16", bits, 128) for bits in range(1, 9)} < set(names)
+    assert {("wna8", 8, -1), ("wna8", 4, -1), ("binary", 1, 128), ("dequantize_cublas", 4, 128)} < set(names)
+    assert {("wna16", 4), ("wna8", 8)} < set(b.decoded)
+
+
+def test_restart_is_this_command_with_other_arguments(monkeypatch):
+    called = []
+    monkeypatch.setattr(os, "execv", lambda *a: called.append(a))
+    monkeypatch.setattr(sys, "argv", ["experiments/latency.py", "--minutes", "9"])
+    restart(["--tune"])
+    assert called == [(sys.executable, [sys.executable, "experiments/latency.py", "--tune"])]
+
+
+# -- on a GPU
+
+
+@pytest.mark.gpu
+def test_cuda_clock_times_what_is_captured():
+    x = torch.randn(4096, 4096, device="cuda", dtype=torch.bfloat16)
+    one = measure([lambda: x @ x], CudaClock())
+    two = measure([lambda: x @ x @ x], CudaClock())
+    assert 1.6 < two.us / one.us < 2.4
+
+
+@pytest.mark.gpu
+def test_peers_on_the_gpu():
+    for contender in peers.contenders():
+        if contender.missing() is None:
+            product = contender.load(512, 1024, "cuda", 0)
+            for M in (1, 16, 40):
+                assert relative_error(product, product.activations(M, 1)) <= product.tolerance, contender.kernel
+
+
+@pytest.mark.gpu
+def test_a_whole_call_on_the_gpu(tmp_path):
+    """The smallest model, one token: every contender is right, and is timed or says why not."""
+    b = replace(Bench.cuda(None), models={"qwen3-0.6b": QWEN3["0.6b"]}, tokens=(1, 16), decoders=())
+    run = Session(b, tmp_path, 3.0)
+    run.run()
+    rows = run.record.data["kernels"]
+    assert len(rows) == len(run.jobs)
+    for row in rows:
+        assert row["us"] or row["notes"], row
+        assert row["us"] or row["kernel"].startswith("torch_"), row["notes"]

@@ -1,0 +1,272 @@
+"""The plan of a sweep: its cells as Hydra composes them, what of them is measured, what the rest costs."""
+
+import itertools
+import json
+import subprocess
+import sys
+
+import hydra
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+from transformers import AutoTokenizer
+
+from qbench import plan
+from qbench.data.corpus import Corpus
+from qbench.measure.lm_eval.prefix_tree import Tree
+from qbench.measure.lm_eval.requests import suite
+from qbench.models.checkpoint import NANO
+from qbench.plan import costs, estimate, fits, footprint, machines, status, work
+from qbench.plan.machines import GIB, NAMED
+from qbench.plan.status import Records
+from qbench.plan.sweep import cells, method_of
+from qbench.printed import published
+from qbench.record import Store
+from qbench.run import run
+from qbench.shape import QWEN3
+from qbench.shipped import conf_dir
+
+H200 = NAMED["h200"]
+SMALL = ["calib.n=8", "eval.window=128", "eval.limit=4", "machine.device=cpu", "machine.threads=1"]
+METHODS = sorted(p.stem for p in (conf_dir() / "method").glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def _no_hydra_left_over():
+    GlobalHydra.instance().clear()
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return [f"machine.results_dir={tmp_path / 'results'}", f"machine.cache_dir={tmp_path / 'cache'}"]
+
+
+def composed(overrides):
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return hydra.compose("config", overrides=list(overrides))
+
+
+def one(*overrides):
+    (cell,) = cells(list(overrides))
+    return cell
+
+
+@pytest.mark.parametrize(
+    ("fixed", "swept"),
+    [
+        (["eval=study"], {"model": "nano-s nano-l", "method": "gptq awq", "grid.bits": "3 2"}),
+        (["protocol=released", "eval=paper"], {"model": "qwen3-8b qwen3-14b-base", "grid": "g128 per_row"}),
+        (["model.dtype=float32", "calib=c4"], {"model": "qwen3-8b nano-m", "calib.n": "4 8"}),
+        (["experiment=matrix", "method=smoothquant_a4", "grid=g128"], {"model": "qwen3-4b nano-s", "grid.bits": "8 4"}),
+        (["method=gptq", "calib={n: 4}", "~wandb.project"], {"model": "nano-s nano-m", "grid.bits": "3 2"}),
+        (["model=local", "model.path=somewhere", "+method.version_note=x"], {"calib.seed": "0 1"}),
+    ],
+)
+def test_cells_are_what_hydra_composes(fixed, swept):
+    combinations = itertools.product(*([f"{key}={v}" for v in values.split()] for key, values in swept.items()))
+    expected = [OmegaConf.to_container(composed([*fixed, *c]), resolve=True) for c in combinations]
+    assert cells([*fixed, *(f"{key}={values.replace(' ', ',')}" for key, values in swept.items())]) == expected
+
+
+def test_tables_are_the_papers():
+    """All 250 printed rows, each once."""
+    rows = published.load()
+    for table in published.TABLES:
+        found = cells([f"experiment=table{table}"])
+        names = {(c["model"]["name"], *method_of(c)) for c in found}
+        assert len(names) == len(found) == sum(row.table == table for row in rows)
+        assert all(published.is_printed(table, *name) for name in names)
+
+
+def test_same_runs_appear_once():
+    assert len(cells(["experiment=nano_matrix"])) == 3 * (4 * 8 + 2)
+    found = [method_of(c)[0] for c in cells(["experiment=matrix", "model=qwen3-8b"])]
+    assert (found.count("none"), found.count("billm"), found.count("smoothquant")) == (1, 1, 16)
+    assert len(cells(["experiment=table1", "model=qwen3-8b-base", "method=gptq", "grid.bits=4"])) == 1
+    assert cells(["experiment=table1", "model=qwen3-8b"]) == []
+
+
+@pytest.mark.parametrize(
+    "bad", ["modle=nano-s", "method=gtpq", "method.grid.bits=3", "grid.bit=3", "experiment=table9"]
+)
+def test_bad_input_is_refused_by_name(bad, capsys):
+    assert plan.main([bad]) == (1 if "grid.bit" in bad else 2)
+    said = "".join(capsys.readouterr())
+    assert said.startswith(("qbench plan: ", "  refused  nano-s RTN W4: "))
+    assert any(word in said for word in bad.split("="))
+
+
+@pytest.mark.parametrize("protocol", ["paper", "released"])
+@pytest.mark.parametrize("method", METHODS)
+def test_what_was_run_is_done(method, protocol, folders, tmp_path):
+    asked = [f"method={method}", "grid.bits=3", f"protocol={protocol}", "model=nano-s", *SMALL, *folders]
+    if protocol == "released" and method == "awq":
+        asked += ["calib.length=64"]
+    assert set(Records(tmp_path / "results").status(one(*asked)).values()) == {"missing"}
+    outcome = run(composed(asked))
+    assert outcome.status == "measured", outcome.message
+    records = Records(tmp_path / "results")
+    assert records.status(one(*asked)) == {"": "done"}
+
+
+@pytest.mark.parametrize("method", ["none", "gptq", "billm"])
+def test_another_setting_is_another_run(method, folders, tmp_path):
+    run(composed([f"method={method}", "model=nano-s", *SMALL, *folders]))
+    records = Records(tmp_path / "results")
+    ignored = {"none": ["calib.seed=1", "grid.bits=3"], "gptq": [], "billm": ["grid.bits=3"]}[method]
+    for other in ["eval.limit=3", "eval.window=64", "calib.seed=1", "grid.bits=3", "model=nano-m", "protocol=released"]:
+        kept = [a for a in [*SMALL, "model=nano-s"] if a.partition("=")[0] != other.partition("=")[0]]
+        found = records.status(one(f"method={method}", *kept, *folders, other))
+        assert found == {"": "done" if other in ignored else "missing"}, other
+
+
+def edited(tmp_path, change):
+    (path,) = (tmp_path / "results/measurements").glob("*.json")
+    record = json.loads(path.read_text())
+    change(record["science"])
+    path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def test_a_field_that_an_old_record_lacks_is_the_default(folders, tmp_path):
+    asked = ["method=gptq", "model=nano-s", *SMALL, *folders]
+    run(composed(asked))
+    edited(tmp_path, lambda science: (science["method"].pop("act_order"), science["eval"].pop("logits")))
+    records = Records(tmp_path / "results")
+    assert records.status(one(*asked)) == {"": "done"}
+    assert records.status(one(*asked, "method.act_order=true")) == {"": "missing"}
+    assert records.status(one(*asked, "protocol.logits=model")) == {"": "missing"}
+    edited(tmp_path, lambda science: science["method"].update(version=0))
+    assert Records(tmp_path / "results").status(one(*asked)) == {"": "missing"}
+
+
+def test_failures_and_damaged_files(folders, tmp_path, capsys):
+    asked = ["method=rtn", "model=nano-s", *SMALL, *folders]
+    run(composed(asked))
+    (path,) = (tmp_path / "results/measurements").glob("*.json")
+    science = json.loads(path.read_text())["science"]
+    path.write_text(path.read_text()[:200])
+    with pytest.warns(UserWarning, match="is not a whole record"):
+        assert Records(tmp_path / "results").status(one(*asked)) == {"": "missing"}
+    path.unlink()
+    Store(tmp_path / "results").put_failure("0" * 16, science, ValueError("x"), "trace")
+    assert Records(tmp_path / "results").status(one(*asked)) == {"": "failed"}
+    assert plan.main([*asked, "--on", "H200"]) == 0
+    assert "1 failed before" in capsys.readouterr().out
+
+
+def test_sizes_of_the_embedded_data():
+    tokenizer = AutoTokenizer.from_pretrained(NANO / "nano-s")
+    assert work.WINDOWS["nano"] == len(Corpus("nano").tokens(tokenizer))
+    loaded = suite(("nano_world",), 0, None, None)
+    requests = [r for task in loaded.tasks.values() for r in task.instances]
+    tree = Tree([tokenizer("".join(r.args), add_special_tokens=False)["input_ids"][:-1] for r in requests])
+    size = work.TASKS["nano_world"]
+    assert size.questions == sum(len(task.eval_docs) for task in loaded.tasks.values())
+    assert (size.tokens, size.scored) == (sum(map(tree.forwarded, tree.plan(256))), len(requests))
+
+
+def test_what_is_estimated_follows_what_is_counted():
+    shape, cell = QWEN3["8b"], one("model=qwen3-8b", "method=gptq", "eval=paper")
+    found = estimate.estimate(cell, shape, H200, ["wikitext2", "c4", "zeroshot", "mmlu"])
+    text = work.evaluate(shape, cell["eval"]["wikitext2"], "bfloat16")[0]
+    assert text.flops16 == costs.forward_flops(shape, 146, 2048)
+    assert text.flops32 == costs.head_flops(shape, 146 * 2047)
+    assert found.seconds["calibrate"] == costs.forward_flops(shape, 128, 2048) / H200.flops16
+    assert found.gpu == footprint.peak_evaluate(shape, 2048) > footprint.least_evaluate(shape)
+    assert found.disk == footprint.codes_bytes(shape, 128) + footprint.hidden_bytes(shape, 128 * 2048)
+    half = one("model=qwen3-8b", "method=gptq", "eval=paper", "calib.n=64")
+    halved = estimate.estimate(half, shape, H200, ["mmlu"])
+    assert halved.seconds["statistics"] == found.seconds["statistics"] / 2
+    assert halved.seconds["solve"] == found.seconds["solve"]
+    assert halved.seconds["evaluate"] < found.seconds["evaluate"]
+
+
+def test_statistics_are_paid_once():
+    shape, cell = QWEN3["4b"], one("model=qwen3-4b", "method=rtn", "eval=mmlu")
+    first, second = (estimate.estimate(cell, shape, H200, [""], known) for known in (False, True))
+    assert {"calibrate", "statistics"} <= set(first.seconds) - set(second.seconds)
+    assert (first.left, second.left) == (footprint.statistics_bytes(shape), 0)
+    big = one("model=qwen3-32b", "method=rtn", "eval=mmlu")
+    assert not estimate.shares_statistics(big, QWEN3["32b"])
+
+
+def test_unknown_data_is_said_and_not_counted(tmp_path, capsys):
+    assert plan.main(["model=qwen3-8b", "eval=mmlu", "eval.tasks=[mmlu,swag]", "--on", "H200"]) == 0
+    assert "Not in it: task swag" in capsys.readouterr().out
+    assert plan.main(["model=qwen3-8b", "model.name=mine", "model.repo=me/mine", "--on", "H200"]) == 0
+    assert "shape of this model" in capsys.readouterr().out
+
+
+def test_records_of_the_device_correct_the_estimate(folders, tmp_path):
+    asked = ["method=rtn", "model=nano-s", *SMALL, *folders]
+    run(composed(asked))
+    head = Records(tmp_path / "results").measured[0]
+    cell = one(*asked)
+    here = machines.Machine("here", head.provenance["device"], 1e9, 1e9, 1e9, None, is_gpu=False)
+    guess = work.evaluate(estimate.shape_of(cell), cell["eval"], "float32")[0].seconds(here)
+    ratio, count = estimate.corrections([cell], Records(tmp_path / "results"), here)["nano-s"]
+    assert (ratio, count) == (pytest.approx(head.provenance["seconds"] / guess), 1)
+    assert estimate.corrections([cell], Records(tmp_path / "results"), H200) == {}
+
+
+def test_this_machine_is_measured():
+    found = machines.machine("this", "cpu")
+    assert 1e8 < found.flops32 < 1e15
+    assert not found.is_gpu
+    with pytest.raises(ValueError, match=r"--on cray: no such machine; choose one of H200"):
+        machines.machine("cray")
+
+
+def test_a_run_that_cannot_fit_is_refused():
+    shape = QWEN3["32b"]
+    need = fits.needs(shape, device="cuda", stored=30 * GIB, resting=2 * GIB)
+    assert need.gpu >= 2 * shape.parameters
+    fits.check_fits(need, fits.Bytes(80 * GIB, 64 * GIB, 100 * GIB), "x")
+    fits.check_fits(need, fits.Bytes(), "nothing is known, so nothing is refused")
+    for has, words in [
+        (fits.Bytes(48 * GIB, 64 * GIB, 100 * GIB), r"32b needs at least 61\.0 GiB of GPU memory, .* 48\.0; use"),
+        (fits.Bytes(80 * GIB, 1 * GIB, 100 * GIB), r"2\.0 GiB of CPU memory"),
+        (fits.Bytes(80 * GIB, 64 * GIB, 29 * GIB), r"30\.0 GiB of disk space .* machine\.cache_dir"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            fits.check_fits(need, has, "32b")
+    assert fits.needs(shape, device="cpu").gpu is None
+    assert fits.needs(shape, device="cpu", quantizes=False).ram == footprint.least_evaluate(shape)
+
+
+def test_what_there_is(tmp_path):
+    has = fits.available("cpu", tmp_path / "not" / "yet")
+    assert has.gpu is None
+    assert has.ram > 2**28
+    assert has.disk > 0
+
+
+def test_strict_warns_of_what_cannot_fit(capsys):
+    asked = ["model=qwen3-0.6b,qwen3-32b", "method=gptq", "eval=mmlu", "--on", "RTX-4090"]
+    assert plan.main(asked) == 0
+    assert plan.main([*asked, "--strict"]) == 1
+    (line,) = {x for x in capsys.readouterr().out.splitlines() if x.startswith("warning")}
+    assert "qwen3-32b does not fit" in line
+    assert plan.main([*asked[1:], "model=qwen3-0.6b", "--strict"]) == 0
+
+
+def test_a_plan_is_light_and_complete():
+    code = """if True:
+        import sys
+        from qbench import plan
+        assert plan.main(["experiment=matrix", "--on", "H200"]) == 0
+        assert "lm_eval" not in sys.modules and "datasets" not in sys.modules
+    """
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert out.returncode == 0, out.stderr
+    lines = out.stdout.splitlines()
+    assert len([line for line in lines if line.startswith("qwen3-")]) == 11
+    (total,) = (line.split() for line in lines if line.startswith("all "))
+    assert int(total[1]) == 11 * 66 == sum(map(int, total[2:5]))
+    assert "An estimate for H200" in out.stdout
+
+
+def test_sections_without_a_calibration():
+    wanted = status.expected(one("method=none"), one("method=none")["eval"])
+    assert wanted["calib"] is None
+    assert wanted["grid"] is None

@@ -1,0 +1,275 @@
+"""The audit finds each known defect of the printed tables by its rules, and nothing in tables without any."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from qbench.printed.audit import doubted, findings, to_latex, to_markdown, write_audit
+from qbench.printed.finding import Book, cells, mean, size
+from qbench.printed.published import METRICS, PERPLEXITIES, TASKS, load
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return load()
+
+
+@pytest.fixture(scope="module")
+def found(rows):
+    return findings(rows)
+
+
+def kind(found, name, **wanted):
+    """The findings of a kind that have the wanted model, table, method, bits and metric in one of their cells."""
+    names = ("table", "model", "method", "w_bits", "a_bits", "metric")
+
+    def fits(cell):
+        return all(dict(zip(names, cell))[k] == v for k, v in wanted.items())
+
+    return [f for f in found if f.kind == name and any(map(fits, f.cells))]
+
+
+def one(found, name, **wanted):
+    (finding,) = kind(found, name, **wanted)
+    return finding
+
+
+# --- the defects of the printed tables, one test each ---
+
+
+@pytest.mark.parametrize("w", [4, 3])
+def test_awq_per_row_beats_g128_in_all_models(found, w):
+    f = one(found, "group_order", w_bits=w)
+    assert f.methods == ("awq",)
+    assert set(f.tables) == {1, 2, 3, 4}
+    assert len(f.models) == 11
+    assert f"AWQ W{w}" in f.evidence
+    assert f.evidence.count("11/11 models") == 2
+    assert f.inference
+
+
+def test_gptq_keeps_the_order_and_8_and_2_bits_are_not_accused(found):
+    assert {(c[2], c[3]) for f in kind(found, "group_order") for c in f.cells} == {("awq", 4), ("awq", 3)}
+    assert "GPTQ W4 keeps the order in 11 and 11" in one(found, "group_order", w_bits=4).evidence
+
+
+def test_4b_gptq_w8_repeats_the_row_of_1_7b(found):
+    f = one(found, "repeated_row")
+    assert set(f.cells) == {(2, "qwen3-4b", "gptq", 8, 16, m) for m in METRICS}
+    assert "1.7B's row in 10 of 10 cells" in f.evidence
+
+
+@pytest.mark.parametrize("w", [8, 4, 3])
+def test_awq_tasks_of_8b_and_14b_are_exchanged(found, w):
+    f = one(found, "exchanged", w_bits=w)
+    assert f.tables == (2,)
+    assert set(f.models) == {"qwen3-8b", "qwen3-14b"}
+    assert f.methods == ("awq",)
+    assert not {c[5] for c in f.cells} & {*PERPLEXITIES, "mmlu"}
+    assert ("probably" in f.evidence) == (w == 3)
+    assert f.inference
+
+
+def test_nothing_else_is_called_exchanged(found):
+    assert len(kind(found, "exchanged")) == 3
+
+
+def test_60_9_was_printed_as_50_9(found):
+    f = one(found, "misprint", table=2, model="qwen3-8b", method="awq", metric="hellaswag")
+    assert "60.9 would fit" in f.evidence
+    assert "14B's 16-bit row" in f.evidence
+
+
+def test_arc_easy_of_4b_gptq_w2_and_its_mean(found):
+    f = one(found, "impossible")
+    assert set(f.cells) == {(2, "qwen3-4b", "gptq", 2, 16, m) for m in ("arc_easy", "zeroshot_mean")}
+    assert "80.1" in f.evidence
+    assert "45.3" in f.evidence
+
+
+def test_24_means_are_not_the_mean(found, rows):
+    assert len(kind(found, "not_mean")) == 24
+    assert all(len(f.cells) == 1 for f in kind(found, "not_mean"))
+
+
+@pytest.mark.parametrize(
+    ("table", "model", "method", "w", "a", "printed", "recomputed"),
+    [
+        (1, "qwen3-0.6b-base", "smoothquant", 4, 8, "45.7", "49.12"),
+        (3, "qwen3-1.7b-base", "billm", 1.04, 16, "34.5", "37.82"),
+        (2, "qwen3-8b", "smoothquant", 8, 8, "74.0", "71.08"),
+        (1, "qwen3-1.7b-base", "none", 16, 16, "65.6", "63.83"),
+        (2, "qwen3-1.7b", "none", 16, 16, "63.25", "61.58"),
+        (3, "qwen3-4b-base", "awq", 8, 16, "69.7", "68.77"),
+    ],
+)
+def test_the_largest_of_them(found, table, model, method, w, a, printed, recomputed):
+    f = one(found, "not_mean", table=table, model=model, method=method, w_bits=w, a_bits=a)
+    assert f"printed {printed}, the six tasks average {recomputed}" in f.evidence
+
+
+def test_most_smoothquant_rows_have_no_mean(found, rows):
+    off = sum(f.methods == ("smoothquant",) for f in kind(found, "not_mean"))
+    assert off > 0.4 * sum(r.method == "smoothquant" for r in rows)
+
+
+@pytest.mark.parametrize(
+    ("model", "metric", "shown"),
+    [("qwen3-1.7b", "c4_ppl", ("19.2", "19.3")), ("qwen3-14b-base", "zeroshot_mean", ("73.7", "73.65"))],
+)
+def test_16_bit_rows_differ_between_tables(found, model, metric, shown):
+    f = one(found, "base_differs", model=model, metric=metric)
+    assert all(text in f.evidence for text in shown)
+
+
+def test_winogrande_of_8b_base_smoothquant_w8a8(found):
+    where = dict(table=1, model="qwen3-8b-base", method="smoothquant", a_bits=8, metric="winogrande")
+    assert "72.5 would fit" in one(found, "misprint", **where).evidence
+    assert "77.5 over 72.1" in one(found, "above_16", **where).evidence
+
+
+def test_0_6b_and_8b_share_perplexities_at_smoothquant_w4a4(found):
+    f = one(found, "near_equal")
+    assert set(f.models) == {"qwen3-0.6b", "qwen3-8b"}
+    assert f.methods == ("smoothquant",)
+    assert "3.35E4 / 2.29E4 and 3.36E4 / 2.29E4" in f.evidence
+
+
+def test_the_nans(found):
+    assert {c for f in kind(found, "nan") for c in f.cells} == {
+        *((1, "qwen3-0.6b-base", "rtn", 2, 16, m) for m in PERPLEXITIES),
+        *((2, "qwen3-8b", "rtn", 2, 16, m) for m in PERPLEXITIES),
+        (1, "qwen3-0.6b-base", "gptq", 2, 16, "c4_ppl"),
+        *((4, "qwen3-32b", "awq", 2, 16, m) for m in PERPLEXITIES),
+    }
+
+
+def test_4b_gptq_w4_g128_is_below_16_bit(found):
+    f = one(found, "below_16_ppl", table=4, model="qwen3-4b", method="gptq", metric="wikitext2_ppl")
+    assert "13.5 is below the 16-bit model's 13.7" in f.evidence
+
+
+@pytest.mark.parametrize(
+    ("table", "model", "shown", "smaller"),
+    [(1, "qwen3-14b-base", "14.0 / 19.1", "8B-Base 9.90"), (2, "qwen3-32b", "38.5 / 35.0", "8B 12.0")],
+)
+def test_rounding_to_4_bits_hurts_the_larger_model_more(found, table, model, shown, smaller):
+    f = one(found, "larger_worse", table=table, model=model)
+    assert shown in f.evidence
+    assert smaller in f.evidence
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("8B model", "74.7 → 69.3 (-5.4", "74.7 → 71.9 (-2.8", "Table 4 only", "swapped"),
+        ("14B", "78.5 → 77.4 (-1.1", "78.5 → 75.9 (-2.6"),
+        ("0.6B", "47.1 → 44.0 (-3.1, -6.6 %)", "47.1 → 40.0 (-7.1, -15.1 %)", "neither group size gives 10"),
+        ("8B-Base", "10.4 → 23.8", "10.4 → 14.4", "swapped"),
+        ("BiLLM", "57.5", "54.9", "70.0", "does not surpass AWQ W3 per row"),
+        ("1.8B, 7B and 72B", "1.7B, 8B and 32B"),
+        ("5 bits, 6 bits and 7 bits",),
+    ],
+    ids=lambda words: words[0],
+)
+def test_the_text_against_the_tables(found, words):
+    assert sum(all(w in f.evidence for w in words) for f in kind(found, "text")) == 1
+
+
+# --- the rules themselves ---
+
+
+def test_rules_find_nothing_in_clean_tables(rows):
+    """Rows that lose a little with fewer bits, as they should, and a right mean: only the text remains."""
+    book, clean = Book(rows), []
+    for r in rows:
+        base = book.get({3: 1, 4: 2}.get(r.table, r.table), r.model, "none")
+        loss = 0 if r.method == "none" else 2.0 ** (4 - max(r.w_bits, 2)) * (0.9 if r.group_size else 1)
+        values = {m: round(base.values[m] * (1 + 0.01 * loss), 2) for m in PERPLEXITIES}
+        values |= {m: round(base.values[m] - loss, 1) for m in (*TASKS, "mmlu")}
+        values["zeroshot_mean"] = round(sum(values[t] for t in TASKS) / 6, 1)
+        clean.append(replace(r, values=values, text={m: f"{v:g}" for m, v in values.items()}))
+    assert {f.kind for f in findings(clean)} <= {"text"}
+
+
+@pytest.mark.parametrize(
+    ("table", "model", "method", "w", "change", "expected"),
+    [
+        (1, "qwen3-4b-base", "rtn", 8, {"piqa": "95.0"}, "above_16"),
+        (1, "qwen3-4b-base", "rtn", 8, {"zeroshot_mean": "12.3"}, "not_mean"),
+        (3, "qwen3-4b-base", "gptq", 4, {"c4_ppl": "9.0"}, "below_16_ppl"),
+        (3, "qwen3-4b-base", "gptq", 4, {"c4_ppl": "NaN"}, "nan"),
+        (3, "qwen3-8b-base", "awq", 2, {"piqa": "79.0"}, "impossible"),
+        (3, "qwen3-8b-base", "none", 16, {"mmlu": "76.9"}, "base_differs"),
+    ],
+)
+def test_a_new_slip_is_found_too(rows, found, table, model, method, w, change, expected):
+    assert not kind(found, expected, table=table, model=model, method=method, w_bits=w)
+    changed = [
+        replace(r, text=r.text | change, values=r.values | {m: float(v) for m, v in change.items()})
+        if (r.table, r.model, r.method, r.w_bits) == (table, model, method, w)
+        else r
+        for r in rows
+    ]
+    assert kind(findings(changed), expected, table=table, model=model, method=method, w_bits=w)
+
+
+def test_a_copied_row_is_found_and_laid_on_the_model_it_does_not_fit(rows):
+    source = next(r for r in rows if (r.table, r.model, r.method, r.w_bits) == (3, "qwen3-4b-base", "gptq", 4))
+    copied = [
+        replace(r, text=source.text, values=source.values)
+        if (r.table, r.model, r.method, r.w_bits) == (3, "qwen3-14b-base", "gptq", 4)
+        else r
+        for r in rows
+    ]
+    assert kind(findings(copied), "repeated_row", table=3)[0].models == ("qwen3-14b-base",)
+
+
+def test_doubts_are_of_cells_that_exist(rows, found):
+    there = {c for r in rows for c in cells(r)}
+    doubts = doubted(found)
+    assert set(doubts) <= there
+    assert all(c in there for f in found for c in f.cells)
+    assert "text" not in {k for kinds in doubts.values() for k in kinds}
+    assert doubts[2, "qwen3-8b", "awq", 8, 16, "hellaswag"] == ["exchanged", "misprint"]
+
+
+def test_sizes_and_means(rows):
+    assert size("qwen3-0.6b-base") == 0.6
+    with pytest.raises(ValueError, match="no size in its name"):
+        size("qwen3-large")
+    assert math.isclose(mean(rows[0]), (70.0 + 65.6 + 33.9 + 41.1 + 58.5 + 69.7) / 6)
+
+
+# --- what is written ---
+
+
+def test_the_page_has_every_finding_and_is_stable(rows, found, tmp_path):
+    first, second = (write_audit(tmp_path / name, figures=False) for name in ("a", "b"))
+    assert [p.name for p in first] == ["audit.md", "audit.tex"]
+    assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
+    page = first[0].read_text()
+    assert page == to_markdown(rows, found)
+    assert all(f.evidence in page for f in found if f.kind != "not_mean")
+    assert page.count("| SmoothQuant | ") >= 14
+    tex = to_latex(rows, found)
+    assert tex.isascii()
+    assert tex.count("{") == tex.count("}")
+    assert tex.count(r"\\") == 1 + len({f.kind for f in found})
+
+
+def test_what_is_committed_is_what_the_rules_say(rows, found):
+    page = Path(__file__).parents[2] / "results" / "audit" / "audit.md"
+    assert page.read_text() == to_markdown(rows, found), "run qbench report"
+    assert page.with_suffix(".tex").read_text() == to_latex(rows, found)
+
+
+def test_the_figure_shows_something(rows, tmp_path):
+    from matplotlib.image import imread
+
+    png = next(p for p in write_audit(tmp_path) if p.suffix == ".png")
+    pixels = imread(png)[..., :3]
+    assert pixels.shape[1] == 1400
+    assert 0.02 < (pixels.min(axis=2) < 0.95).mean() < 0.7

@@ -1,0 +1,489 @@
+"""Tables and figures of latency, from synthetic records with honest arithmetic: time = bytes / bandwidth + launch."""
+
+import copy
+import csv
+import dataclasses
+import importlib.util
+import math
+from pathlib import Path
+
+import pytest
+from fakes.report_records import measure, science, study
+
+from qbench.json_values import write_json
+from qbench.record import Metric, Store, digest
+from qbench.report import build
+from qbench.report.latency.figures import crossing
+from qbench.report.latency.model_figures import joined, kernel_of
+from qbench.report.latency.rows import BF16, FUSED, W4, Latency, geomean, label, load
+from qbench.report.latency.targets import all_targets, headlines
+from qbench.report.quality import frame, summary
+from qbench.report.quality.packed_models import KINDS as RUNS
+from qbench.report.quality.packed_models import sheet as of_kernels
+from qbench.report.quality.specs import generic
+from qbench.report.quality.table import make_table
+from qbench.shape import QWEN3
+
+COPY, READ, PEAK, LAUNCH = 4000.0, 4200.0, 700.0, 2.0  # GB/s, GB/s, TFLOP/s, microseconds
+KINDS = [("cublas_bf16", 16, None), ("torch_int4", 4, 128), ("torch_scaled_mm_fp8", 8, -1)]
+KINDS += [("wna16", b, 128) for b in range(8, 0, -1)] + [("wna8", 8, -1), ("wna8", 4, -1), ("binary", 1, 128)]
+REACHED = {"cublas_bf16": 0.9, "torch_int4": 0.6, "torch_scaled_mm_fp8": 0.75}  # of the bandwidth
+COMPUTED = {"cublas_bf16": 0.95, "torch_int4": 0.3, "torch_scaled_mm_fp8": 1.7, "wna16": 0.8, "wna8": 1.2}
+MODELS = ("qwen3-0.6b", "qwen3-8b", "qwen3-14b", "qwen3-32b")
+TOKENS = (1, 4, 16, 32, 64, 128, 512, 2048)
+
+
+def kernel_row(model, layer, N, K, M, kind):
+    kernel, bits, group = kind
+    stored = 3.0 if kernel == "binary" else bits + (24 / 128 if group == 128 else 0)
+    size, flops = int(N * K * stored / 8) + 2 * M * (N + K), 2 * M * N * K
+    us = max(size / (COPY * 1e3 * REACHED.get(kernel, 0.8)), flops / (PEAK * 1e6 * COMPUTED.get(kernel, 0.5))) + LAUNCH
+    return dict(
+        **dict(model=model, layer=layer, N=N, K=K, M=M, kernel=kernel, bits=bits, group=group),
+        **dict(us=us, us_p20=0.99 * us, us_p80=1.02 * us, runs=200, bytes=size, flops=flops, error=2e-3),
+        **dict(config={"split": 2}, notes=[]),
+    )
+
+
+def model_row(model, kind, batch, what="decode", context=1024):
+    name, bits, group = kind
+    shape = QWEN3[model.removeprefix("qwen3-")]
+    stored = 3.0 if name == "binary" else bits + (24 / 128 if group == 128 else 0)
+    weights = int(shape.linear_parameters * stored / 8) + 2 * shape.vocab * shape.hidden
+    cache = 4 * shape.layers * shape.kv_heads * shape.head_dim * context * batch
+    floor = (weights + cache) / COPY / 1e6
+    ms = floor / 0.75 + 0.3
+    return dict(
+        **dict(model=model, what=what, weights=name, bits=bits, group=group, batch=batch, context=context),
+        **dict(ms=ms, ms_p20=0.99 * ms, ms_p80=1.01 * ms, runs=50, tokens_per_s=1e3 * batch / ms),
+        **dict(weight_bytes=weights, cache_bytes=cache, peak_bytes=int(1.1 * (weights + cache)), floor_ms=floor),
+        **dict(config=None, notes=[]),
+    )
+
+
+def record(models=MODELS, tokens=TOKENS, gpu="NVIDIA H200"):
+    """A GPU whose kernels all reach a share of its bandwidth and of its rate."""
+    kernels = []
+    for model in models:
+        shape = QWEN3[model.removeprefix("qwen3-")]
+        for layer, (N, K) in (shape.fused | {"gate_proj": (shape.intermediate, shape.hidden)}).items():
+            kernels += [kernel_row(model, layer, N, K, M, k) for M in tokens for k in KINDS]
+    weights = [("bfloat16", 16, None)] + [("wna16", b, 128) for b in (8, 4, 3, 2)] + [("wna8", 8, -1)]
+    rows = [model_row(m, k, b) for m in models for k in weights for b in (1, 8)]
+    rows += [model_row(m, k, 1, "prefill", 2048) for m in models for k in weights]
+    numbers = dict(copy_gbps=COPY, read_gbps=READ, bf16_tflops=PEAK, launch_us=LAUNCH)
+    return dict(
+        schema=1,
+        provenance=dict(gpu=gpu, driver="1.2", torch="2", triton="3", commit="c0ffee0123", time="2026-01-02T03:04:05Z"),
+        notes=["the GPU was busy: 12 % before the start"],
+        ceilings={k: dict(value=v, p20=v, p80=v) for k, v in numbers.items()},
+        kernels=kernels,
+        models=rows,
+    )
+
+
+def read(d, folder):
+    write_json(folder / "latency" / "nvidia-h200.json", d)
+    return load(folder)[0]
+
+
+def row_of(d, model, layer, M, kind):
+    return next(r for r in d["kernels"] if (r["model"], r["layer"], r["M"], r["kernel"], r["bits"]) ==
+                (model, layer, M, *kind[:2]))  # fmt: skip
+
+
+def real(model="qwen3-8b", method="none", bits=None, harm=0.0):
+    """A perplexity and an accuracy of a real model's name."""
+    s = science(model, method, bits)
+    out = []
+    for ev, key, metric in (
+        ({"name": "ppl", "data": "ab"}, "wikitext2/ppl", Metric(8 + harm, "perplexity", 10)),
+        ({"name": "tasks", "data": "cd"}, "mmlu/acc", Metric(0.7 - harm / 20, "fraction", 10)),
+    ):
+        m = measure(s, {"name": "ppl", "window": 256, "data": "ab" * 8}, harm)
+        whole = {**s, "eval": ev}
+        out.append(type(m)(digest(whole), whole, {key: metric}, m.nominal_bits, m.stored_bits, m.model_bytes))
+    return out
+
+
+def agreement(model="nano-s", method="gptq", bits=4, kernels="interpreted", error=1e-3):
+    s = science(model, method, bits)
+    ev = {"name": "agreement", "window": 64, "dtype": "bfloat16", "kernels": kernels, "data": "ef" * 8}
+    m = measure(s, {"name": "kl", "window": 1, "data": "ab"}, 1.0)
+    whole = {**s, "eval": ev}
+    values = {"error": error, "rounding": 2 * error, "worst_layer": 3 * error, "top1": 0.99}
+    metrics = {f"agreement/{k}": Metric(v, "relative", 100) for k, v in values.items()}
+    return type(m)(digest(whole), whole, metrics, m.nominal_bits, m.stored_bits, m.model_bytes, m.layers)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A study of real models' names, one GPU, and what is built from them."""
+    root = tmp_path_factory.mktemp("results")
+    write_json(root / "latency" / "nvidia-h200.json", record())
+    store = Store(root)
+    for model in ("qwen3-0.6b", "qwen3-8b-base", "qwen3-32b"):
+        weight = {"qwen3-0.6b": 8.0, "qwen3-8b-base": 1.5, "qwen3-32b": 0.0}[model]
+        grids = (("rtn", 4), ("gptq", 4), ("gptq", 3), ("gptq", 2), ("smoothquant", 8))
+        for s in (("none", None), *grids, ("billm", None)):
+            harm = weight + {None: 0, 8: 0.2, 4: 0.4, 3: 1.2, 2: 3.0}[s[1]] * (1.4 if s[0] == "rtn" else 1)
+            for m in real(model, *s, harm=harm):
+                store.put(m)
+    out = tmp_path_factory.mktemp("out")
+    return root, out, build(root, out, paper=False)
+
+
+def test_nothing_is_written_without_a_record(tmp_path):
+    assert build(tmp_path, tmp_path / "out") == []
+    (tmp_path / "latency").mkdir()
+    assert build(tmp_path, tmp_path / "out") == []
+    assert summary(tmp_path) == ""
+
+
+def test_the_synthetic_rows_are_those_that_are_written():
+    from qbench.latency.record import KERNEL, KERNEL_KEY, MODEL, MODEL_KEY
+
+    d = record(models=("qwen3-8b",), tokens=(1,))
+    assert all(set(r) == set(KERNEL) for r in d["kernels"])
+    assert all(set(r) == set(MODEL) for r in d["models"])
+    assert {*KERNEL_KEY} == {"model", "layer", "M", "kernel", "bits", "group"}
+    assert {*MODEL_KEY} == {"model", "what", "weights", "bits", "group", "batch", "context"}
+
+
+def test_which_files_there_are(built):
+    _, out, written = built
+    names = {p.relative_to(out).as_posix() for p in written if "latency" in p.name}
+    stem, tables, figures = (
+        "latency_nvidia-h200",
+        ("m1", "tokens", "models", "targets"),
+        ("roofline", "tokens", "models"),
+    )
+    wanted = {f"tables/{stem}_{t}.{e}" for t in tables for e in ("csv", "md", "tex")}
+    wanted |= {f"figures/{stem}_{f}.{e}" for f in (*figures, "quality") for e in ("png", "pdf")}
+    assert names == wanted
+    assert all(p.exists() for p in written)
+
+
+def test_same_records_same_bytes(built, tmp_path):
+    root, out, written = built
+    d = record()
+    d["kernels"].reverse()
+    d["models"].reverse()
+    write_json(tmp_path / "latency" / "nvidia-h200.json", d)
+    for p in (root / "measurements").glob("*"):
+        (tmp_path / "measurements").mkdir(exist_ok=True)
+        (tmp_path / "measurements" / p.name).write_bytes(p.read_bytes())
+    again = build(tmp_path, tmp_path / "out", paper=False)
+    for p in again:
+        assert p.read_bytes() == (out / p.relative_to(tmp_path / "out")).read_bytes(), p.name
+    assert len(again) == len(written)
+
+
+def test_the_long_form_has_what_is_counted_from_the_rows(built):
+    _, out, _ = built
+    lines = list(csv.DictReader((out / "tables" / "latency_nvidia-h200_m1.csv").open()))
+    assert len(lines) == len(MODELS) * 5 * len(KINDS)
+    one = next(
+        x for x in lines if (x["model"], x["layer"], x["kernel"], x["bits"]) == ("qwen3-8b", "down_proj", "wna16", "4")
+    )
+    N, K = 4096, 12288
+    size = N * K * (4 + 24 / 128) / 8 + 2 * (N + K)
+    us = size / (COPY * 1e3 * 0.8) + LAUNCH
+    bf16 = (2 * N * K + 2 * (N + K)) / (COPY * 1e3 * 0.9) + LAUNCH
+    int4 = size / (COPY * 1e3 * 0.6) + LAUNCH
+    assert float(one["us"]) == pytest.approx(us, rel=1e-4)
+    assert float(one["gbps"]) == pytest.approx(size / us / 1e3, rel=1e-4)
+    assert float(one["copy_share"]) == pytest.approx(size / us / 1e3 / COPY, rel=1e-4)
+    assert float(one["gain_over_bf16"]) == pytest.approx(bf16 / us, rel=1e-4)
+    assert float(one["gain_over_best_peer"]) == pytest.approx(int4 / us, rel=1e-4)
+    assert one["best_peer"] == "torch W4"
+
+
+def test_a_peer_reads_at_least_as_many_bits(tmp_path):
+    r = read(record(), tmp_path)
+    assert r.peer("qwen3-8b", "down_proj", 1, 4)[1][0] == "torch_int4"
+    assert r.peer("qwen3-8b", "down_proj", 1, 8)[1][0] == "torch_scaled_mm_fp8"
+    assert r.peer("qwen3-8b", "down_proj", 1, 16) == (pytest.approx(math.nan, nan_ok=True), None)
+
+
+def test_means_are_geometric_and_over_the_fused_products(built):
+    _, out, _ = built
+    d = record()
+    gains = []
+    for model in ("qwen3-8b", "qwen3-14b", "qwen3-32b"):
+        for layer in FUSED:
+            a, b = (row_of(d, model, layer, 16, k)["us"] for k in (BF16, W4))
+            gains.append(a / b)
+    mean = math.prod(gains) ** (1 / len(gains))
+    text = (out / "tables" / "latency_nvidia-h200_tokens.md").read_text()
+    block = text.split("*qwen3-8b, qwen3-14b and qwen3-32b together*")[1].split("*qwen3-")[0]
+    line = next(x for x in block.splitlines() if x.startswith("| W4A16 |"))
+    assert f" {mean:.2f} |" in line
+    assert geomean([2.0, 8.0, math.nan]) == pytest.approx(4)
+    assert math.isnan(geomean([math.nan]))
+
+
+def targets_of(d, folder):
+    return {t.what: t for t in all_targets(read(d, folder))}
+
+
+def find(found, *words):
+    (t,) = [t for what, t in found.items() if all(w in what for w in words)]
+    return t
+
+
+def test_targets_are_computed_and_judged(tmp_path):
+    found = targets_of(record(), tmp_path)
+    share = find(found, "qwen3-8b", "down_proj")
+    d = record()
+    rows = [row_of(d, "qwen3-8b", x, 1, W4) for x in ("gate_proj", "gate_up_proj", "down_proj")]
+    assert share.value == pytest.approx(min(r["bytes"] / r["us"] / 1e3 / COPY for r in rows))
+    assert share.verdict == ("holds" if share.value >= 0.7 else "missed")
+    assert find(found, "qwen3-32b", "down_proj").verdict == "missed"  # 80 % and a launch are less than 80 %
+    assert find(found, "W4A16 over bf16, 8B to 32B").verdict == "holds"
+    assert find(found, "best peer").value > 1
+    for bits in (3, 2, 1):
+        assert find(found, f"W{bits}A16 over W4A16").verdict == "holds"
+    assert find(found, "M = 2048").verdict == "missed" if 0.8 / 0.95 < 0.85 else "holds"
+    assert find(found, "decoding").bar == 2.2
+    assert find(found, "floor").verdict == "–"
+
+
+@pytest.mark.parametrize(
+    ("words", "model", "layer", "M"),
+    [
+        (("qwen3-8b", "down_proj"), "qwen3-8b", "down_proj", 1),
+        (("best peer",), "qwen3-14b", "o_proj", 1),
+        (("M = 16",), "qwen3-32b", "qkv_proj", 16),
+        (("M = 2048",), "qwen3-32b", "qkv_proj", 2048),
+    ],
+)
+@pytest.mark.parametrize("how", ["failed", "missing"])
+def test_a_target_with_a_row_less_is_undecided(tmp_path, words, model, layer, M, how):
+    d = record()
+    row = row_of(d, model, layer, M, W4)
+    if how == "failed":
+        row |= dict(us=None, us_p20=None, us_p80=None)
+    else:
+        d["kernels"].remove(row)
+    t = find(targets_of(d, tmp_path), *words)
+    assert (t.verdict, t.text(t.value)) == ("not measured", "–")
+
+
+def test_slower_than_bf16_is_judged_beyond_noise(tmp_path):
+    d = record(models=("qwen3-8b",))
+    words = ("not slower than bf16",)
+    assert find(targets_of(d, tmp_path), *words).verdict == "holds"
+    base, row = (row_of(d, "qwen3-8b", "o_proj", 32, k) for k in (BF16, ("wna16", 5, 128)))
+    within = base["us_p80"] * 1.01
+    row |= dict(us=within, us_p20=base["us_p80"] * 0.999, us_p80=within)
+    assert find(targets_of(d, tmp_path), *words).verdict == "holds"
+    row |= dict(us=within, us_p20=base["us_p80"] * 1.001, us_p80=within)
+    t = find(targets_of(d, tmp_path), *words)
+    assert t.verdict == "missed"
+    assert "1 of " in t.detail
+    assert "W5A16 qwen3-8b o_proj M = 32" in t.detail
+
+
+def test_failures_missing_rows_and_notes_are_said(tmp_path):
+    d = record()
+    failed = row_of(d, "qwen3-8b", "o_proj", 1, ("wna16", 3, 128))
+    failed |= dict(
+        us=None, us_p20=None, us_p80=None, bytes=None, error=None, notes=["wrong: relative error 0.5; not timed"]
+    )
+    d["kernels"].remove(row_of(d, "qwen3-8b", "o_proj", 1, ("binary", 1, 128)))
+    d["kernels"] = [
+        r for r in d["kernels"] if not (r["model"] == "qwen3-14b" and r["layer"] == "o_proj" and r["M"] == 16)
+    ]
+    gone = next(r for r in d["models"] if (r["model"], r["weights"], r["batch"]) == ("qwen3-32b", "bfloat16", 8))
+    gone |= dict(ms=None, ms_p20=None, ms_p80=None, tokens_per_s=None, floor_ms=None, notes=["failed: out of memory"])
+    gone |= dict.fromkeys(("weight_bytes", "cache_bytes", "peak_bytes"))
+    write_json(tmp_path / "latency" / "nvidia-h200.json", d)
+    build(tmp_path, tmp_path, paper=False)
+    texts = {p.name: p.read_text() for p in (tmp_path / "tables").iterdir()}
+    for name, text in texts.items():
+        if not name.endswith(".csv"):
+            assert "the GPU was busy: 12" in text, name
+            assert "NVIDIA H200" in text
+    m1 = texts["latency_nvidia-h200_m1.md"]
+    line = next(x for x in m1.splitlines() if x.startswith("| qwen3-8b | o_proj |"))
+    assert "failed<sup>a</sup>" in line
+    assert line.endswith("| – |")
+    assert "<sup>a</sup> wrong: relative error 0.5; not timed" in m1
+    tokens = texts["latency_nvidia-h200_tokens.md"]
+    assert "mean of 3 of 4 or 11 of 12 products" in tokens
+    models = texts["latency_nvidia-h200_models.md"]
+    assert "| qwen3-32b | decode | bf16 | 8 | 1024 | failed<sup>a</sup> | – |" in models
+    assert "failed: out of memory" in texts["latency_nvidia-h200_models.tex"]
+
+
+def test_notes_that_differ_in_numbers_share_a_footnote(tmp_path):
+    d = record(models=("qwen3-8b",), tokens=(1,))
+    for i, r in enumerate(d["kernels"][:5]):
+        r["notes"] = [f"unsteady: p20 to p80 is {10 + i} % of the median"]
+    write_json(tmp_path / "latency" / "nvidia-h200.json", d)
+    build(tmp_path, tmp_path, figures=False)
+    text = (tmp_path / "tables" / "latency_nvidia-h200_m1.md").read_text()
+    (line,) = (x for x in text.splitlines() if x.startswith("- <sup>"))
+    assert "is 10 to 14 % of" in line
+
+
+def test_a_record_with_little_in_it_is_shown_as_far_as_it_goes(tmp_path):
+    d = record() | dict(kernels=[], models=[], notes=[])
+    for name, ceilings, kernels in (
+        ("nothing", {}, []),
+        ("no-ceilings", {}, record()["kernels"][:40]),
+        ("one-row", record()["ceilings"], record()["kernels"][:1]),
+    ):
+        write_json(tmp_path / "latency" / f"{name}.json", d | dict(ceilings=ceilings, kernels=kernels))
+    names = {p.name for p in build(tmp_path, tmp_path / "out", paper=False)}
+    assert not any("nothing" in n for n in names)
+    assert "latency_no-ceilings_m1.md" in names
+    assert "latency_no-ceilings_roofline.png" not in names
+    assert "latency_one-row_roofline.png" in names
+    text = (tmp_path / "out" / "tables" / "latency_no-ceilings_targets.md").read_text()
+    assert "not measured" in text
+    assert "nan" not in text
+
+
+@pytest.mark.parametrize("spoil", ["text", "twice", "field"])
+def test_a_damaged_record_is_left_out_with_a_warning(tmp_path, spoil):
+    d = record(models=("qwen3-8b",), tokens=(1,))
+    if spoil == "twice":
+        d["kernels"].append(copy.deepcopy(d["kernels"][0]))
+    if spoil == "field":
+        del d["kernels"][0]["bits"]
+    path = tmp_path / "latency" / "x.json"
+    write_json(path, d)
+    if spoil == "text":
+        path.write_text("{")
+    with pytest.warns(UserWarning, match="not a whole latency record"):
+        assert load(tmp_path) == []
+    with pytest.raises(ValueError, match="measure again"):
+        Latency.read(path)
+
+
+def test_two_machines_have_two_sets(tmp_path):
+    for name, gpu in (("nvidia-h200", "NVIDIA H200"), ("nvidia-a100", "NVIDIA A100")):
+        write_json(tmp_path / "latency" / f"{name}.json", record(models=("qwen3-8b",), tokens=(1, 16), gpu=gpu))
+    build(tmp_path, tmp_path, figures=False)
+    assert "NVIDIA A100" in (tmp_path / "tables" / "latency_nvidia-a100_m1.md").read_text()
+    assert "NVIDIA H200" in (tmp_path / "tables" / "latency_nvidia-h200_m1.md").read_text()
+
+
+def test_where_a_line_falls_behind():
+    assert crossing([(1, 4.0), (16, 2.0), (64, 0.5)]) == pytest.approx(32)  # halfway in logarithms
+    assert crossing([(1, 4.0), (16, 1.0)]) is None
+    assert crossing([(1, 0.5), (16, 0.4)]) is None
+    assert crossing([]) is None
+
+
+def test_names_of_kernels():
+    names = [label(k) for k in (*KINDS[:4], ("wna16", 4, 64), ("wna16", 4, -1), ("wna8", 8, -1), ("binary", 1, 128))]
+    assert names == ["bf16", "torch W4", "torch fp8", "W8A16", "W4A16 g64", "W4A16 row", "W8A8", "BiLLM"]
+    assert label(("torch_scaled_mm_fp8", 8, 128)) == "torch fp8 g128"
+
+
+def test_which_kernel_runs_a_method():
+    assert kernel_of(science()) == ("bfloat16", 16, None)
+    for method in ("rtn", "gptq", "awq"):
+        assert kernel_of(science("qwen3-8b", method, 3)) == ("wna16", 3, 128)
+    assert kernel_of(science("qwen3-8b", "smoothquant", 8)) == ("wna8", 8, -1)
+    assert kernel_of(science("qwen3-8b", "smoothquant", 8, method={"acts": {"bits": 4}})) is None
+    assert kernel_of(science("qwen3-8b", "billm")) == ("binary", 1, 128)
+
+
+def test_only_points_with_quality_and_latency_are_joined(tmp_path):
+    r = read(record(), tmp_path)
+    wanted = [("qwen3-8b", "gptq", 4), ("qwen3-8b-base", "gptq", 4), ("qwen3-8b", "none", None)]
+    without = [
+        ("qwen3-4b", "gptq", 4),
+        ("qwen3-8b", "gptq", 5),
+        ("qwen3-8b", "billm", None),
+    ]  # no such row of a decoder
+    measured = [m for s in wanted + without for m in real(*s)]
+    pairs = joined(r, make_table(generic("qwen3"), frame(measured)).rows)
+    assert {(row.model, row.method) for row, _ in pairs} == {s[:2] for s in wanted}
+    for row, decoder in pairs:
+        assert decoder["model"] == row.model.removesuffix("-base")
+        assert (decoder["bits"], decoder["batch"], decoder["what"]) == (row.bits, 1, "decode")
+
+
+# --- agreement
+
+
+def test_agreement_has_its_own_table(tmp_path):
+    store = Store(tmp_path)
+    for m in (agreement(), agreement(kernels="NVIDIA H200", error=2e-3), agreement(method="smoothquant", bits=8)):
+        store.put(m)
+    lost = agreement(bits=3)
+    store.put_failure(lost.id, lost.science, ArithmeticError("logits differ by 0.3"), "Traceback ...")
+    names = {p.name for p in build(tmp_path, tmp_path, figures=False, paper=False)}
+    assert names == {"agreement.csv", "agreement.md", "agreement.tex"}
+    lines = list(csv.DictReader((tmp_path / "tables" / "agreement.csv").open()))
+    assert [(x["method"], x["w_bits"], x["kernels"]) for x in lines] == [
+        ("gptq", "4", "NVIDIA H200"), ("gptq", "4", "interpreted"), ("gptq", "3", "interpreted"),
+        ("smoothquant", "8", "interpreted")]  # fmt: skip
+    assert float(lines[0]["agreement/error"]) == 2e-3
+    assert lines[2]["agreement/error"] == ""
+    text = (tmp_path / "tables" / "agreement.md").read_text()
+    assert "| nano-s | GPTQ | 4 | 16 | 128 | 0.002 | 0.004 | 0.006 | 99.0 | bfloat16 | NVIDIA H200 |" in text
+    assert "failed: ArithmeticError: logits differ by 0.3" in text
+    assert of_kernels([]).csv_rows == []
+
+
+def test_latency_of_quantized_weights_has_its_own_table(tmp_path):
+    m = agreement(method="gptq", bits=4)
+    ev = {"name": "latency", "version": 1, "batch": 1, "context": 1024, "dtype": "bfloat16", "gpu": "NVIDIA H200"}
+    whole = m.science | {"eval": ev}
+    values = {"decode_ms": 1.5, "tokens_per_s": 666.7, "bf16_ms": 3.9, "speedup": 2.6, "floor_share": 0.81}
+    metrics = {f"latency/{k}": Metric(v, "unit", 50) for k, v in values.items()}
+    Store(tmp_path).put(dataclasses.replace(m, id=digest(whole), science=whole, metrics=metrics))
+    names = {p.name for p in build(tmp_path, tmp_path, figures=False, paper=False)}
+    assert names == {f"quantized_latency.{extension}" for extension in ("csv", "md", "tex")}
+    text = (tmp_path / "tables" / "quantized_latency.md").read_text()
+    assert "| 1.5 | 667 | 3.9 | 2.6 | 81.0 | 1 | 1024 | bfloat16 | NVIDIA H200 |" in text
+    assert of_kernels([m], kind=RUNS[1]).csv_rows == []
+
+
+def test_kernels_leave_the_tables_of_quality_alone(tmp_path):
+    bits = (4, 3)
+    for name in ("with", "without"):
+        study(tmp_path / name, models=("nano-s",), bits=bits)
+    store = Store(tmp_path / "with")
+    for m in (agreement(), agreement(bits=3, kernels="NVIDIA H200"), agreement(method="gptq", bits=7)):
+        store.put(m)
+        timed = {**m.science, "eval": {"name": "latency", "gpu": "NVIDIA H200", "batch": 1}}
+        store.put(type(m)(digest(timed), timed, {"latency/decode_ms": Metric(1.0, "ms", 5)}, 4, 4.2, 10**6, m.layers))
+    lost = agreement(bits=2)
+    store.put_failure(lost.id, lost.science, ArithmeticError("x"), "Traceback ...")
+    made = [build(tmp_path / n, tmp_path / "out" / n, paper=False) for n in ("with", "without")]
+    extra = {p.name for p in made[0]} - {p.name for p in made[1]}
+    tables = ("agreement", "quantized_latency")
+    assert extra == {f"{table}.{extension}" for table in tables for extension in ("csv", "md", "tex")}
+    for p in made[1]:
+        other = tmp_path / "out" / "with" / p.relative_to(tmp_path / "out" / "without")
+        assert other.read_bytes() == p.read_bytes(), p.name
+
+
+# --- README
+
+
+def readme():
+    path = Path(__file__).parents[2] / "experiments" / "readme.py"
+    spec = importlib.util.spec_from_file_location("readme", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_readme_says_what_was_measured_or_that_nothing_was(tmp_path):
+    (line,) = readme().latency(tmp_path)
+    assert "experiments/latency.py" in line
+    assert "no GPU" in line
+    r = read(record(), tmp_path)
+    lines = readme().latency(tmp_path)
+    assert len(lines) > 8
+    assert "NVIDIA H200" in lines[0]
+    assert any("the GPU was busy" in x for x in lines)
+    assert [x.removeprefix("* ") for x in lines[: len(headlines(r))]] == headlines(r)

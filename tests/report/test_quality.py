@@ -1,0 +1,436 @@
+"""The report, from synthetic records with the numbers of a real study."""
+
+import csv
+import importlib.util
+import math
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes.report_records import evals, measure, metric, science, study
+
+from qbench.record import Metric, Store, digest
+from qbench.render.footnotes import Footnotes
+from qbench.report import build, layer_frame, load, main, make_table
+from qbench.report.quality import frame, summary
+from qbench.report.quality.columns import Column
+from qbench.report.quality.frame import paired_difference
+from qbench.report.quality.specs import specs
+from qbench.report.quality.table import TableSpec, one_evaluation
+from qbench.report.quality.variants import distinguish
+
+BITS = (8, 4, 3, 2, 1)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return study(tmp_path_factory.mktemp("results"), bits=BITS)
+
+
+@pytest.fixture(scope="module")
+def built(results, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
+    return out, build(results, out)
+
+
+def records(*cells, only=("ppl",)):
+    """Measurements of ``cells`` (science, harm) under the evaluations named in ``only``."""
+    return [measure(s, ev, h) for s, h in cells for ev in evals() if ev["name"] in only]
+
+
+def table_of(measurements, failures=(), delta=False):
+    df = frame(measurements, failures)
+    return make_table(specs(df["science"])[0], df, delta=delta)
+
+
+def test_paired_difference_equals_the_naive_one():
+    base, rtn = (records((s, h), only=("ppl", "tasks")) for s, h in ((science(), 0), (science("nano-s", "rtn", 3), 1)))
+    df = frame([*base, *rtn]).query("method == 'rtn'").set_index("metric")
+    acc, acc0 = rtn[1].metrics["nano_world/acc"].samples, base[1].metrics["nano_world/acc"].samples
+    d = [a - b for a, b in zip(acc, acc0)]
+    mean = sum(d) / len(d)
+    naive = math.sqrt(sum((x - mean) ** 2 for x in d) / (len(d) - 1) / len(d))
+    assert df.loc["nano_world/acc", "delta"] == pytest.approx(mean)
+    assert df.loc["nano_world/acc", "delta_stderr"] == pytest.approx(naive)
+
+    nll, nll0 = (np.array(m[0].metrics["nano/ppl"].samples) for m in (rtn, base))
+    assert df.loc["nano/ppl", "delta"] == pytest.approx(np.exp(nll.mean()) - np.exp(nll0.mean()))
+    rng, n = np.random.default_rng(0), len(nll)
+    picks = rng.integers(0, n, (4000, n))
+    bootstrap = (np.exp(nll[picks].mean(1)) - np.exp(nll0[picks].mean(1))).std()
+    assert df.loc["nano/ppl", "delta_stderr"] == pytest.approx(bootstrap, rel=0.1)
+    assert df.loc["nano/ppl", "delta_stderr"] < 0.5 * df.loc["nano/ppl", "stderr"]
+
+
+@pytest.mark.parametrize("harm", [0.1, 4.0])
+def test_the_error_of_a_relative_change_is_the_spread_of_resampled_changes(harm):
+    path = Path(__file__).parents[2] / "experiments" / "nano_ablations.py"
+    spec = importlib.util.spec_from_file_location("nano_ablations", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    before, after = (records((s, h))[0].metrics for s, h in ((science(), 0), (science("nano-s", "rtn", 3), harm)))
+    value, change, stderr = module.differences(before, after)["ppl"]
+    nll0, nll = (np.array(m["nano/ppl"].samples) for m in (before, after))
+    assert value == before["nano/ppl"].value
+    assert change == pytest.approx(100 * (after["nano/ppl"].value / before["nano/ppl"].value - 1))
+    picks = np.random.default_rng(0).integers(0, len(nll), (8000, len(nll)))
+    resampled = 100 * (np.exp(nll[picks].mean(1)) / np.exp(nll0[picks].mean(1)) - 1)
+    assert stderr == pytest.approx(resampled.std(), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        (lambda m: replace(m, samples=None), "no per-item outcomes"),
+        (lambda m: metric("fraction", m.samples[:-1]), "240 items against 239"),
+        (lambda m: replace(m, value=m.value + 0.1), "do not average"),
+        (lambda m: None, "not measured by the same evaluation"),
+    ],
+)
+def test_nothing_is_paired_in_silence(changed, says):
+    base, rtn = (metric("fraction", [0.0, 1.0] * 120) for _ in range(2))
+    base = changed(base)
+    delta, stderr, note = paired_difference(rtn, base)
+    assert math.isnan(delta)
+    assert math.isnan(stderr)
+    assert says in note
+
+
+def test_baseline_of_another_evaluation_is_not_used():
+    base, rtn = records((science(), 0), (science("nano-s", "rtn", 3), 1))
+    longer = base.science | {"eval": base.science["eval"] | {"window": 512}}
+    t = table_of([replace(base, science=longer, id=digest(longer)), rtn], delta=True)
+    assert t.columns == []
+    assert any("Left out" in line and "nano/ppl" in line for line in t.protocol)
+
+
+def test_rows_are_in_the_papers_order(results):
+    df = frame(*load(results))
+    t = make_table(specs(df["science"])[0], df)
+    assert list(dict.fromkeys(r.model for r in t.rows)) == ["nano-s", "nano-m", "nano-l"]
+    axis = [(m, b) for m in ("rtn", "gptq", "awq", "smoothquant") for b in BITS]
+    small = [(r.method, r.bits) for r in t.rows if r.model == "nano-s"]
+    assert small == [("none", 16), *axis, ("billm", 1.06)]
+    assert len(t.rows) == 3 * (2 + 4 * len(BITS))
+    labels = set(df["label"])
+    assert {"W4A16 g128", "W4A8", "W16A16", "W1.06A16"} <= labels
+
+
+def test_failed_diverged_and_missing_cells_say_so(built):
+    text = (built[0] / "tables" / "nano_matrix.md").read_text()
+    failed = next(line for line in text.splitlines() if line.startswith("| nano-s | AWQ") and "| 1 |" in line)
+    mark = re.search(r"failed<sup>(\w)</sup>", failed)[1]
+    assert f"<sup>{mark}</sup> failed: FloatingPointError: no finite scale in model.layers.1.mlp" in text
+    assert re.search(r"\| nano-s \| SmoothQuant \| 1 \| 8 \| row .*\| nan \|", text)
+    assert re.search(r"<sup>\w</sup> damping raised to 0.04 to 0.06 \(in 2 to 6 linears", text)
+    with (built[0] / "tables" / "nano_matrix.csv").open() as f:
+        rows = {(r["model"], r["method"], r["w_bits"]): r for r in csv.DictReader(f)}
+    assert rows["nano-s", "awq", "1"]["nano_world/acc"] == "failed"
+    assert rows["nano-s", "smoothquant", "1"]["nano/ppl"] == "nan"
+    assert "damping raised" in rows["nano-m", "gptq", "2"]["notes"]
+    only_ppl = table_of([*records((science(), 0), only=("ppl", "kl")), *records((science("nano-s", "rtn", 4), 0.5))])
+    assert [r.cells["nano/kl"].state for r in only_ppl.rows] == ["ok", "missing"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (["damping raised to 0.2", "damping raised to 0.1", "damping raised to 0.4"], "damping raised to 0.1 to 0.4"),
+        (["mean of 3 of 4", "mean of 11 of 12"], "mean of 3 of 4 or 11 of 12"),
+        (["12 of 9e-3 lost", "12 of 9e-3 lost"], "12 of 9e-3 lost (in 1 to 2 linears of the model)"),
+        (["failed: 1 x", "failed: 2 x"], "failed: 1 x"),
+    ],
+)
+def test_a_footnote_is_whole(texts, said):
+    feet = Footnotes()
+    for i, text in enumerate(texts):
+        feet.mark(text, (i + 1) * (text[0] == "1"))
+    assert said == feet.texts()["a"]
+
+
+def test_infinity_stays_infinity():
+    base, rtn = records((science(), 0), (science("nano-s", "rtn", 1), 4))
+    rtn.metrics["nano/ppl"] = Metric(math.inf, "perplexity", 48, None, [900.0] * 48)
+    t = table_of([base, rtn])
+    assert t.columns[0].text(t.rows[1].cells["nano/ppl"].value) == "inf"
+    assert table_of([base, rtn], delta=True).rows[0].cells["nano/ppl"].value == math.inf
+
+
+def test_failure_is_forgotten_once_measured():
+    (m,) = records((science(), 0))
+    old = {"id": m.id, "science": m.science, "error": "OSError: disk full"}
+    assert set(frame([m], [old])["status"]) == {"ok"}
+    assert set(frame([], [old])["status"]) == {"failed"}
+
+
+def test_bold_goes_to_the_best_at_equal_bits(results):
+    df = frame(*load(results))
+    t = make_table(specs(df["science"])[0], df)
+    four = {r.method: r.cells["nano/ppl"].best for r in t.rows if r.model == "nano-s" and r.bits == 4}
+    assert four == {"rtn": False, "gptq": True, "awq": False, "smoothquant": False}
+    lone = table_of(records((science(), 0), (science("nano-s", "rtn", 4), 1)))
+    assert not any(c.best for r in lone.rows for c in r.cells.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "label"),
+    [
+        ({"method": {"act_order": True}}, "act_order=True"),
+        ({"method": {"version": 2}}, "version=2"),
+        ({"grid": {"symmetric": True}}, "grid.symmetric=True"),
+        ({"calib": {"seed": 1, "data": "d" * 16}}, "calib seed=1"),
+        ({"model": {"revision": "1" * 40}}, "revision=11111111"),
+    ],
+)
+def test_mixed_science_gets_rows_of_its_own(change, label):
+    first, second = science("nano-s", "gptq", 4), science("nano-s", "gptq", 4, **change)
+    t = table_of(records((science(), 0), (first, 0.3), (second, 0.3)))
+    rows = [r for r in t.rows if r.method == "gptq"]
+    assert len(rows) == 2
+    assert label in {r.variant for r in rows}
+    assert "" not in {r.variant for r in rows}
+
+
+def test_mixed_evaluations_get_rows_of_their_own():
+    s, (ev, _, tasks) = science("nano-s", "rtn", 4), evals()
+    t = table_of([measure(s, ev, 0.5), measure(s, ev | {"window": 128}, 0.5), measure(s, tasks, 0.5)])
+    assert [r.variant for r in t.rows] == ["ppl window=128", "ppl window=256"]
+    assert all(r.cells["nano_world/acc"].state == "ok" for r in t.rows)
+
+
+@pytest.fixture
+def mixed():
+    """Two cells under 48 windows, one also under 24, all with questions; divergences under 48 windows only."""
+    ppl, kl, tasks = evals()
+    shared = {"name": "divergence", "window": 256, "limit": 48, "data": "ab" * 8}
+    few = {"name": "perplexity", "window": 256, "limit": 24, "data": "ef" * 8}
+    out = []
+    for s, h in ((science(), 0), (science("nano-s", "rtn", 4), 1.0), (science("nano-s", "gptq", 4), 0.3)):
+        one, two = measure(s, ppl, h), measure(s, kl, h)
+        whole = s | {"eval": shared}
+        out.append(replace(one, metrics=one.metrics | two.metrics, science=whole, id=digest(whole)))
+        out.append(measure(s, tasks, h))
+    half = measure(science("nano-s", "awq", 4), ppl, 0.1, windows=24)
+    whole = half.science | {"eval": few}
+    return [*out, replace(half, science=whole, id=digest(whole))]
+
+
+def test_a_cell_is_of_its_rows_evaluation(mixed):
+    t = table_of(mixed)
+    by = {(r.method, r.how): r.cells for r in t.rows}
+    full, few = "divergence limit=48", "perplexity limit=24"
+    assert set(by) == {("none", full), ("rtn", full), ("gptq", full), ("awq", few)}
+    extra = measure(science("nano-s", "gptq", 4), mixed[-1].science["eval"] | {"name": "ppl"}, 0.3, windows=24)
+    whole = extra.science | {"eval": mixed[-1].science["eval"]}
+    t = table_of([*mixed, replace(extra, science=whole, id=digest(whole))])
+    by = {(r.method, r.how): r.cells for r in t.rows}
+    assert by["gptq", few]["nano/kl"].state == "missing", "a divergence over 48 windows is no part of this row"
+    assert by["gptq", few]["nano/ppl"].value == extra.metrics["nano/ppl"].value
+    assert by["gptq", few]["nano_world/acc"].state == "ok"
+    best = {key for key, cells in by.items() if cells["nano/ppl"].best}
+    assert best == {("gptq", full), ("awq", few)}
+    delta = {(r.method, r.how): r.cells["nano/ppl"] for r in table_of([*mixed], delta=True).rows}
+    assert delta["gptq", full].state == "ok"
+    assert delta["awq", few].state == "missing"
+
+
+def test_metrics_of_other_tables_split_no_row(mixed):
+    df = frame(mixed)
+    subjects = make_table(specs(df["science"])[1], df)
+    assert [(r.method, r.how) for r in subjects.rows] == [("none", ""), ("rtn", ""), ("gptq", "")]
+
+
+def test_summary_and_figures_show_one_evaluation_and_name_the_others(mixed, tmp_path):
+    for m in mixed:
+        Store(tmp_path).put(m)
+    text, t = summary(tmp_path), one_evaluation(table_of(mixed))
+    assert "nano PPL by divergence limit=48; left out: 1 record by perplexity limit=24" in " ".join(text.split())
+    assert "AWQ" not in text
+    assert len({r.quant for r in t.rows}) == len(t.rows) == 4
+    assert main(tmp_path) == 0
+    more = [with_eval(m, m.science["eval"] | {"limit": 96}) for m in mixed if "nano/kl" in m.metrics]
+    assert one_evaluation(table_of([*mixed, *more[:2]])).chosen["nano/ppl"][0] == "divergence limit=48", "most rows"
+    assert one_evaluation(table_of([*mixed, *more])).chosen["nano/ppl"][0] == "divergence limit=96", "equal rows: order"
+
+
+def with_eval(m, ev):
+    whole = m.science | {"eval": ev}
+    return replace(m, science=whole, id=digest(whole))
+
+
+def test_what_follows_from_a_tokenizer_is_no_other_evaluation():
+    ms = [with_eval(m, m.science["eval"] | {"data": f"{i}" * 16, "windows": 40 + i})
+          for i, m in enumerate(records((science("nano-s"), 0), (science("nano-m"), 0)))]  # fmt: skip
+    assert {r.how for r in table_of(ms).rows} == {""}
+    assert set(frame(ms)["evaluation"]) == {"ppl"}
+
+
+def test_no_star_across_calibrations():
+    ms = records((science("nano-s", "rtn", 4), 1), (science("nano-s", "awq", 4, calib={"seed": 1}), 0.1),
+                 (science("nano-s", "gptq", 4), 0.5))  # fmt: skip
+    assert [r.method for r in table_of(ms).rows if r.cells["nano/ppl"].best] == ["gptq"]
+
+
+def test_a_frame_tells_evaluations_apart(mixed):
+    df = frame(mixed).set_index("metric")["evaluation"]
+    assert set(df["nano/ppl"]) == {"divergence limit=48", "perplexity limit=24"}
+    assert set(df["nano_world/acc"]) == {"tasks"}
+    own = frame(records(*((science("nano-s", "gptq", 4, method={"act_order": x}), 0.3) for x in (True, False))))
+    assert set(own["variant"]) == {"act_order=True", "act_order=False"}
+
+
+def test_unsmoothed_smoothquant_is_told_apart():
+    plain = science("nano-s", "smoothquant", 8, method={"alpha": None})
+    t = table_of(records((science("nano-s", "smoothquant", 8), 0.1), (plain, 1)))
+    assert [r.variant for r in t.rows] == ["alpha=0.5", "alpha=none"]
+
+
+def test_distinguish_takes_as_few_fields_as_it_can():
+    a, b = {"name": "c4", "n": 128, "data": "a" * 16}, {"name": "nano", "n": 64, "data": "b" * 16}
+    assert distinguish([a, b]) == ["n=128", "n=64"]
+    assert distinguish([a, a]) == ["", ""]
+    assert distinguish([a, a | {"data": "c" * 16}]) == ["data=aaaaaaaa", "data=cccccccc"]
+
+
+def test_tables_are_byte_stable_and_need_no_torch(results, built, tmp_path):
+    code = (
+        "import sys; from qbench.report import build; build(sys.argv[1], sys.argv[2], figures=False); "
+        "assert not {'torch', 'transformers', 'hydra'} & set(sys.modules)"
+    )
+    env = {"PYTHONHASHSEED": "7", "PATH": "", "PYTHONPATH": ":".join(p for p in sys.path if p)}
+    subprocess.run([sys.executable, "-c", code, results, tmp_path], check=True, env=env)
+    tables = [p for p in built[1] if p.parent.name == "tables"]
+    names = ("nano_matrix", "nano_matrix_delta", "nano_subjects", "table1", "table2", "table3", "table4")
+    assert {p.name for p in tables} == {f"{n}.{e}" for n in names for e in ("csv", "md", "tex")} | {"nano_summary.md"}
+    for path in tables:
+        assert (tmp_path / "tables" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_latex_is_balanced(built):
+    text = (built[0] / "tables" / "nano_matrix.tex").read_text()
+    body = text[text.index(r"\endfoot") : text.index(r"\end{longtable}")]
+    columns = len(re.search(r"\\begin\{longtable\}\{(\w+)\}", text)[1])
+    lines = [line for line in body.splitlines() if line.endswith(r"\\")]
+    assert len(lines) == 3 * (2 + 4 * len(BITS))
+    assert all(len(re.findall(r"(?<!\\)&", line)) == columns - 1 for line in lines)
+    assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
+    assert text.isascii()
+
+
+def test_summary_fits_a_terminal(results, built):
+    text = summary(results)
+    assert max(map(len, text.splitlines())) <= 100
+    assert "nano PPL ↓" in text
+    assert "nano tasks ↑" in text
+    assert "fail" in text
+    assert text.strip() in (built[0] / "tables" / "nano_summary.md").read_text()
+
+
+def test_summary_cuts_no_label_that_tells_rows_apart(tmp_path):
+    for alpha in (0.5, 0.75, None):
+        s = science("nano-s", "smoothquant", 8, method={"alpha": alpha, "a_field_with_a_rather_long_name": alpha})
+        Store(tmp_path).put(records((s, 1))[0])
+    text = summary(tmp_path)
+    assert all(f"alpha={a}" in text or f"name={a}" in text for a in ("0.5", "0.75", "none"))
+
+
+def test_figures_exist_and_show_something(built):
+    from matplotlib.image import imread
+
+    figures = {p.name: p for p in built[1] if p.parent.name == "figures"}
+    names = ("nano_matrix_bits", "nano_matrix_pareto", "nano_matrix_layers")
+    assert set(figures) == {f"{n}.{e}" for n in names for e in ("png", "pdf")}
+    for name in names:
+        pixels = imread(figures[f"{name}.png"])[..., :3]
+        assert pixels.shape[1] == 1400
+        assert 0.02 < (pixels.min(axis=2) < 0.95).mean() < 0.7
+        assert len(np.unique((pixels[::3, ::3] * 16).astype(int).reshape(-1, 3), axis=0)) > 20
+        assert b"CreationDate" not in figures[f"{name}.pdf"].read_bytes()
+
+
+@pytest.mark.parametrize("case", ["one cell", "unquantized only", "failure only", "all diverged", "one model"])
+def test_any_part_of_the_records_can_be_shown(tmp_path, case, capsys):
+    store = Store(tmp_path)
+    cells = {"one cell": [(science("nano-s", "rtn", 4), 1)], "unquantized only": [(science(), 0)]}
+    if case == "one model":
+        study(tmp_path, models=["nano-m"], bits=(4, 2))
+    elif case == "failure only":
+        s = science("nano-s", "rtn", 4) | {"eval": evals()[0]}
+        store.put_failure(digest(s), s, ValueError("no"), "Traceback")
+    else:
+        for m in records(*cells.get(case, [(science("nano-s", "gptq", 2), 1)])):
+            if case == "all diverged":
+                m.metrics["nano/ppl"] = Metric(math.nan, "perplexity", 48)
+            store.put(m)
+    assert main(tmp_path, figures=case != "one model") == 0
+    assert "nano_matrix" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": {"name": 7}},
+        {"model": None},
+        {"method": "rtn"},
+        {"method": {"name": "rtn", "acts": 8}},
+        {"grid": {"bits": None}},
+        {"grid": {"bits": 4, "group_size": None}},
+        {"eval": None},
+        {"eval": "ppl"},
+    ],
+    ids=str,
+)
+def test_a_record_of_another_shape_is_left_out_by_name(tmp_path, change):
+    study(tmp_path, models=["nano-s"], bits=(4,))
+    (m,) = records((science("nano-s", "rtn", 3), 1))
+    odd = m.science | change
+    Store(tmp_path).put(replace(m, science=odd, id=digest(odd)))
+    Store(tmp_path).put_failure("0" * 16, odd, ValueError("no"), "")
+    with pytest.warns(UserWarning, match=f"left out: record {digest(odd)}, as it"):
+        assert main(tmp_path, figures=False, paper=False) == 0
+    assert "| RTN | 3 |" not in (tmp_path / "tables" / "nano_matrix.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "metrics"),
+    [
+        ({"model": {"name": "7"}}, None),
+        ({"model": {"name": "x" * 5000}}, None),
+        ({"model": {"name": "größe/é|&%_{}"}}, None),
+        ({"eval": {"name": "unheard of"}}, {"new/thing": Metric(1.0, "", 3)}),
+        ({"eval": {}}, {"nano/ppl": Metric(-math.inf, "perplexity", 0)}),
+        ({"calib": None}, {}),
+    ],
+    ids=lambda x: str(x)[:40],
+)
+def test_an_unusual_record_is_shown(tmp_path, change, metrics):
+    (m,) = records((science("nano-s", "rtn", 3), 1))
+    odd = m.science | change
+    Store(tmp_path).put(replace(m, science=odd, id=digest(odd), metrics=m.metrics if metrics is None else metrics))
+    assert main(tmp_path, paper=False) in (0, 1)
+    assert len(load(tmp_path)[0]) == 1
+    assert max(map(len, summary(tmp_path).splitlines()), default=0) <= 100
+
+
+def test_no_records_is_said_and_not_an_error_trace(tmp_path, capsys):
+    assert main(tmp_path) == 1
+    assert "no records in" in capsys.readouterr().out
+    assert build(tmp_path) == []
+    assert len(frame([])) == 0
+    assert len(layer_frame([])) == 0
+
+
+def test_a_paper_table_is_one_spec():
+    six = ("piqa", "boolq")
+    m = records((science(), 0))[0]
+    acc = {f"{task}/acc": metric("fraction", [0.0, 1.0, 1.0, 1.0]) for task in six}
+    df = frame([replace(m, metrics=m.metrics | acc)])
+    average = Column("avg", "Avg", True, 100.0, mean_of=tuple(f"{task}/acc" for task in six))
+    spec = TableSpec("table1", "Base models", lambda s: True, ("nano/ppl", average))
+    cell = make_table(spec, df).rows[0].cells["avg"]
+    assert average.text(cell.value, cell.stderr) == "75.0 ± 17.7"

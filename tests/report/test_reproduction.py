@@ -1,0 +1,350 @@
+"""The paper's tables beside ours: which record is which cell, what is marked, and what is refused."""
+
+import csv
+import io
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from fakes.paper_records import evaluations, record, records, science
+
+from qbench.printed.published import METRICS, TASKS, load
+from qbench.record import Metric, Store, digest
+from qbench.report import build, main, paper_table
+from qbench.report.reproduction.compare import reproduce
+from qbench.report.reproduction.protocol import OWN, PROTOCOLS, describe, deviations, mmlu_key, protocol_of
+from qbench.report.reproduction.write import to_csv, to_latex, to_markdown
+
+ROWS = load()
+
+
+def printed(table, model, method, w_bits=None, a_bits=16):
+    (row,) = [r for r in ROWS if (r.table, r.model, r.method, r.a_bits) == (table, model, method, a_bits)
+              and w_bits in (None, r.w_bits)]  # fmt: skip
+    return row
+
+
+def line_of(t, row):
+    (line,) = [x for x in t.lines if x.row == row]
+    return line
+
+
+def with_science(m, **parts):
+    """The record with changed fields in parts of its science."""
+    sc = {k: (v | parts[k] if isinstance(v, dict) and k in parts else v) for k, v in m.science.items()}
+    return replace(m, science=sc, id=digest(sc))
+
+
+# --- which protocol a record is from ---
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("method", ["none", "rtn", "gptq", "awq", "smoothquant", "billm"])
+def test_a_record_tells_its_protocol(protocol, method):
+    row = next(r for r in ROWS if r.method == method)
+    for m in records(row, protocol=protocol):
+        assert protocol_of(m.science) == protocol, deviations(m.science, protocol)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "says"),
+    [
+        ("c4_ppl", {"method": {"act_order": True}}, "method.act_order=True"),
+        ("c4_ppl", {"method": {"damp": 0.1}}, "method.damp=0.1"),
+        ("c4_ppl", {"calib": {"source": "wikitext2"}}, "calib.source=wikitext2"),
+        ("c4_ppl", {"calib": {"seed": 1}}, "calib.seed=1"),
+        ("c4_ppl", {"calib": {"n": 64}}, "calib.n=64"),
+        ("c4_ppl", {"grid": {"symmetric": True}}, "grid.symmetric=True"),
+        ("c4_ppl", {"eval": {"limit": 8}}, "eval.limit=8"),
+        ("c4_ppl", {"eval": {"window": 512}}, "eval.window=512"),
+        ("c4_ppl", {"eval": {"logits": "model"}}, "eval.logits=model"),
+        ("c4_ppl", {"eval": {"draw": "released"}}, "eval.draw=released"),
+        ("tasks", {"eval": {"limit": 100}}, "eval.limit=100"),
+        ("tasks", {"eval": {"max_prompt": 2048}}, "eval.max_prompt=2048"),
+        ("mmlu", {"eval": {"num_fewshot": 0}}, "eval.num_fewshot=0"),
+        ("mmlu", {"eval": {"tasks": {"mmlu_hendrycks": "1"}}}, "eval.tasks=mmlu_hendrycks"),
+    ],
+)
+def test_one_other_field_is_another_setting(name, change, says):
+    (m,) = records(printed(3, "qwen3-8b-base", "gptq", 4), only=(name,))
+    other = with_science(m, **change)
+    assert says in deviations(other.science, "paper")
+    assert protocol_of(other.science) == OWN
+    t = reproduce([other], 3)
+    assert not any(line.measured for line in t.lines)
+    assert "1 records with settings of their own" in t.head[-1]
+    assert says in t.head[-1]
+
+
+def test_a_field_that_came_later_is_as_in_the_paper():
+    for m in records(printed(3, "qwen3-8b-base", "gptq", 4)):
+        old = {k: v for k, v in m.science["eval"].items() if k not in ("logits", "draw", "max_prompt")}
+        bare = m.science | {"eval": old, "method": {"name": "gptq", "version": 1}}
+        assert protocol_of(bare) == "paper"
+
+
+def test_of_the_embedded_models_only_the_method_counts():
+    nano = {"model": {"name": "nano-s"}, "method": {"name": "gptq", "act_order": False}, "grid": {"bits": 4}}
+    nano |= {"calib": {"source": "nano", "n": 64, "length": 256}, "eval": {"name": "perplexity", "limit": 64}}
+    assert protocol_of(nano) == "paper"
+    assert protocol_of(nano | {"method": {"name": "gptq", "act_order": True}}) == "released"
+    assert protocol_of(nano | {"method": {"name": "gptq", "damp": 1}}) == OWN
+
+
+def test_protocols_are_two_and_say_what_they_are():
+    with pytest.raises(ValueError, match="'draft'; choose one of paper, released"):
+        deviations(science(ROWS[0]), "draft")
+    assert "c4, 128 × 2048 tokens, seed 0" in describe("paper")[0]
+    assert "act_order" in " ".join(describe("released"))
+    assert (mmlu_key("paper"), mmlu_key("released")) == ("mmlu/acc", "mmlu_hendrycks/acc")
+
+
+# --- the cells ---
+
+
+def test_every_printed_row_takes_its_record_and_no_other():
+    wanted = [r for r in ROWS if r.model in ("qwen3-8b", "qwen3-8b-base")]
+    by_id = {m.id: m for r in wanted for m in records(r)}  # the 16-bit rows of two tables are one record
+    for k in (1, 2, 3, 4):
+        t = reproduce(by_id.values(), k)
+        for line in t.lines:
+            assert line.measured == (line.row in wanted)
+            for m in METRICS if line.measured else ():
+                if line.row.method != "none" and m != "zeroshot_mean" and not math.isnan(line.row.values[m]):
+                    assert line.ours[m].value == pytest.approx(line.row.values[m])
+                    assert not line.printed[m].beyond
+        assert [x.row for x in t.lines] == [r for r in ROWS if r.table == k]
+
+
+def test_billm_of_other_tables_and_4_bit_activations_find_their_rows():
+    for row in (printed(4, "qwen3-32b", "billm"), printed(2, "qwen3-14b", "smoothquant", 4, 4)):
+        t = reproduce(records(row), row.table)
+        assert [x.row for x in t.lines if x.measured] == [row]
+
+
+def test_our_mean_is_of_the_six_and_needs_all_six():
+    row = printed(2, "qwen3-4b", "gptq", 4)
+    (six,) = records(row, only=("tasks",))
+    ours = line_of(reproduce([six], 2), row).ours
+    assert ours["zeroshot_mean"].value == pytest.approx(sum(row.values[t] for t in TASKS) / 6)
+    assert ours["zeroshot_mean"].stderr == pytest.approx(0.4 / math.sqrt(6))
+    five = replace(six, metrics={k: v for k, v in six.metrics.items() if k != "boolq/acc"})
+    assert "zeroshot_mean" not in line_of(reproduce([five], 2), row).ours
+
+
+@pytest.mark.parametrize(("off", "beyond"), [(0.0075, False), (0.0085, True), (-0.0085, True)])
+def test_a_difference_is_marked_beyond_twice_its_error(off, beyond):
+    row = printed(2, "qwen3-4b", "gptq", 4)
+    (m,) = records(row, shift=off, only=("mmlu",))
+    a = line_of(reproduce([m], 2), row).printed["mmlu"]
+    assert a.tolerance == pytest.approx(2 * math.hypot(0.4, 0.1 / math.sqrt(12)))
+    assert a.difference == pytest.approx(-100 * off)
+    assert a.beyond is beyond
+
+
+@pytest.mark.parametrize(("off", "beyond"), [(0.049, False), (-0.05, False), (0.051, True), (0.25, True)])
+def test_an_unquantized_model_may_differ_by_rounding_only(off, beyond):
+    row = printed(1, "qwen3-0.6b-base", "none")  # 12.7: 2 % of it are 0.25, within two standard errors
+    exact = {"wikitext2/ppl": Metric(12.7 + off, "perplexity", 100, 0.2, [0.0])}
+    a = line_of(reproduce([record(science(row), evaluations()["wikitext2_ppl"], exact)], 1), row).printed
+    assert a["wikitext2_ppl"].tolerance == pytest.approx(0.05)
+    assert a["wikitext2_ppl"].beyond is beyond
+
+
+def test_a_record_without_an_error_is_never_marked_and_never_called_equal():
+    row = printed(2, "qwen3-4b", "gptq", 4)
+    m = record(science(row), evaluations()["c4_ppl"], {"c4/ppl": Metric(99.0, "perplexity", 100)})
+    t = reproduce([m], 2)
+    assert math.isnan(line_of(t, row).printed["c4_ppl"].tolerance)
+    (cell,) = (r for r in csv.DictReader(io.StringIO(to_csv(t))) if r["ours"])
+    assert (cell["ours"], cell["beyond"]) == ("99", "")
+    assert "| ours | – | 99.00 |" in to_markdown(t)
+
+
+def test_rounding_of_the_print_alone_is_no_difference():
+    row = printed(1, "qwen3-0.6b-base", "smoothquant", 4, 4)  # 5.25E4: one unit is 100
+    exact = {"wikitext2/ppl": Metric(52545.0, "perplexity", 100, 0.0, [0.0])}
+    m = record(science(row), evaluations()["wikitext2_ppl"], exact)
+    a = line_of(reproduce([m], 1), row).printed["wikitext2_ppl"]
+    assert a.difference == pytest.approx(45)
+    assert not a.beyond
+
+
+def test_a_doubted_mean_is_compared_with_the_recomputed_one():
+    row = printed(2, "qwen3-8b", "smoothquant", 8, 8)
+    a = line_of(reproduce(records(row), 2), row).printed["zeroshot_mean"]
+    assert (a.text, round(a.reference, 2)) == ("74.0", 71.08)
+    assert a.difference == pytest.approx(0, abs=1e-9)
+    assert "not_mean" in a.doubts
+
+
+def test_awq_is_compared_with_both_group_sizes():
+    row, other = printed(1, "qwen3-8b-base", "awq", 3), printed(3, "qwen3-8b-base", "awq", 3)
+    swapped = replace(other, table=1, group_size=None)  # our per-row numbers are those printed under g128
+    line = line_of(reproduce(records(swapped), 1), row)
+    assert line.printed["c4_ppl"].beyond
+    assert not line.other["c4_ppl"].beyond
+    assert line.other["c4_ppl"].text == "23.8"
+    page = to_markdown(reproduce(records(swapped), 1))
+    assert "| printed g128 (Table 3) | 22.6 | 23.8 |" in page
+    assert line_of(reproduce([], 1), printed(1, "qwen3-8b-base", "gptq", 4)).other is None
+
+
+def test_doubted_cells_carry_a_mark():
+    t = reproduce([], 2)
+    page = to_markdown(t)
+    mark = {kind: chr(97 + i) for i, kind in enumerate(t.doubts)}
+    assert f"80.1<sup>{mark['impossible']}</sup>" in page
+    assert f"| 4B | GPTQ<sup>{mark['repeated_row']}</sup> | 8 | 16 | printed | 16.8 |" in page
+    assert f"<sup>{mark['not_mean']}</sup> in doubt: means that are not" in page
+
+
+def test_diverged_failed_and_nan_cells():
+    row = printed(1, "qwen3-0.6b-base", "rtn", 2)
+    (m,) = records(printed(1, "qwen3-0.6b-base", "rtn", 4), only=("c4_ppl",))
+    lost = with_science(replace(m, metrics={"c4/ppl": Metric(math.inf, "perplexity", 9)}), grid={"bits": 2})
+    sc = lost.science | {"eval": evaluations()["mmlu"]}
+    failure = {"id": digest(sc), "science": sc, "error": "OutOfMemoryError: no room\nmore"}
+    t = reproduce([lost], 1, failures=[failure])
+    line = line_of(t, row)
+    assert line.ours["c4_ppl"].value == math.inf
+    assert not line.printed["c4_ppl"].beyond
+    assert line.ours["mmlu"].failed == "OutOfMemoryError: no room"
+    assert "| ours | – | inf | – |" in to_markdown(t)
+    cells = {r["metric"]: r for r in csv.DictReader(io.StringIO(to_csv(t))) if r["ours"]}
+    assert {k: r["ours"] for k, r in cells.items()} == {"c4_ppl": "inf", "mmlu": "failed"}
+
+
+def test_perplexity_measured_with_divergences_counts_where_alone():
+    row = printed(3, "qwen3-8b-base", "gptq", 4)
+    (m,) = records(row, only=("c4_ppl",))
+    kl = {"name": "divergence", "version": 1, "source": "c4", "window": 2048, "limit": None, "perplexity": True}
+    other = record(science(row), kl, {"c4/ppl": Metric(99.0, "perplexity", 100, 0.1, [0.0])})
+    assert line_of(reproduce([other], 3), row).ours["c4_ppl"].value == 99.0
+    for both in ([m, other], [other, m]):
+        assert line_of(reproduce(both, 3), row).ours["c4_ppl"].value == pytest.approx(row.values["c4_ppl"])
+
+
+# --- what is refused ---
+
+
+def test_unknown_tables_and_metrics():
+    with pytest.raises(ValueError, match="table 5: the paper's result tables are 1, 2, 3 and 4"):
+        reproduce([], 5)
+    with pytest.raises(ValueError, match="unknown metric 'gsm8k'; the tables have wikitext2_ppl"):
+        reproduce([], 1, metrics=("gsm8k",))
+
+
+def test_two_protocols_in_one_table():
+    row = printed(3, "qwen3-8b-base", "gptq", 4)
+    both = [*records(row), *records(row, protocol="released")]
+    with pytest.raises(ValueError, match="two protocols, paper and released; ask for one"):
+        reproduce(both, 3)
+    assert reproduce(both, 3, "released").name == "table3_released"
+    assert reproduce(records(row, protocol="released"), 3).protocol == "released"
+    assert "mmlu" in line_of(reproduce(both, 3, "released"), row).ours
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"model": {"revision": "b" * 40}}, ("a" * 40, "b" * 40)),
+        ({"eval": {"data": "f" * 16}}, ("data=dddddddd", "data=ffffffff")),
+        ({"calib": {"data": "f" * 16}}, ("data=cccccccc", "data=ffffffff")),
+        ({"method": {"version": 2}}, ("version=1", "version=2")),
+    ],
+)
+def test_two_records_of_one_cell(change, says):
+    (m,) = records(printed(3, "qwen3-8b-base", "gptq", 4), only=("c4_ppl",))
+    with pytest.raises(ValueError, match="two") as e:
+        reproduce([m, with_science(m, **change)], 3)
+    assert all(word in str(e.value) for word in says)
+
+
+def test_two_revisions_of_one_model_in_different_cells():
+    (a,), (b,) = (records(printed(3, "qwen3-8b-base", "gptq", w), only=("c4_ppl",)) for w in (4, 8))
+    with pytest.raises(ValueError, match="has two revisions"):
+        reproduce([a, with_science(b, model={"revision": "b" * 40})], 3)
+
+
+# --- what is written ---
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    store = Store(tmp_path_factory.mktemp("paper"))
+    for row in (r for r in ROWS if r.model == "qwen3-0.6b"):
+        for m in records(row, shift=0.01):
+            if row.method != "none" or row.table == 2:
+                store.put(m)
+    for m in records(printed(4, "qwen3-0.6b", "gptq", 4), protocol="released"):
+        store.put(m)
+    return store.root
+
+
+def test_files_of_both_protocols_and_the_audit(results, tmp_path):
+    paths = {str(p.relative_to(tmp_path)) for p in build(results, tmp_path)}
+    tables = {f"tables/table{k}.{e}" for k in (1, 2, 3, 4, "4_released") for e in ("csv", "md", "tex")}
+    figures = {f"figures/reproduction{p}.{e}" for p in ("", "_released") for e in ("png", "pdf")}
+    audit = {f"audit/audit.{e}" for e in ("md", "tex", "png", "pdf")}
+    assert tables | figures | audit <= paths
+    assert not any("table2_released" in p for p in paths)
+    page = (tmp_path / "tables" / "table2.md").read_text()
+    assert "Measured: 14 of 81 rows" in page
+    assert "Models: qwen3-0.6b @ aaaaaaaa" in page
+    assert "Protocol: paper (" in (tmp_path / "tables" / "qwen3_matrix.md").read_text()
+
+
+def test_tables_are_byte_stable_and_need_neither_torch_nor_hydra(results, tmp_path):
+    code = (
+        "import sys; from qbench.report import build; build(sys.argv[1], sys.argv[2], figures=False); "
+        "assert not {'torch', 'hydra', 'omegaconf', 'transformers', 'matplotlib'} & set(sys.modules)"
+    )
+    env = {"PATH": "", "PYTHONPATH": ":".join(p for p in sys.path if p)}
+    for seed in ("1", "2"):
+        command = [sys.executable, "-c", code, results, tmp_path / seed]
+        subprocess.run(command, check=True, env=env | {"PYTHONHASHSEED": seed})
+    made = sorted(p.relative_to(tmp_path / "1") for p in (tmp_path / "1").rglob("*.*"))
+    assert len(made) > 15
+    assert all((tmp_path / "1" / p).read_bytes() == (tmp_path / "2" / p).read_bytes() for p in made)
+
+
+@pytest.mark.parametrize("table", [1, 4])
+def test_latex_is_balanced(results, table):
+    t = reproduce(Store(results).measurements(), table, "paper")
+    tex = to_latex(t)
+    body = tex[tex.index(r"\endfoot") : tex.index(r"\end{longtable}")]
+    lines = [line for line in body.splitlines() if line.endswith(r"\\")]
+    assert all(line.count("&") == 4 + len(METRICS) for line in lines)
+    assert tex.isascii()
+    assert tex.count("{") - tex.count(r"\{") == tex.count("}") - tex.count(r"\}")
+    done = sum(line.measured for line in t.lines)
+    awq = sum(line.measured and line.row.method == "awq" for line in t.lines)
+    assert len(lines) == len(t.lines) + 2 * done + 2 * awq
+
+
+def test_one_table_on_the_terminal(results, capsys):
+    assert main(results, table=2, metric="mmlu") == 0
+    text = capsys.readouterr().out
+    (line,) = [line for line in text.splitlines() if line.startswith("0.6B GPTQ W4A16")]
+    assert line.split()[4:] == ["39.00", "±", "0.40", "−1.00*"]
+    assert max(map(len, text.split("\n\n")[1].splitlines())) <= 100
+    assert main(results, table=4) == 2
+    assert "two protocols" in capsys.readouterr().out
+    assert main(results, table=4, protocol="released", metric="mmlu") == 0
+    assert main(results, metric="mmlu") == 2
+    assert main(results, table=9) == 2
+    assert paper_table(results, 1).count("printed") >= 70
+
+
+def test_contradicting_records_are_said_after_the_rest_is_written(results, tmp_path, capsys):
+    store = Store(tmp_path / "records")
+    (m,) = records(printed(3, "qwen3-8b-base", "gptq", 4), only=("c4_ppl",))
+    for x in (m, with_science(m, eval={"data": "f" * 16})):
+        store.put(x)
+    assert main(store.root, tmp_path / "out", figures=False) == 2
+    assert "table 3, protocol paper: two records for c4_ppl" in capsys.readouterr().out
+    assert (tmp_path / "out" / "tables" / "table4.md").exists()
+    assert not (tmp_path / "out" / "tables" / "table3.md").exists()
