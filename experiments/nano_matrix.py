@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from qbench.files import write_atomic
-from qbench.report.quality import summary
+from qbench.report import summary
 
 ROOT = Path(__file__).parent.parent
 BITS = "grid.bits="

@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 
 from qbench.files import write_atomic
+from qbench.report import summary
 from qbench.report.latency.rows import load
 from qbench.report.latency.targets import headlines
-from qbench.report.quality import summary
 
 README = Path(__file__).parent.parent / "README.md"
 

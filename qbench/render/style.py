@@ -1,16 +1,21 @@
 """How figures look: one colour, marker and dash a method, legible in grey print and to the colour-blind."""
 
+from __future__ import annotations
+
 import math
 import textwrap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
 
-from qbench.report.quality.columns import Column
-from qbench.report.quality.rows import Row
+if TYPE_CHECKING:
+    from qbench.report.quality.columns import Column
+    from qbench.report.quality.rows import Row
+
 
 # Okabe and Ito's colours (2008); order, marker and dash tell the methods apart without colour too.
 LOOK = {

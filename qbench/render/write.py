@@ -1,12 +1,17 @@
 """A table as csv, Markdown and LaTeX; the same records give the same bytes."""
 
+from __future__ import annotations
+
 import csv
 import io
 import math
+from typing import TYPE_CHECKING
 
-from qbench.report.quality.columns import Column
-from qbench.report.quality.rows import Cell, Row
-from qbench.report.quality.table import Table
+if TYPE_CHECKING:
+    from qbench.report.quality.columns import Column
+    from qbench.report.quality.rows import Cell, Row
+    from qbench.report.quality.table import Table
+
 
 BEST = (
     "Bold: the best method at equal model, #W, #A and #G under the same calibration and evaluation, as printed (no "

@@ -116,7 +116,7 @@ def model_row(model):
 
 def script():
     spec = importlib.util.spec_from_file_location(
-        "latency_script", Path(__file__).parent.parent / "experiments" / "latency.py"
+        "latency_script", Path(__file__).parents[2] / "experiments" / "latency.py"
     )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

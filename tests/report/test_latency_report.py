@@ -12,12 +12,11 @@ from fakes.report_records import measure, science, study
 
 from qbench.json_values import write_json
 from qbench.record import Metric, Store, digest
-from qbench.report import build
+from qbench.report import build, frame, summary
 from qbench.report.latency.figures import crossing
 from qbench.report.latency.model_figures import joined, kernel_of
 from qbench.report.latency.rows import BF16, FUSED, W4, Latency, geomean, label, load
 from qbench.report.latency.targets import all_targets, headlines
-from qbench.report.quality import frame, summary
 from qbench.report.quality.packed_models import KINDS as RUNS
 from qbench.report.quality.packed_models import sheet as of_kernels
 from qbench.report.quality.specs import generic

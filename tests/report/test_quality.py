@@ -15,8 +15,7 @@ from fakes.report_records import evals, measure, metric, science, study
 
 from qbench.record import Metric, Store, digest
 from qbench.render.footnotes import Footnotes
-from qbench.report import build, layer_frame, load, main, make_table
-from qbench.report.quality import frame, summary
+from qbench.report import build, frame, layer_frame, load, main, make_table, summary
 from qbench.report.quality.columns import Column
 from qbench.report.quality.frame import paired_difference
 from qbench.report.quality.specs import specs
