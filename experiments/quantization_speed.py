@@ -27,8 +27,9 @@ from qbench import provenance, stream
 from qbench.calibration import BlockCalibration, first_block_inputs
 from qbench.grid import Grid
 from qbench.json_values import write_json
+from qbench.methods import gptq as gptq_module
 from qbench.methods.awq import AWQ
-from qbench.methods.gptq import GPTQ, _Columns
+from qbench.methods.gptq import GPTQ
 from qbench.methods.smoothquant import SmoothQuant
 from qbench.models.checkpoint import Checkpoint
 from qbench.models.quantized import QuantizedFolder
@@ -42,7 +43,7 @@ PEER = Path(__file__).parent / "peers" / "llm_compressor.py"
 PHASES = [
     ("statistics", Gram, "update"),
     ("factorisation", Gram, "_factor"),
-    ("columns", _Columns, "solve"),
+    ("columns", gptq_module, "round_columns"),
     ("scale search", AWQ, "_search_scale"),
     ("clip search", AWQ, "_search_clip"),
     ("layer errors", Gram, "relative_error"),

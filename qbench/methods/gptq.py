@@ -1,44 +1,46 @@
-"""GPTQ, arXiv 2210.17323, algorithm 1: columns are rounded one after another, and what rounding a column broke is
-mended in the columns still to come.
+"""GPTQ, arXiv 2210.17323, algorithm 1: columns are rounded one after another, and the columns that are not rounded yet
+make up for the error of those that are.
 
-With H = X X^T (up to a factor) and U upper triangular, H^-1 = U^T U, rounding column i of W leaves the error e
-= (w_i - q_i) / U_ii, and the best answer of the others is W_j -= e U_ij for j > i. The updates are delayed (section
-3.3, step 2), here by halves: when the left half of a span of columns is done, the right half takes all its
-updates as one matrix product, and so on inside each half.
+With H = X X^T (up to a factor) and U upper triangular, H^-1 = U^T U: rounding column i of W leaves the error
+e = (w_i - q_i) / U_ii, and the least output error is reached by W_j -= e U_ij for all j > i. The updates of columns
+outside the current block are delayed (section 3.3, step 2) and made as one matrix product.
 
 Deviations from the authors' code (IST-DASLab/gptq):
-* Delayed updates by halves instead of blocks of 128 columns: the same numbers up to rounding, fewer small steps.
-* U comes from one factorisation of the reversed matrix instead of Cholesky, inversion, Cholesky: same U, a
+* A delayed update goes from the left half of a span of columns to its right half, and so on inside each half; theirs
+  goes from a block of 128 columns to all later columns. The numbers are the same up to rounding, in fewer small steps.
+* U comes from one factorisation of the reversed matrix; theirs is Cholesky, inversion, Cholesky: the same U for a
   third of the work.
-* Later linears of a block see the earlier ones quantized. The code does so only with --true-sequential; by
-  default it gathers all Hessians of a block from unquantized linears.
-* Linears that read the same input (q, k, v; gate, up) are one matrix: rows do not depend on each other.
-* A channel that calibration never saw is rounded to nearest, not set to zero: its inputs may fire in use. It does not
-  count in the mean that damping is a share of, so no code depends on the unit of x.
+* Later linears of a block see the earlier ones quantized. Their code does so only with --true-sequential; by default
+  it gathers all Hessians of a block from unquantized linears.
+* Linears that read the same input (q, k, v; gate, up) are rounded as one matrix, because rows are independent.
+* A channel that calibration never saw is rounded to nearest; theirs is set to zero, although it may be used later. Such
+  a channel does not count in the mean that damping is a share of, so no code depends on the unit of x.
 * A group is always fitted on up-to-date columns; theirs are stale where the group is smaller than the block.
-* act_order sorts stably, so equal diagonals give the same order everywhere.
-* If the factorisation fails: more damping, then float64, then an error; each step is in the record's notes.
+* act_order sorts stably, so that equal diagonals give the same order on every machine.
+* If the factorisation fails: more damping, then float64, then an error. The record's notes list each step.
 
 Dimension key: N output channels, K input channels, G groups of K.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from qbench.grid import Grid
 from qbench.methods.base import Method
 from qbench.stats import Gram
 from qbench.weights import UniformWeight
 
-LEAF = 16  # columns whose updates are made one by one
+BLOCK = 16  # columns that update each other one by one
 
 
 @dataclass(frozen=True)
 class GPTQ(Method):
-    """``act_order``: columns by falling diag(H). ``static_groups``: group scales from the weight as it was, so that
-    groups stay runs of neighbouring columns under act_order. ``damp``: share of mean diag(H) added to it."""
+    """``act_order``: columns by falling diag(H). ``static_groups``: group scales are fitted on the original weight, so
+    that groups stay runs of neighbouring columns under act_order. ``damp``: this share of mean diag(H) is added."""
 
     name: ClassVar[str] = "gptq"
     version: ClassVar[int] = 3
@@ -59,58 +61,53 @@ class GPTQ(Method):
         return dict(zip(weights, whole.split([len(w) for w in weights.values()])))
 
     def quantize(self, w_NK, stat, name):
-        K = w_NK.shape[1]
+        N, K = w_NK.shape
         g = self.grid.columns(K, name)
-        perm = torch.arange(K, device=w_NK.device)
+        order_K = torch.arange(K, device=w_NK.device)
         if self.act_order:
-            perm = torch.argsort(stat.gram_KK.diagonal(), descending=True, stable=True)
-        U, notes = stat.inverse_cholesky(self.damp, perm if self.act_order else None)
-        scale, zero = (t.T.contiguous() for t in self.grid.fit(w_NK.view(len(w_NK), -1, g)))  # G x N
-        fixed = self.static_groups or g == K
-        group = (perm if self.static_groups else torch.arange(K, device=w_NK.device)) // g
-        W = w_NK.float().T[perm].contiguous()  # K x N: a column of the weight is one run of memory
-        columns = _Columns(W, U, self.grid, scale, zero, group.tolist(), None if fixed else g)
-        columns.solve(0, K)
-        back = torch.argsort(perm)
-        moved = self.act_order and not fixed
-        codes_NK = W.to(torch.uint8)[back].T  # the solver leaves codes where weights were
-        return UniformWeight.of(self.grid, codes_NK, scale.T, zero.T, group[back] if moved else None, notes)
+            order_K = torch.argsort(stat.gram_KK.diagonal(), descending=True, stable=True)
+        U_KK, notes = stat.inverse_cholesky(self.damp, order_K if self.act_order else None)
+        scale_GN, zero_GN = (t.T.contiguous() for t in self.grid.fit(w_NK.view(N, -1, g)))
+        static = self.static_groups or g == K  # otherwise a group is fitted when its first column is reached
+        group_K = (order_K if static else torch.arange(K, device=w_NK.device)) // g
+        W_KN = w_NK.float().T[order_K].contiguous()  # transposed: a column is one run of memory
+        codes_KN = round_columns(W_KN, U_KK, self.grid, scale_GN, zero_GN, group_K.tolist(), None if static else g)
+        back_K = torch.argsort(order_K)
+        moved_K = group_K[back_K] if self.act_order and not static else None
+        return UniformWeight.of(self.grid, codes_KN[back_K].T, scale_GN.T, zero_GN.T, moved_K, notes)
 
 
-class _Columns:
-    """The columns W (K x N) on their way to codes; E keeps each column's error for the updates to come.
+def round_columns(W_KN, U_KK, grid: Grid, scale_GN, zero_GN, group: list[int], fit: int | None) -> Tensor:
+    """The codes of all columns, uint8 [K, N]. Changes ``W_KN``; ``group[i]`` is the group of column i.
 
-    ``refit``: columns of a group whose scale is fitted when its first column is reached; None: scales are given.
+    ``fit``: the columns of a group whose scale and zero are fitted when its first column is reached, and written to
+    ``scale_GN`` and ``zero_GN``; None: they are given.
     """
-
-    def __init__(self, W, U, grid, scale, zero, group, refit):
-        self.W, self.U, self.grid, self.scale, self.zero, self.group, self.refit = W, U, grid, scale, zero, group, refit
-        self.E = torch.empty_like(W)
-        self.pivots = U.diagonal().tolist()
-
-    def solve(self, start: int, end: int) -> None:
-        """Columns start..end, which have taken the updates of all columns before ``start``.
-
-        Spans are cut at multiples of the group size, so that a group is fitted on up-to-date columns.
-        """
-        n = end - start
-        unit = self.refit if self.refit and n > self.refit else LEAF
-        if n == self.refit:
-            i = start // n
-            self.scale[i], self.zero[i] = self.grid.fit(self.W[start:end].T)
-        if n <= unit:
-            self._one_by_one(start, end)
-            return
-        middle = start + -(-n // (2 * unit)) * unit
-        self.solve(start, middle)
-        self.W[middle:end].addmm_(self.U[start:middle, middle:end].T, self.E[start:middle], alpha=-1)
-        self.solve(middle, end)
-
-    def _one_by_one(self, start, end):
+    K, pivots = len(W_KN), U_KK.diagonal().tolist()
+    E_KN, codes_KN = torch.empty_like(W_KN), torch.empty_like(W_KN, dtype=torch.uint8)
+    halved = halves(0, K, fit or K)
+    for start, end in pairwise([0, *halved, K]):
+        if start > 0:
+            first, last = halved[start]
+            W_KN[start:last].addmm_(U_KK[first:start, start:last].T, E_KN[first:start], alpha=-1)
+        if fit and start % fit == 0:
+            scale_GN[group[start]], zero_GN[group[start]] = grid.fit(W_KN[start : start + fit].T)
         for i in range(start, end):
-            s, z = self.scale[self.group[i]], self.zero[self.group[i]]
-            q = self.grid.encode(self.W[i], s, z)
-            e = torch.sub(self.W[i], self.grid.decode(q, s, z), out=self.E[i]).div_(self.pivots[i])
-            self.W[i] = q
-            if i + 1 < end:
-                self.W[i + 1 : end].addr_(self.U[i, i + 1 : end], e, alpha=-1)
+            s, z = scale_GN[group[i]], zero_GN[group[i]]
+            q = grid.encode(W_KN[i], s, z)
+            e = torch.sub(W_KN[i], grid.decode(q, s, z), out=E_KN[i]).div_(pivots[i])
+            W_KN[i + 1 : end].addr_(U_KK[i, i + 1 : end], e, alpha=-1)
+            codes_KN[i] = q
+    return codes_KN
+
+
+def halves(start: int, end: int, group: int) -> dict[int, tuple[int, int]]:
+    """{middle: (start, end)}: where the columns start..end are halved, and each half again, down to blocks of columns.
+
+    Spans of more than one group are cut between groups, so that a group is fitted on up-to-date columns.
+    """
+    unit = group if end - start > group else BLOCK
+    if end - start <= unit:
+        return {}
+    middle = start + -(-(end - start) // (2 * unit)) * unit
+    return halves(start, middle, group) | {middle: (start, end)} | halves(middle, end, group)

@@ -59,10 +59,7 @@ class QuantizedFolder:
         """Writes the block, whose linears ``weights`` names."""
         tensors, about = {}, {}
         for name, weight in weights.items():
-            about[name] = {
-                "class": f"{type(weight).__module__}.{type(weight).__qualname__}",
-                "settings": weight.settings(),
-            }
+            about[name] = {"class": type(weight).__name__, "settings": weight.settings()}
             tensors |= {f"{name}/{field}": t for field, t in weight.state().items()}
         inside = tuple(f"{name}.weight" for name in weights)
         tensors |= {name: p for name, p in block.module.named_parameters() if name not in inside}
@@ -140,14 +137,14 @@ class QuantizedFolder:
 
 
 def _weight_class(name: str) -> type[QuantWeight]:
-    """The class of weights that a file names: one that is imported already, for a file must not choose what runs."""
+    """The class of weights called ``name``. Only classes already imported count: a file must not choose what runs."""
     known: list[type[QuantWeight]] = [QuantWeight]
     for cls in known:
         known += cls.__subclasses__()
-    found = [cls for cls in known[1:] if f"{cls.__module__}.{cls.__qualname__}" == name]
-    if not found:
+    found = {cls.__name__: cls for cls in known[1:]}
+    if name not in found:
         raise ValueError(f"no class of quantized weights is called {name}")
-    return found[-1]
+    return found[name]
 
 
 def _remove(path: Path, why: Exception) -> None:

@@ -139,7 +139,7 @@ def test_gptq_does_not_depend_on_when_updates_are_made(monkeypatch, group):
     w, x = problem()
     codes = []
     for leaf in (1, 8, 24, 128):
-        monkeypatch.setattr(gptq, "LEAF", leaf)
+        monkeypatch.setattr(gptq, "BLOCK", leaf)
         codes.append(GPTQ(Grid(3, group)).quantize(w, seen(x), "x").codes_NK)
     assert all(torch.equal(codes[0], other) for other in codes)
 
