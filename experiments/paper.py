@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from qbench.files import write_atomic
-from qbench.render.write import _tex as tex
+from qbench.render.escape import tex
 from qbench.report import load
 from qbench.report.paper import tables as paper_tables
 from qbench.report.paper.json_values import FOLDERS

@@ -13,7 +13,7 @@ from qbench.printed.published import Printed, load
 from qbench.printed.rules_cells import above_16_bit, below_16_bit, impossible, means, misprints, nans
 from qbench.printed.rules_rows import base_rows, exchanged, group_order, larger_worse, near_equal, repeated_rows
 from qbench.printed.rules_text import drops, orders, scope
-from qbench.render.write import _tex as tex
+from qbench.render.escape import tex
 
 RULES = (group_order, exchanged, repeated_rows, misprints, impossible, above_16_bit, below_16_bit, means)
 RULES += (base_rows, nans, near_equal, larger_worse, drops, orders, scope)

@@ -47,5 +47,9 @@ def _span(numbers: Iterable[str]) -> str:
     return ordered[0] if ordered[0] == ordered[-1] else f"{ordered[0]} to {ordered[-1]}"
 
 
+_LETTERS = "abcdefghijklmnoprstuvwxyz"  # Unicode has no raised q
+
+
 def _letter(i: int) -> str:
-    return chr(97 + i) if i < 26 else _letter(i // 26 - 1) + _letter(i % 26)
+    size = len(_LETTERS)
+    return _LETTERS[i] if i < size else _letter(i // size - 1) + _letter(i % size)

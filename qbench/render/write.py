@@ -7,6 +7,8 @@ import io
 import math
 from typing import TYPE_CHECKING
 
+from qbench.render.escape import md, tex
+
 if TYPE_CHECKING:
     from qbench.report.quality.columns import Column
     from qbench.report.quality.rows import Cell, Row
@@ -44,7 +46,7 @@ def to_markdown(t: Table) -> str:
     lines = [f"**{_caption(t)}**", "", f"| {' | '.join(head + [_header(t, c) for c in t.columns])} |"]
     lines.append("|" + "---|" * 2 + "---:|" * 4 + "---|" * variant + "---:|" * len(t.columns))
     for r in t.rows:
-        cells = [_md(r.model), _md(r.name) + _sup(r.marks), *_bits(r), *[_md(r.variant)] * variant]
+        cells = [md(r.model), md(r.name) + _sup(r.marks), *_bits(r), *[md(r.variant)] * variant]
         for c in t.columns:
             text, cell = cell_text(r.cells[c.key], c, t.delta), r.cells[c.key]
             cells.append((f"**{text}**" if cell.best else text) + _sup(cell.marks))
@@ -57,13 +59,13 @@ def to_latex(t: Table) -> str:
     """A longtable that breaks over pages; needs booktabs and longtable."""
     variant = any(r.variant for r in t.rows)
     head = ["Model", "Method", "#W", "#A", "#G", "stored", *["differs in"] * variant]
-    head = " & ".join(_tex(h) for h in head + [_header(t, c) for c in t.columns]) + r" \\"
+    head = " & ".join(tex(h) for h in head + [_header(t, c) for c in t.columns]) + r" \\"
     label = t.spec.name + ("_delta" if t.delta else "")
     lines = [
         r"% \usepackage{booktabs,longtable}",
         r"\begingroup\scriptsize\setlength{\tabcolsep}{3pt}",
         r"\begin{longtable}{llrrrr" + "l" * variant + "r" * len(t.columns) + "}",
-        rf"\caption{{{_tex(_caption(t))}}}\label{{tab:{label}}}\\",
+        rf"\caption{{{tex(_caption(t))}}}\label{{tab:{label}}}\\",
         *(r"\toprule", head, r"\midrule", r"\endfirsthead", r"\toprule", head, r"\midrule", r"\endhead"),
         *(r"\bottomrule", r"\endfoot"),
     ]
@@ -71,14 +73,14 @@ def to_latex(t: Table) -> str:
     for r in t.rows:
         if last is not None and r.model != last:
             lines.append(r"\midrule")
-        cells = [_tex(r.model) if r.model != last else "", _tex(r.name) + _tex_sup(r.marks)]
-        cells += map(_tex, [*_bits(r), *[r.variant] * variant])
+        cells = [tex(r.model) if r.model != last else "", tex(r.name) + _tex_sup(r.marks)]
+        cells += map(tex, [*_bits(r), *[r.variant] * variant])
         for c in t.columns:
-            text, cell = _tex(cell_text(r.cells[c.key], c, t.delta)), r.cells[c.key]
+            text, cell = tex(cell_text(r.cells[c.key], c, t.delta)), r.cells[c.key]
             cells.append((rf"\textbf{{{text}}}" if cell.best else text) + _tex_sup(cell.marks))
         lines.append(" & ".join(cells) + r" \\")
         last = r.model
-    feet = [*map(_tex, _legend(t)), *(rf"$^{{{m}}}$ {_tex(text)}" for m, text in t.footnotes.items())]
+    feet = [*map(tex, _legend(t)), *(rf"$^{{{m}}}$ {tex(text)}" for m, text in t.footnotes.items())]
     return "\n".join([*lines, r"\end{longtable}", r"\noindent " + "\\\\\n".join(feet), r"\par\endgroup"]) + "\n"
 
 
@@ -116,30 +118,9 @@ def _number(x: float) -> str:
     return "" if math.isnan(x) else f"{x:.6g}"
 
 
-def _md(text: str) -> str:
-    return text.replace("|", r"\|").replace("\n", " ")
-
-
 def _sup(marks: list[str]) -> str:
     return f"<sup>{','.join(marks)}</sup>" if marks else ""
 
 
 def _tex_sup(marks: list[str]) -> str:
     return f"$^{{{','.join(marks)}}}$" if marks else ""
-
-
-_TEX = {c: "\\" + c for c in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "|": r"\textbar{}",
-    "–": "--",
-    "…": r"\dots{}",
-    **{c: f"${m}$" for c, m in zip("<>±−×", ("<", ">", r"\pm", "-", r"\times"))},
-    **{c: f"${m}$" for c, m in zip("↓↑→≥≤", (r"\downarrow", r"\uparrow", r"\rightarrow", r"\ge", r"\le"))},
-    **{c: f"${m}$" for c, m in zip("Δαλ", (r"\Delta", r"\alpha", r"\lambda"))},
-}
-
-
-def _tex(text: str) -> str:
-    return "".join(_TEX.get(c, c) for c in text.replace("\n", " "))

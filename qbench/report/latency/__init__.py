@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from qbench.files import write_atomic
 from qbench.record import Measurement
-from qbench.render.sheet import to_csv, to_latex, to_markdown
+from qbench.render.writers import write
 from qbench.report.latency.rows import Latency, load
 from qbench.report.latency.tables import sheets
 
@@ -19,9 +18,7 @@ def write_latency(
     written = []
     for record in load(results_dir):
         for sheet in sheets(record):
-            for extension, write in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex)):
-                written.append(out / "tables" / f"{sheet.name}.{extension}")
-                write_atomic(written[-1], write(sheet))
+            written += write(sheet, out / "tables")
         if figures:
             written += draw(record, measurements, out / "figures")
     return written

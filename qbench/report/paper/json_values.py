@@ -8,7 +8,7 @@ import json
 import re
 from pathlib import Path
 
-from qbench.render.write import _tex as tex
+from qbench.render.escape import tex
 
 FOLDERS = ("full_size", "speed", "quirks")
 

@@ -23,7 +23,7 @@ from qbench.printed.audit import doubted, findings
 from qbench.printed.finding import KINDS, mean
 from qbench.printed.published import METRICS, load
 from qbench.record import Measurement
-from qbench.render.write import _tex as tex
+from qbench.render.escape import tex
 from qbench.report.paper.json_values import of_folders
 from qbench.report.quality.columns import column
 from qbench.report.quality.frame import of_kernels

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from qbench.record import Measurement
-from qbench.render.write import _tex as tex
+from qbench.render.escape import tex
 from qbench.report.paper.json_values import leaves, plain
 from qbench.report.paper.numbers import in_study
 from qbench.report.quality.columns import column

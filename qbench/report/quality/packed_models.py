@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from qbench.files import write_atomic
 from qbench.record import Measurement
-from qbench.render.sheet import Field, Sheet, to_csv, to_latex, to_markdown
+from qbench.render.sheet import Cell, Sheet
+from qbench.render.writers import write
 from qbench.report.quality.columns import METHODS, method_order
 from qbench.report.quality.variants import method_of
 
@@ -79,10 +79,8 @@ def write_of_kernels(measurements: list[Measurement], failures: list[dict], out:
     written = []
     for kind in KINDS:
         s = sheet(measurements, failures, kind)
-        for extension, write in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex)):
-            if s.csv_rows:
-                written.append(out / "tables" / f"{kind.table}.{extension}")
-                write_atomic(written[-1], write(s))
+        if s.csv_rows:
+            written += write(s, out / "tables")
     return written
 
 
@@ -111,12 +109,12 @@ def sheet(measurements: Iterable[Measurement], failures: Iterable[dict] = (), ki
         found = [values.get(k) for k in kind.metrics]
         s.csv_rows.append([name, method, bits, acts, group, *found, *settings, failed])
         shown = [
-            Field("failed", [s.mark(failed)]) if failed else Field("–" if v is None else text(v))
+            Cell("failed", [s.mark(failed)]) if failed else Cell("–" if v is None else text(v))
             for (_, text), v in zip(kind.metrics.values(), found)
         ]
         size = "–" if group is None else "row" if group < 0 else f"{group}"
         who = [name, METHODS.get(method, method), "–" if bits is None else f"{bits}", f"{acts}", size]
-        table.append([*map(Field, who), *shown, *(Field("–" if x is None else f"{x}") for x in settings)])
+        table.append([*map(Cell, who), *shown, *(Cell("–" if x is None else f"{x}") for x in settings)])
     s.blocks, s.lines = [("", table)], list(kind.lines)
     return s
 

@@ -6,7 +6,7 @@ import math
 
 from qbench.printed.finding import HEADERS, KINDS, NAMES, short
 from qbench.printed.published import PERPLEXITIES, Printed
-from qbench.render.write import _tex as tex
+from qbench.render.escape import tex
 from qbench.report.reproduction.compare import Against, Line, Ours, Reproduction
 
 CAPTIONS = {
