@@ -25,8 +25,8 @@ from qbench.report import build
 from qbench.run import Run, run
 from qbench.shipped import conf_dir
 
-STUDY = ["eval=study", "eval.text.limit=64"]
-BF16 = ["model.dtype=bfloat16", "eval=ppl", "eval.limit=64"]
+STUDY = ["eval=study"]
+BF16 = ["model.dtype=bfloat16", "eval=ppl"]
 LINES = ["calib.draw=lines", "calib.length=256", "calib.seed=42"]
 BILLM = ["method.salience=cholesky", "method.split_on=salience", "method.count=last_block"]
 AWQ = {

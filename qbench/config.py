@@ -37,6 +37,7 @@ class Home:
     text: str
     tasks: tuple[str, ...]
     num_fewshot: int
+    windows: int | None  # of the text, where perplexity and divergence are measured; None: all
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,12 @@ def configure(tmp_path):
     return make
 
 
+def test_a_plain_command_measures_the_cell_of_the_committed_study(configure):
+    committed = Store(Path(__file__).parents[1] / "results")
+    ids = Run(configure("method=gptq", "grid.bits=4", "eval=study", small=False)).ids
+    assert all(committed.get(id) for id in ids.values())
+
+
 def test_an_error_of_many_lines_is_told_in_one():
     assert (
         one_line(ValueError("\n\nCouldn't find it\n  for 'en'\nset data_dir\n"))
