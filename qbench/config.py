@@ -1,7 +1,7 @@
 """All settings of one run, composed from conf/ by Hydra, as checked objects: for `qbench run` and `qbench plan`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -71,6 +71,19 @@ class Config:
         if bare := [name for name, part in parts.items() if not (isinstance(part, Mapping) and "_target_" in part)]:
             raise ValueError(f"eval.{bare[0]} is unknown; {settings.near(bare[0], set(parts) - set(bare))}")
         return settings.build(plain | {"eval": parts}, "", cls)
+
+    def settings(self) -> dict:
+        """The part of every record's identity that needs neither the model's files nor data; ``eval`` is not in it.
+
+        The unquantized model depends on no calibration.
+        """
+        grid, is_float = self.method.grid, self.method.name == "none"
+        return {
+            "model": self.model.settings(),
+            "method": self.method.science(),
+            "grid": grid and asdict(grid),
+            "calib": None if is_float else self.calib.settings(),
+        }
 
     def check_lengths(self, positions: int) -> None:
         """ValueError where sequences are asked for that are longer than the ``positions`` that the model has."""

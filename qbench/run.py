@@ -4,7 +4,6 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict
 from functools import cached_property, partial
 
 import torch
@@ -40,20 +39,15 @@ class Run:
         config.check_lengths(self.ckpt.config.max_position_embeddings)
         self.store.check_writable()
         preflight.check_revision(self.store, self.ckpt)
-        self.quantization = self._science()
+        self.quantization = config.settings() | {"model": self.ckpt.science()}
+        if self.quantization["calib"]:
+            self.quantization["calib"] = self.calib.science(self.ckpt.tokenizer, self.machine.data_dir)
         self.sciences = {
             name: self.quantization | {"eval": m.science(self.context)} for name, m in self.measures.items()
         }
         if any(m.runs_packed for m in self.measures.values()):
             preflight.check_packable(self.method, self.ckpt.linears)
         self.ids = {name: digest(science) for name, science in self.sciences.items()}
-
-    def _science(self) -> dict:
-        """What the quantized weights depend on. The unquantized model depends on no calibration."""
-        grid = self.method.grid and asdict(self.method.grid)
-        is_float = self.method.name == "none"
-        calib = None if is_float else self.calib.science(self.ckpt.tokenizer, self.machine.data_dir)
-        return {"model": self.ckpt.science(), "method": self.method.science(), "grid": grid, "calib": calib}
 
     @cached_property
     def context(self) -> Context:

@@ -88,10 +88,13 @@ class Calibration:
         """What is read from the Hub where there is no data_dir."""
         return [hub_file(self.source, "train")] if self.source in HUB else []
 
+    def settings(self) -> dict:
+        """The part of a record's identity that needs no data. A path is not in it: the tokens identify the text."""
+        return dict(source=self.source, n=self.n, length=self.length, seed=self.seed, draw=self.draw)
+
     def science(self, tokenizer: PreTrainedTokenizerBase, data_dir: str | Path | None = None) -> dict:
-        """What identifies this data in a record; a path does not, the tokens do."""
-        data = sha256_of_tokens(self.tokens(tokenizer, data_dir))
-        return dict(source=self.source, n=self.n, length=self.length, seed=self.seed, draw=self.draw, data=data)
+        """What identifies this data in a record: the settings and the hash of the tokens."""
+        return self.settings() | {"data": sha256_of_tokens(self.tokens(tokenizer, data_dir))}
 
 
 @dataclass(frozen=True)

@@ -42,11 +42,11 @@ class Agreement(TextMeasure):
 
     dtype: Literal["float16", "bfloat16"] = "bfloat16"
 
-    def science(self, ctx: Context) -> dict:
+    def data(self, ctx: Context) -> dict:
         if ctx.packed is None:
             raise ValueError("eval=agreement compares two ways to run a quantized model; choose a method, not none")
         check_kernels(ctx.device)
-        return super().science(ctx) | {"dtype": self.dtype, "kernels": kernels_of(ctx.device)}
+        return super().data(ctx) | {"kernels": kernels_of(ctx.device)}
 
     @torch.inference_mode()
     def run(self, model: nn.Module, ctx: Context) -> dict[str, Metric]:

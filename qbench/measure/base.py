@@ -1,10 +1,12 @@
-"""The contract of a measurement: identify yourself before weights load, then turn a model into metrics.
+"""The contract of a measurement: it identifies itself before weights load, then turns a model into metrics.
 
 A measurement is a frozen dataclass whose fields are its settings. The runner calls, in this order,
 
-    measure.science(ctx)        what will be measured, JSON-able; fails here, in seconds, on bad input
+    measure.science(ctx)        what will be measured, JSON-able: settings() and data(ctx); bad input fails here
     measure.prepare(ctx)        work on the unquantized model alone, before the quantized one takes its memory
     measure.run(model, ctx)     {"<data>/<quantity>": Metric}
+
+A plan has no data. It asks for ``settings()`` alone and compares them with the records that exist.
 
 To write your own, subclass `Measure`, give it a `name`, and put its `_target_` and fields in a yaml of
 conf/eval.
@@ -12,7 +14,7 @@ conf/eval.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -53,9 +55,17 @@ class Measure:
     def __post_init__(self):
         check(self, "eval")
 
+    def settings(self) -> dict:
+        """The part of the identity that needs no data: name, version and every field that may change a number."""
+        return {"name": self.name, "version": self.version} | {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def data(self, ctx: Context) -> dict:
+        """The rest of the identity, such as the hash of the tokens; raises on bad input, loads no weights."""
+        return {}
+
     def science(self, ctx: Context) -> dict:
-        """Name, version, settings and the hash of the data; raises on bad input, loads no weights."""
-        raise NotImplementedError
+        """This measurement's part of a record's identity."""
+        return self.settings() | self.data(ctx)
 
     def hub_files(self) -> list[HubFile | tuple[str, str | None]]:
         """What this measurement reads from the Hub where there is no machine.data_dir. Default: nothing.
@@ -106,13 +116,18 @@ class TextMeasure(Measure):
         ids_T = Corpus(self.source, self.path, self.c4).tokens(ctx.tokenizer, ctx.data_dir)
         return windows(ids_T, self.window, self.limit)
 
-    def science(self, ctx: Context) -> dict:
+    def settings(self) -> dict:
+        found = super().settings()
+        del found["path"]  # the tokens identify the text
+        draw = found.pop("c4")
+        return found | ({"draw": draw} if self.source == "c4" else {})
+
+    def data(self, ctx: Context) -> dict:
         ids_BT = self.windows(ctx)
-        settings = dict(source=self.source, window=self.window, limit=self.limit, windows=len(ids_BT))
-        settings |= {"draw": self.c4} if self.source == "c4" else {}
+        found = {"windows": len(ids_BT), "data": sha256_of_tokens(ids_BT)}
         if ctx.data_dir is None and (files := self.hub_files()):
-            settings |= {"data_sets": {file.repo: file.revision for file in files}}
-        return dict(name=self.name, version=self.version, **settings, data=sha256_of_tokens(ids_BT))
+            found["data_sets"] = {file.repo: file.revision for file in files}
+        return found
 
 
 @torch.inference_mode()

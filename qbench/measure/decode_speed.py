@@ -46,12 +46,11 @@ class Latency(Measure):
             if getattr(self, field) < 1:
                 raise ValueError(f"eval.{field} must be a whole number from 1 on, got {getattr(self, field)}")
 
-    def science(self, ctx: Context) -> dict:
+    def data(self, ctx: Context) -> dict:
         if ctx.packed is None:
             raise ValueError("eval=latency times a quantized model, and bfloat16 beside it; choose a method, not none")
         clock_of(ctx.device)
-        settings = dict(batch=self.batch, context=self.context, dtype=self.dtype)
-        return dict(name=self.name, version=self.version, **settings, gpu=kernels_of(ctx.device))
+        return {"gpu": kernels_of(ctx.device)}
 
     @torch.inference_mode()
     def run(self, model: nn.Module, ctx: Context) -> dict[str, Metric]:

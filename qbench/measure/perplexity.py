@@ -39,9 +39,6 @@ class Perplexity(TextMeasure):
 
     logits: Literal["float32", "model"] = "float32"
 
-    def science(self, ctx: Context) -> dict:
-        return super().science(ctx) | {"logits": self.logits}
-
     def run(self, model: nn.Module, ctx: Context) -> dict[str, Metric]:
         nlls = window_nlls if self.logits == "float32" else window_nlls_in_model_dtype
         return {f"{self.source}/ppl": perplexity(nlls(model, self.windows(ctx), ctx))}

@@ -54,6 +54,12 @@ class Checkpoint:
                 "a checkpoint of your own is model=local model.path=FOLDER"
             )
 
+    def settings(self) -> dict:
+        """The part of a record's identity that is known before the files are; ``revision`` where one is asked for."""
+        found = {"name": self.name, "repo": self.repo or (f"qbench/{self.nano}" if self.nano else "local")}
+        is_fixed = self.repo is not None and self.revision is not None
+        return found | {"dtype": self.dtype} | ({"revision": self.revision} if is_fixed else {})
+
     def open(self) -> "OpenCheckpoint":
         """Raises ValueError or OSError when the model is not there, may not be read, or its files are damaged."""
         if self.repo is not None:
@@ -98,8 +104,7 @@ class OpenCheckpoint:
 
     def science(self) -> dict:
         """This model's part of a record's identity."""
-        where = {"repo": self.model.repo or (f"qbench/{self.model.nano}" if self.model.nano else "local")}
-        return {"name": self.model.name} | where | {"revision": self.revision, "dtype": self.model.dtype}
+        return self.model.settings() | {"revision": self.revision}
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:

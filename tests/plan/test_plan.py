@@ -22,7 +22,7 @@ from qbench.plan.status import Records
 from qbench.plan.sweep import cells, method_of
 from qbench.printed import published
 from qbench.record import Store
-from qbench.run import run
+from qbench.run import Run, run
 from qbench.shape import QWEN3
 from qbench.shipped import conf_dir
 
@@ -270,3 +270,14 @@ def test_sections_without_a_calibration():
     wanted = status.expected(one("method=none"), one("method=none")["eval"])
     assert wanted["calib"] is None
     assert wanted["grid"] is None
+
+
+def test_the_ids_of_committed_records(tmp_path):
+    """What identifies a record comes out of today's code: the whole nano study of one model."""
+    committed = {
+        m.id for m in Store(conf_dir().parent / "results").measurements() if m.science["model"]["name"] == "nano-s"
+    }
+    asked = ["experiment=nano_matrix", "model=nano-s", "machine=cpu", f"machine.results_dir={tmp_path}"]
+    found = {id for cell in cells(asked) for id in Run(cell).ids.values()}
+    assert len(found) == 2 * 34
+    assert found <= committed

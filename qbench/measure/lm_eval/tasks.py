@@ -69,13 +69,14 @@ class Tasks(Measure):
 
         return hub_files(self.tasks, self.num_fewshot)
 
-    def science(self, ctx: Context) -> dict:
+    def settings(self) -> dict:
+        return super().settings() | {"lm_eval": ".".join(version("lm_eval").split(".")[:2])}
+
+    def data(self, ctx: Context) -> dict:
+        """``tasks`` with their versions, the hash of all requests, and the commits of what came from the Hub."""
         found = self.suite(ctx)
-        settings = dict(num_fewshot=self.num_fewshot, limit=self.limit, max_length=self.max_length)
-        settings |= dict(max_prompt=self.max_prompt)
-        harness = ".".join(version("lm_eval").split(".")[:2])
-        what = dict(name=self.name, version=self.version, tasks=found.versions, lm_eval=harness)
-        return what | settings | dict(data=found.data) | ({"data_sets": found.data_sets} if found.data_sets else {})
+        sets = {"data_sets": found.data_sets} if found.data_sets else {}
+        return {"tasks": found.versions, "data": found.data} | sets
 
     def run(self, model: nn.Module, ctx: Context) -> dict[str, Metric]:
         from qbench.measure.lm_eval.model import Scorer
