@@ -3,14 +3,13 @@
 import math
 from pathlib import Path
 
-import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from qbench.printed.finding import NAMES, Book, bits, mean, short, worse
 from qbench.printed.published import Printed
 from qbench.printed.rules_cells import TOLERANCE
-from qbench.render.style import INK, LOOK, RC, SOFT, save
+from qbench.render.style import INK, LOOK, SOFT, save, styled
 
 SERIES = (("awq", 3), ("awq", 4), ("gptq", 4))
 WORSE = "#FBEDE6"
@@ -18,10 +17,10 @@ WORSE = "#FBEDE6"
 
 def draw(rows: list[Printed], folder: Path) -> list[Path]:
     """audit.png and audit.pdf in ``folder``."""
-    with matplotlib.rc_context(RC):
-        return save(figure(rows), Path(folder), "audit")
+    return save(figure(rows), Path(folder), "audit")
 
 
+@styled
 def figure(rows: list[Printed]) -> Figure:
     """Above: C4 perplexity and MMLU of g128 against per row by model; below: printed minus recomputed means."""
     book = Book(rows)
@@ -32,7 +31,7 @@ def figure(rows: list[Printed]) -> Figure:
     _groups(right, book, "mmlu")
     handles, labels = left.get_legend_handles_labels()
     upper.legend(handles, labels, loc="outside lower center", ncols=3)
-    upper.suptitle("Groups of 128 against one scale a row, as printed: AWQ gets worse, GPTQ better", **_title())
+    upper.suptitle("Groups of 128 against one scale per row, as printed: AWQ gets worse, GPTQ better", **_title())
     _means(lower.subplots(1, 1), rows)
     lower.suptitle("The zero-shot means against the six tasks beside them", **_title())
     return fig

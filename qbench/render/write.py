@@ -95,7 +95,7 @@ def _caption(t: Table) -> str:
 
 
 def _header(t: Table, c: Column) -> str:
-    return ("Δ " if t.delta else "") + c.titled + (", %" if c.scale == 100 else "")
+    return ("Δ " if t.delta else "") + c.titled
 
 
 def _legend(t: Table) -> list[str]:

@@ -74,9 +74,9 @@ def build(
             name = spec.name.removesuffix("_matrix") + "_summary.md"
             put(name, f"```text\n{summarize(table)}```\n")
         if spec.figures and figures:
-            from qbench.report.quality.figures import draw  # matplotlib takes a second to import
+            from qbench.report.figures import draw  # matplotlib takes a second to import
 
-            written += draw(table, layer_frame(measurements), out / "figures")
+            written += draw(table, df, layer_frame(measurements), out / "figures")
     written += write_of_kernels(measurements, failures, out)
     written += write_latency(results_dir, measurements, out, figures=figures)
     if paper and len(df):

@@ -342,7 +342,7 @@ def test_figures_exist_and_show_something(built):
     from matplotlib.image import imread
 
     figures = {p.name: p for p in built[1] if p.parent.name == "figures"}
-    names = ("nano_matrix_bits", "nano_matrix_pareto", "nano_matrix_layers")
+    names = [f"nano_matrix_{kind}" for kind in ("bits", "pareto", "differences", "layers")]
     assert set(figures) == {f"{n}.{e}" for n in names for e in ("png", "pdf")}
     for name in names:
         pixels = imread(figures[f"{name}.png"])[..., :3]

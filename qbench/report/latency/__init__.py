@@ -26,18 +26,12 @@ def write_latency(
 
 def draw(record: Latency, measurements: list[Measurement], folder: Path) -> list[Path]:
     """Whichever of the figures the record has rows for; the paths."""
-    import matplotlib  # takes a second to import
-
-    from qbench.render.style import RC, save
+    from qbench.render.style import save  # matplotlib takes a second to import
     from qbench.report.latency.figures import roofline, tokens_figure
     from qbench.report.latency.model_figures import models_figure, quality_figure
 
     made = {"roofline": roofline, "tokens": tokens_figure, "models": models_figure}
-    written = []
-    with matplotlib.rc_context(RC):
-        figures = {name: make(record) for name, make in made.items()}
-        figures["quality"] = quality_figure(record, measurements)
-        for name, fig in figures.items():
-            if fig is not None:
-                written += save(fig, folder, f"latency_{record.name}_{name}")
-    return written
+    figures = {name: make(record) for name, make in made.items()}
+    figures["quality"] = quality_figure(record, measurements)
+    shown = {name: fig for name, fig in figures.items() if fig is not None}
+    return [path for name, fig in shown.items() for path in save(fig, folder, f"latency_{record.name}_{name}")]

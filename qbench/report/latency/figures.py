@@ -7,9 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from qbench.render.style import INK, log_ticks, plain
+from qbench.render.style import HALO, INK, log_ticks, plain, styled
 from qbench.report.latency.rows import BASE, FUSED, LARGE, Kind, Latency, geomean, label
-from qbench.report.quality.pareto import HALO
 
 # darker with fewer bits, each with a marker of its own
 BITS_LOOK = {
@@ -44,6 +43,7 @@ def look(k: Kind) -> dict:
     return dict(color=color, marker=marker, linestyle=dash, markersize=size) | (face or solid)
 
 
+@styled
 def roofline(record: Latency) -> Figure | None:
     """Every measured product by its counted operations and bytes, under the ceilings of the same run."""
     points = [(k, r) for (_, _, _, k), r in sorted(record.kernels.items(), key=lambda p: str(p[0])) if r["us"]]
@@ -80,6 +80,7 @@ def roofline(record: Latency) -> Figure | None:
     return fig
 
 
+@styled
 def tokens_figure(record: Latency) -> Figure | None:
     """Speed-up over bfloat16 against tokens, a panel a large model; where a line falls through 1 is marked."""
     models = [m for m in LARGE if m in record.names] or record.names[-3:]

@@ -12,13 +12,14 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from qbench.record import Measurement
-from qbench.render.style import INK, handles, heading, log_ticks, looks, quality_axis
+from qbench.render.style import HALO, INK, heading, log_ticks, styled, value_axis
 from qbench.report.latency.figures import look
 from qbench.report.latency.rows import Kind, Latency, kind_of_model, label, size_order
 from qbench.report.quality.columns import Column, column
 from qbench.report.quality.frame import frame
-from qbench.report.quality.pareto import HALO, front
+from qbench.report.quality.pareto import front
 from qbench.report.quality.rows import Row
+from qbench.report.quality.series import handles, looks
 from qbench.report.quality.specs import generic
 from qbench.report.quality.table import make_table, one_evaluation
 from qbench.report.quality.variants import UNQUANTIZED
@@ -27,6 +28,7 @@ from qbench.shape import QWEN3
 BATCH = 1
 
 
+@styled
 def models_figure(record: Latency) -> Figure | None:
     """Tokens a second and peak memory of one sequence's decoding against parameters; a line a kind of weight."""
     rows = [r for r in record.models if (r["what"], r["batch"]) == ("decode", BATCH) and r["ms"] is not None]
@@ -108,6 +110,7 @@ def joined(record: Latency, rows: list[Row]) -> list[tuple[Row, dict]]:
     return out
 
 
+@styled
 def quality_figure(record: Latency, measurements: list[Measurement]) -> Figure | None:
     """Quality against the measured time of a token, a panel a metric, with the front over all models."""
     df = frame(m for m in measurements if m.science["model"]["name"].startswith("qwen3-"))
@@ -141,11 +144,11 @@ def _metrics(t, pairs: list[tuple[Row, dict]]) -> list[str]:
 
 
 def _panel(ax, c: Column, points: list[tuple[Row, float]], styles: dict) -> None:
-    quality_axis(ax, c, [r.cells[c.key].value * c.scale for r, _ in points])
+    value_axis(ax, [r.cells[c.key].value * c.scale for r, _ in points], c.log)
     log_ticks(ax, "x", [ms for _, ms in points])
     ax.set_xlim(ax.get_xlim()[0] / 1.15, ax.get_xlim()[1] * 1.8)  # room for bits and names
     ax.set_xlabel("ms a token, one sequence (measured)")
-    ax.set_ylabel(f"{c.titled}{', %' if c.scale == 100 else ''}")
+    ax.set_ylabel(c.titled)
     best = [points[i] for i in front([(ms, r.cells[c.key].value) for r, ms in points], c.higher_is_better)]
     ax.plot([ms for _, ms in best], [r.cells[c.key].value * c.scale for r, _ in best],
             color=INK, lw=0.9, drawstyle="steps-post", zorder=2)  # fmt: skip

@@ -30,7 +30,7 @@ class Column:
 
     @property
     def titled(self) -> str:
-        return f"{self.header} {'↑' if self.higher_is_better else '↓'}"
+        return f"{self.header} {'↑' if self.higher_is_better else '↓'}{', %' if self.scale == 100 else ''}"
 
     def better(self, a: float, b: float) -> bool:
         return a > b if self.higher_is_better else a < b

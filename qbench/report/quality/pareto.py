@@ -1,70 +1,68 @@
-"""Quality against stored bits a weight and against bytes, with the Pareto fronts."""
+"""Quality against stored bits per weight and against the bytes of the checkpoint, with the Pareto fronts."""
 
 import math
-from collections.abc import Callable
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from qbench.render.style import INK, SOFT, handles, heading, log_ticks, looks, plain, quality_axis
+from qbench.render.style import HALO, INK, SOFT, heading, log_ticks, name_apart, plain, styled, value_axis
 from qbench.report.quality.columns import Column
-from qbench.report.quality.rows import Row
+from qbench.report.quality.series import axis_end, handles, looks, quantized, value
 from qbench.report.quality.table import Table
-from qbench.report.quality.variants import UNQUANTIZED
 
-HALO = [withStroke(linewidth=2, foreground="white")]
-BEYOND = 3.0  # a perplexity axis ends at this multiple of the worst unquantized model's
+PLAIN = dict(
+    color=INK, marker="P", markersize=5, markeredgecolor="white", markeredgewidth=0.4
+)  # the unquantized models
 
 
+@styled
 def pareto_figure(t: Table, columns: list[Column]) -> Figure:
-    """A row of panels a metric: left over stored bits with a front a model, right over bytes with one front.
+    """One row of panels per metric: left over stored bits with one front per model, right over bytes with one front.
 
-    Points off the front are pale. A log axis ends where no front goes; points
-    beyond it sit on its edge.
+    Points that are not on the front are pale; points beyond the end of a perplexity axis are drawn on its edge.
     """
     rows = [r for r in t.rows if math.isfinite(r.stored_bits) and math.isfinite(r.model_bytes)]
-    quantized = [r for r in rows if r.method != UNQUANTIZED]
-    styles, models = looks(quantized), list(dict.fromkeys(r.model for r in rows))
+    styles, models = looks(quantized(rows)), list(dict.fromkeys(r.model for r in rows))
+    sizes = {model: 0.8 + 0.5 * i / max(1, len(models) - 1) for i, model in enumerate(models)}
+    unit, unit_name = _unit([r.model_bytes for r in rows])
     fig = Figure(figsize=(7.0, 1.0 + 2.3 * len(columns)), layout="constrained")
     axes = fig.subplots(len(columns), 2, sharex="col", sharey="row", squeeze=False)
-    unit, unit_name = _unit([r.model_bytes for r in rows])
     for (left, right), c in zip(axes, columns):
-        shown = [r for r in rows if r.cells[c.key].finite]
-        full = [r.cells[c.key].value for r in shown if r.method == UNQUANTIZED]
-        limit = BEYOND * max(full) if c.log and full else math.inf
-        values = [min(limit, r.cells[c.key].value) * c.scale for r in shown]
-        quality_axis(left, c, values + ([c.chance * c.scale] if c.chance is not None else []))
-        edge = "" if all(r.cells[c.key].value <= limit for r in shown) else f" (≥ {plain(_round(limit))} on the edge)"
-        left.set_ylabel(f"{c.titled}{', %' if c.scale == 100 else ''}{edge}")
-        for ax in (left, right):
-            if c.chance is not None:
-                ax.axhline(c.chance * c.scale, color=SOFT, lw=0.9, ls=":", zorder=1.5)
+        shown, end = [r for r in rows if r.cells[c.key].finite], axis_end(c, rows)
+        chance = [] if c.chance is None else [c.chance * c.scale]
+        value_axis(left, [*chance, *(value(r, c, end) for r in shown)], c.log)
+        cut = any(r.cells[c.key].value > end for r in shown)
+        left.set_ylabel(c.titled + (f"\n(≥ {plain(end)} on the edge)" if cut else ""))
         log_ticks(left, "x", [r.stored_bits for r in rows])
         log_ticks(right, "x", [r.model_bytes / unit for r in rows])
-        left.set_xlim(left.get_xlim()[0], left.get_xlim()[1] * 1.35)  # room for the models' names
+        left.set_xlim(left.get_xlim()[0], left.get_xlim()[1] * 1.5)  # room for the models' names
+        left.xaxis.set_major_locator(FixedLocator([1, 2, 3, 4, 6, 8, 16]))
+        left.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+        ends = []
         for model in models:
-            mine = [r for r in shown if r.model == model]
-            _draw(left, c, mine, lambda r: r.stored_bits, limit, styles, models)
-        _draw(right, c, shown, lambda r: r.model_bytes / unit, limit, styles, models)
-        _name_ends(left, c, shown, limit)
-        _name_parts(right, c, shown, lambda r: r.model_bytes / unit, limit)
-    axes[0, 0].xaxis.set_major_locator(FixedLocator([1, 2, 3, 4, 6, 8, 16]))
-    axes[0, 0].xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-    axes[0, 0].xaxis.set_minor_locator(NullLocator())
-    axes[0, 0].set_title("each model's front")
+            mine = [(r.stored_bits, value(r, c, end), r) for r in shown if r.model == model]
+            if mine:
+                best = _draw(left, c, mine, styles, sizes)
+                ends.append((max(x for x, _, _ in mine), best[-1][1], model, INK))
+        name_apart(left, ends)
+        best = _draw(right, c, [(r.model_bytes / unit, value(r, c, end), r) for r in shown], styles, sizes)
+        _name_parts(right, best, c.higher_is_better)
+        for ax, y in ((ax, y) for ax in (left, right) for y in chance):
+            ax.axhline(y, color=SOFT, lw=0.9, ls=":", zorder=1.5)
+    axes[0, 0].set_title("the front of each model")
     axes[0, 1].set_title("the front over all sizes")
-    axes[-1, 0].set_xlabel("stored bits a weight (with scales, zeros and masks)")
-    axes[-1, 1].set_xlabel(f"bytes of the whole checkpoint, {unit_name}")
+    axes[-1, 0].set_xlabel("stored bits per weight (with scales, zeros and masks)")
+    axes[-1, 1].set_xlabel(f"size of the whole checkpoint, {unit_name}")
     fig.align_ylabels(axes[:, 0])
-    legend = handles(quantized, styles, lines=False)
-    if len(quantized) < len(rows):
-        legend += [Line2D([], [], color=INK, ls="none", marker="P", ms=5, label="unquantized")]
-    legend += [Line2D([], [], color=INK, lw=1.0, label="Pareto front")]
+    legend = handles(quantized(rows), styles, lines=False)
+    if len(quantized(rows)) < len(rows):
+        legend.append(Line2D([], [], ls="none", label="unquantized", **PLAIN))
+    legend.append(Line2D([], [], color=INK, lw=1.0, label="Pareto front"))
     fig.legend(handles=legend, loc="outside lower center", ncols=4)
-    title = "Quality against what is stored (larger markers: larger models; pale: off the front)"
-    heading(fig, title, t.left_out(columns))
+    heading(fig, "Quality against what is stored (larger markers: larger models; pale: not on the front)",
+            t.left_out(columns))  # fmt: skip
     return fig
 
 
@@ -78,69 +76,28 @@ def front(points: list[tuple[float, float]], higher_is_better: bool) -> list[int
     return out
 
 
-def _draw(
-    ax, c: Column, rows: list[Row], x: Callable, limit: float, styles: dict[tuple, dict], models: list[str]
-) -> None:
-    """The rows as points, the best of them joined by steps; a model's name stands where its part begins."""
-
-    def y(r: Row) -> float:
-        return min(limit, r.cells[c.key].value) * c.scale
-
-    chosen = [rows[i] for i in front([(x(r), r.cells[c.key].value) for r in rows], c.higher_is_better)]
-    ax.plot([x(r) for r in chosen], [y(r) for r in chosen], color=INK, lw=0.9, drawstyle="steps-post", zorder=2)
-    for r in rows:
-        size = 0.8 + 0.5 * models.index(r.model) / max(1, len(models) - 1)
-        style = styles.get(r.series) or dict(color=INK, marker="P", markersize=5, markeredgecolor="white")
-        style = style | dict(linestyle="none", markersize=style["markersize"] * size, markeredgewidth=0.4)
-        best = any(r is other for other in chosen)
-        ax.plot(
-            x(r),
-            _height(r, c, limit),
-            zorder=4 if best else 3,
-            alpha=1 if best else 0.3,
-            clip_on=False,
-            **style,
-        )
+def _draw(ax: Axes, c: Column, points: list[tuple], styles: dict[tuple, dict], sizes: dict[str, float]) -> list[tuple]:
+    """Draws the points (x, y, row) and their front as steps; the points of the front."""
+    best = [points[i] for i in front([(x, value(r, c)) for x, _, r in points], c.higher_is_better)]
+    ax.plot([x for x, _, _ in best], [y for _, y, _ in best], color=INK, lw=0.9, drawstyle="steps-post", zorder=2)
+    for x, y, r in points:
+        style = styles.get(r.series, PLAIN)
+        style = style | dict(linestyle="none", markersize=style["markersize"] * sizes[r.model], markeredgewidth=0.4)
+        on_front = any(r is other for _, _, other in best)
+        ax.plot(x, y, zorder=4 if on_front else 3, alpha=1 if on_front else 0.3, clip_on=False, **style)
+    return best
 
 
-def _front(c: Column, rows: list[Row], x: Callable) -> list[Row]:
-    return [rows[i] for i in front([(x(r), r.cells[c.key].value) for r in rows], c.higher_is_better)]
-
-
-def _height(r: Row, c: Column, limit: float) -> float:
-    return min(limit, r.cells[c.key].value) * c.scale
-
-
-def _name_ends(ax, c: Column, rows: list[Row], limit: float) -> None:
-    """Each model's name right of its points at the height of its best, kept apart from one another."""
-    ends = []
-    for model in dict.fromkeys(r.model for r in rows):
-        mine = [r for r in rows if r.model == model]
-        y = (max if c.higher_is_better else min)(_height(r, c, limit) for r in mine)
-        point = ax.transData.transform((max(r.stored_bits for r in mine), y))
-        ends.append([*ax.transAxes.inverted().transform(point), model])
-    lowest = -1.0
-    for x, y, model in sorted(ends, key=lambda e: e[1]):
-        lowest = max(y, lowest + 0.065)
-        ax.text(x + 0.02, lowest, model, transform=ax.transAxes, va="center", size=7, path_effects=HALO, zorder=5)
-
-
-def _name_parts(ax, c: Column, rows: list[Row], x: Callable, limit: float) -> None:
+def _name_parts(ax: Axes, best: list[tuple], higher_is_better: bool) -> None:
     """Each model's name at the last of its points on the common front, on the worse side of it."""
-    chosen = _front(c, rows, x)
-    down = -1 if c.higher_is_better else 1
-    for model in dict.fromkeys(r.model for r in chosen):
-        last = [r for r in chosen if r.model == model][-1]
-        right = x(last) > 0.6 * ax.get_xlim()[1]
+    down = -1 if higher_is_better else 1
+    for x, y, r in {r.model: (x, y, r) for x, y, r in best}.values():
+        right = x > 0.6 * ax.get_xlim()[1]
         style = dict(ha="right" if right else "left", va="top" if down < 0 else "bottom", size=7)
-        style |= dict(textcoords="offset points", path_effects=HALO, zorder=5)
-        ax.annotate(model, (x(last), _height(last, c, limit)), (5 if right else 2, down * 5), **style)
+        ax.annotate(r.model, (x, y), (5 if right else 2, down * 5), textcoords="offset points",
+                    path_effects=HALO, zorder=5, **style)  # fmt: skip
 
 
 def _unit(sizes: list[float]) -> tuple[float, str]:
     largest = max(sizes, default=1)
     return next(((u, n) for u, n in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if largest >= u), (1, "bytes"))
-
-
-def _round(v: float) -> float:
-    return float(f"{v:.2g}")

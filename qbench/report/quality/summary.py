@@ -20,8 +20,7 @@ def summarize(t: Table) -> str:
         bits = [1] if any(r.method != UNQUANTIZED for r in t.rows) else []
     lines = [t.spec.caption, ""]
     for c in columns:
-        title = f"{c.titled}{', %' if c.scale == 100 else ''}"
-        block = [(title, "".join(f"{text:>{_CELL}}" for text in ("16 bit", *(f"{b} bit" for b in bits))))]
+        block = [(c.titled, "".join(f"{text:>{_CELL}}" for text in ("16 bit", *(f"{b} bit" for b in bits))))]
         lines += [*_align(block + _block(t, c, bits), WIDTH - _CELL * (1 + len(bits))), ""]
     if not columns:
         return f"{t.spec.caption}: nothing measured yet\n"

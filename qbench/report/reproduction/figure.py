@@ -3,13 +3,12 @@
 import math
 from pathlib import Path
 
-import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from qbench.printed.finding import HEADERS, NAMES
 from qbench.printed.published import PERPLEXITIES
-from qbench.render.style import INK, LOOK, RC, SOFT, log_ticks, save
+from qbench.render.style import INK, LOOK, SOFT, log_ticks, save, styled
 from qbench.report.reproduction.compare import Reproduction
 
 
@@ -19,8 +18,7 @@ def draw(tables: list[Reproduction], folder: Path) -> list[Path]:
     if not points:
         return []
     name = "reproduction" + ("" if tables[0].protocol == "paper" else f"_{tables[0].protocol}")
-    with matplotlib.rc_context(RC):
-        return save(figure(points, tables[0].protocol), Path(folder), name)
+    return save(figure(points, tables[0].protocol), Path(folder), name)
 
 
 def _points(t: Reproduction):
@@ -32,6 +30,7 @@ def _points(t: Reproduction):
                 yield m, line.row.method, a.reference, ours.value, a.difference, bool(a.doubts)
 
 
+@styled
 def figure(points: list[tuple], protocol: str) -> Figure:
     """Above: ours over printed, perplexity and accuracy; below: the differences, a strip a metric."""
     fig = Figure(figsize=(7.0, 5.6), layout="constrained")
