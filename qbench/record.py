@@ -21,6 +21,7 @@ from pathlib import Path
 
 from qbench.files import Lock, remove_stale, write_atomic
 from qbench.json_values import back, write_json
+from qbench.protocol import judge
 
 SCHEMA = 1
 
@@ -69,6 +70,7 @@ class Measurement:
 
     ``nominal_bits`` and ``stored_bits`` are means over the quantized weights; ``model_bytes`` is the whole
     checkpoint as it would be stored: quantized linears at their stored bits, everything else at 16 bits.
+    ``protocol`` is what ``qbench.protocol.judge`` said of the settings when they were measured.
     """
 
     id: str
@@ -80,6 +82,7 @@ class Measurement:
     layers: list[LayerReport] = field(default_factory=list)
     provenance: dict = field(default_factory=dict)
     schema: int = SCHEMA
+    protocol: dict = field(default_factory=dict)
 
 
 def digest(science: dict) -> str:
@@ -144,9 +147,11 @@ class Store:
         paths = sorted((self.root / "failures").glob("*.json"))
         return [failure for path in paths if (failure := _failure(path))]
 
-    def put_failure(self, id: str, science: dict, error: BaseException, traceback: str) -> None:
+    def put_failure(
+        self, id: str, science: dict, error: BaseException, traceback: str, protocol: dict | None = None
+    ) -> None:
         said = " ".join(f"{type(error).__name__}: {error}".split())
-        what = dict(id=id, science=science, error=said, traceback=traceback)
+        what = dict(id=id, science=science, protocol=protocol or {}, error=said, traceback=traceback)
         write_json(self.failure_path(id), what | {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
 
     def revisions(self, model: str) -> set[str]:
@@ -227,6 +232,8 @@ def read(path: Path) -> Measurement:
             )
         d["metrics"] = {k: Metric(**back(v)) for k, v in d["metrics"].items()}
         d["layers"] = [LayerReport.of(r) for r in d["layers"]]
+        if "protocol" not in d:  # delete these lines and _judged once results/ has been measured again
+            d["protocol"] = _judged(d["science"])
         m = Measurement(**d)
         _check_numbers(m)
     except NewerRecord:
@@ -236,6 +243,13 @@ def read(path: Path) -> Measurement:
     if m.schema != SCHEMA or m.id != digest(m.science):
         raise ValueError(f"{path}: id or schema does not fit its content; delete it to measure again")
     return m
+
+
+def _judged(science: dict) -> dict:
+    try:
+        return judge(science)
+    except (AttributeError, KeyError, TypeError):
+        return {}
 
 
 def _check_numbers(m: Measurement) -> None:

@@ -17,6 +17,7 @@ from qbench.models.quantized import QuantizedFolder
 from qbench.outcomes import Outcome
 from qbench.plan.footprint import hidden_bytes, statistics_bytes, waiting_bytes
 from qbench.progress import Progress
+from qbench.protocol import judge
 from qbench.record import LayerReport, Measurement, Metric, Store, digest
 from qbench.shape import Shape
 from qbench.statistics_cache import Remembered, remember
@@ -111,7 +112,8 @@ class Run:
                     errors[-1] += " (a fault of this machine, not recorded; mend it, and the same command goes on)"
                     return
                 for name in set(names).intersection(self._missing()):
-                    self.store.put_failure(self.ids[name], self.sciences[name], e, traceback.format_exc())
+                    science = self.sciences[name]
+                    self.store.put_failure(self.ids[name], science, e, traceback.format_exc(), judge(science))
 
         def measure_all():
             for name in todo:
@@ -137,7 +139,10 @@ class Run:
         where = provenance.collect(self.machine.device, time.perf_counter() - started)
         if self.quantization["calib"] and self.machine.data_dir is None:  # in the identity their hash stands for them
             where["calib_data"] = {file.repo: file.revision for file in self.calib.hub_files()}
-        record = Measurement(self.ids[name], self.sciences[name], metrics, nominal, stored, size, reports, where)
+        science = self.sciences[name]
+        record = Measurement(
+            self.ids[name], science, metrics, nominal, stored, size, reports, where, protocol=judge(science)
+        )
         self.store.put(record)
         self.wandb.log(record)
 

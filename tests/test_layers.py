@@ -12,7 +12,7 @@ LAYERS = [
     ("hub", "settings", "progress", "shape"),
     ("data.pins",),
     ("nano", "data.texts", "shipped", "files"),
-    ("json_values", "faults"),
+    ("json_values", "faults", "protocol"),
     ("grid", "stats", "record", "data.windows", "models.block", "models.placement", "plan.costs", "plan.footprint"),
     ("weights", "data.corpus", "models.random_weights", "models.anatomies", "models.files", "render"),
     ("calibration", "provenance", "machine", "kernels", "printed"),

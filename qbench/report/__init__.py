@@ -13,6 +13,7 @@ from qbench.files import write_atomic
 from qbench.printed.audit import write_audit
 from qbench.printed.published import METRICS, TABLES
 from qbench.printed.published import load as load_published
+from qbench.protocol import PROTOCOLS, name_of
 from qbench.record import Store
 from qbench.render.write import to_csv, to_latex, to_markdown
 from qbench.report.latency import write_latency
@@ -24,7 +25,6 @@ from qbench.report.quality.table import TableSpec, make_table
 from qbench.report.quality.variants import flaw
 from qbench.report.reproduction.compare import reproduce
 from qbench.report.reproduction.measured_cells import of_table
-from qbench.report.reproduction.protocol import protocol_of
 from qbench.report.reproduction.text import to_text
 from qbench.report.reproduction.write import to_csv as paper_csv
 from qbench.report.reproduction.write import to_latex as paper_latex
@@ -87,10 +87,10 @@ def build(
 
 def _paper_tables(measurements: list, failures: list[dict], out: Path, put, figures: bool) -> list[Path]:
     printed, refused, written = load_published(), [], []
-    for protocol in ("paper", "released"):
+    for protocol in PROTOCOLS:
         tables = []
         for k in TABLES:
-            there = any(protocol_of(m.science) == protocol for m in of_table(measurements, k, printed))
+            there = any(name_of(m.protocol) == protocol for m in of_table(measurements, k, printed))
             if protocol != "paper" and not there:
                 continue
             try:

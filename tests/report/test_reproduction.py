@@ -8,13 +8,13 @@ import sys
 from dataclasses import replace
 
 import pytest
-from fakes.paper_records import evaluations, record, records, science
+from fakes.paper_records import evaluations, record, records, science, with_science
 
 from qbench.printed.published import METRICS, TASKS, load
+from qbench.protocol import judge
 from qbench.record import Metric, Store, digest
 from qbench.report import build, main, paper_table
 from qbench.report.reproduction.compare import reproduce
-from qbench.report.reproduction.protocol import OWN, PROTOCOLS, describe, deviations, mmlu_key, protocol_of
 from qbench.report.reproduction.write import to_csv, to_latex, to_markdown
 
 ROWS = load()
@@ -29,76 +29,6 @@ def printed(table, model, method, w_bits=None, a_bits=16):
 def line_of(t, row):
     (line,) = [x for x in t.lines if x.row == row]
     return line
-
-
-def with_science(m, **parts):
-    """The record with changed fields in parts of its science."""
-    sc = {k: (v | parts[k] if isinstance(v, dict) and k in parts else v) for k, v in m.science.items()}
-    return replace(m, science=sc, id=digest(sc))
-
-
-# --- which protocol a record is from ---
-
-
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("method", ["none", "rtn", "gptq", "awq", "smoothquant", "billm"])
-def test_a_record_tells_its_protocol(protocol, method):
-    row = next(r for r in ROWS if r.method == method)
-    for m in records(row, protocol=protocol):
-        assert protocol_of(m.science) == protocol, deviations(m.science, protocol)
-
-
-@pytest.mark.parametrize(
-    ("name", "change", "says"),
-    [
-        ("c4_ppl", {"method": {"act_order": True}}, "method.act_order=True"),
-        ("c4_ppl", {"method": {"damp": 0.1}}, "method.damp=0.1"),
-        ("c4_ppl", {"calib": {"source": "wikitext2"}}, "calib.source=wikitext2"),
-        ("c4_ppl", {"calib": {"seed": 1}}, "calib.seed=1"),
-        ("c4_ppl", {"calib": {"n": 64}}, "calib.n=64"),
-        ("c4_ppl", {"grid": {"symmetric": True}}, "grid.symmetric=True"),
-        ("c4_ppl", {"eval": {"limit": 8}}, "eval.limit=8"),
-        ("c4_ppl", {"eval": {"window": 512}}, "eval.window=512"),
-        ("c4_ppl", {"eval": {"logits": "model"}}, "eval.logits=model"),
-        ("c4_ppl", {"eval": {"draw": "released"}}, "eval.draw=released"),
-        ("tasks", {"eval": {"limit": 100}}, "eval.limit=100"),
-        ("tasks", {"eval": {"max_prompt": 2048}}, "eval.max_prompt=2048"),
-        ("mmlu", {"eval": {"num_fewshot": 0}}, "eval.num_fewshot=0"),
-        ("mmlu", {"eval": {"tasks": {"mmlu_hendrycks": "1"}}}, "eval.tasks=mmlu_hendrycks"),
-    ],
-)
-def test_one_other_field_is_another_setting(name, change, says):
-    (m,) = records(printed(3, "qwen3-8b-base", "gptq", 4), only=(name,))
-    other = with_science(m, **change)
-    assert says in deviations(other.science, "paper")
-    assert protocol_of(other.science) == OWN
-    t = reproduce([other], 3)
-    assert not any(line.measured for line in t.lines)
-    assert "1 records with settings of their own" in t.head[-1]
-    assert says in t.head[-1]
-
-
-def test_a_field_that_came_later_is_as_in_the_paper():
-    for m in records(printed(3, "qwen3-8b-base", "gptq", 4)):
-        old = {k: v for k, v in m.science["eval"].items() if k not in ("logits", "draw", "max_prompt")}
-        bare = m.science | {"eval": old, "method": {"name": "gptq", "version": 1}}
-        assert protocol_of(bare) == "paper"
-
-
-def test_of_the_embedded_models_only_the_method_counts():
-    nano = {"model": {"name": "nano-s"}, "method": {"name": "gptq", "act_order": False}, "grid": {"bits": 4}}
-    nano |= {"calib": {"source": "nano", "n": 64, "length": 256}, "eval": {"name": "perplexity", "limit": 64}}
-    assert protocol_of(nano) == "paper"
-    assert protocol_of(nano | {"method": {"name": "gptq", "act_order": True}}) == "released"
-    assert protocol_of(nano | {"method": {"name": "gptq", "damp": 1}}) == OWN
-
-
-def test_protocols_are_two_and_say_what_they_are():
-    with pytest.raises(ValueError, match="'draft'; choose one of paper, released"):
-        deviations(science(ROWS[0]), "draft")
-    assert "c4, 128 × 2048 tokens, seed 0" in describe("paper")[0]
-    assert "act_order" in " ".join(describe("released"))
-    assert (mmlu_key("paper"), mmlu_key("released")) == ("mmlu/acc", "mmlu_hendrycks/acc")
 
 
 # --- the cells ---
@@ -206,7 +136,7 @@ def test_diverged_failed_and_nan_cells():
     (m,) = records(printed(1, "qwen3-0.6b-base", "rtn", 4), only=("c4_ppl",))
     lost = with_science(replace(m, metrics={"c4/ppl": Metric(math.inf, "perplexity", 9)}), grid={"bits": 2})
     sc = lost.science | {"eval": evaluations()["mmlu"]}
-    failure = {"id": digest(sc), "science": sc, "error": "OutOfMemoryError: no room\nmore"}
+    failure = {"id": digest(sc), "science": sc, "protocol": judge(sc), "error": "OutOfMemoryError: no room\nmore"}
     t = reproduce([lost], 1, failures=[failure])
     line = line_of(t, row)
     assert line.ours["c4_ppl"].value == math.inf
@@ -220,7 +150,7 @@ def test_diverged_failed_and_nan_cells():
 def test_perplexity_measured_with_divergences_counts_where_alone():
     row = printed(3, "qwen3-8b-base", "gptq", 4)
     (m,) = records(row, only=("c4_ppl",))
-    kl = {"name": "divergence", "version": 1, "source": "c4", "window": 2048, "limit": None, "perplexity": True}
+    kl = {"name": "divergence", "version": 1, "source": "c4", "window": 2048, "limit": None, "draw": "head"}
     other = record(science(row), kl, {"c4/ppl": Metric(99.0, "perplexity", 100, 0.1, [0.0])})
     assert line_of(reproduce([other], 3), row).ours["c4_ppl"].value == 99.0
     for both in ([m, other], [other, m]):
@@ -267,6 +197,24 @@ def test_two_revisions_of_one_model_in_different_cells():
     (a,), (b,) = (records(printed(3, "qwen3-8b-base", "gptq", w), only=("c4_ppl",)) for w in (4, 8))
     with pytest.raises(ValueError, match="has two revisions"):
         reproduce([a, with_science(b, model={"revision": "b" * 40})], 3)
+
+
+def test_own_settings_and_records_without_a_protocol_are_left_out_with_a_note():
+    (m,) = records(printed(3, "qwen3-8b-base", "gptq", 4), only=("c4_ppl",))
+    other = with_science(m, calib={"seed": 1})
+    t = reproduce([other, replace(m, protocol={})], 3)
+    assert not any(line.measured for line in t.lines)
+    assert "1 records with settings of their own (calib.seed=1)" in t.head[-2]
+    assert "1 records of an earlier version" in t.head[-1]
+
+
+def test_the_head_is_read_from_the_records():
+    rows = [printed(3, "qwen3-8b-base", "gptq", 4), printed(3, "qwen3-8b-base", "awq", 4)]
+    head = reproduce([m for row in rows for m in records(row, protocol="released")], 3).head
+    assert "Calibration: c4, 128 × 512 tokens, seed 42, drawn as lines (awq)." in head
+    assert "Evaluation: num_fewshot 5, max_prompt 2048 (mmlu_hendrycks/acc)." in head
+    assert "Differs from paper: method.act_order=True (gptq)." in head
+    assert reproduce([], 3).head == ["Measured: 0 of 45 rows."]
 
 
 # --- what is written ---

@@ -22,6 +22,7 @@ from pathlib import Path
 from qbench.printed.audit import doubted, findings
 from qbench.printed.finding import KINDS, mean
 from qbench.printed.published import METRICS, load
+from qbench.protocol import name_of
 from qbench.record import Measurement
 from qbench.render.escape import tex
 from qbench.report.paper.json_values import of_folders
@@ -29,7 +30,6 @@ from qbench.report.quality.columns import column
 from qbench.report.quality.frame import of_kernels
 from qbench.report.quality.summary import short
 from qbench.report.quality.variants import UNQUANTIZED, method_of
-from qbench.report.reproduction.protocol import deviations, protocol_of
 
 SIZES = ("s", "m", "l")
 METRIC_KEYS = {"nano/ppl": "ppl", "nano/kl": "kl", "nano/top1": "top1", "nano_world/acc": "acc"}
@@ -88,7 +88,7 @@ def in_study(m: Measurement) -> bool:
     method, grid = method_of(m.science), m.science.get("grid") or {}
     if method["name"] in ("rtn", "gptq", "awq") and grid["group_size"] != 128:
         return False
-    return protocol_of(m.science) == "paper" and (method.get("acts") or {"bits": 8})["bits"] == 8
+    return name_of(m.protocol) == "paper" and (method.get("acts") or {"bits": 8})["bits"] == 8
 
 
 def _bits(m: Measurement) -> int:
@@ -99,7 +99,7 @@ def _bits(m: Measurement) -> int:
 def differs_singly(m: Measurement) -> bool:
     """Whether the record has the settings of the nano study but for its method's field in VARIED."""
     s, field = m.science, VARIED.get(method_of(m.science)["name"])
-    others = [d for d in deviations(s, "paper") if not d.startswith(f"method.{field}=")]
+    others = [d for d in m.protocol["deviations"]["paper"] if not d.startswith(f"method.{field}=")]
     draw = (s.get("calib") or {}).get("draw", "windows")
     return field is not None and not others and draw == "windows" and s["model"]["dtype"] == "float32"
 

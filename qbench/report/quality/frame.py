@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
+from qbench.protocol import name_of
 from qbench.record import Measurement, Metric
 from qbench.report.quality.variants import UNQUANTIZED, canon, eval_labels, method_of, quant_labels, quantization
 
@@ -20,7 +21,18 @@ COMPARISONS = ("kl", "top1")  # metrics that are themselves a comparison with th
 COLUMNS = [
     *("id", "quant", "model", "model_bytes", "method", "bits", "act_bits", "group_size", "label"),
     *("nominal_bits", "stored_bits", "metric", "unit", "value", "stderr", "n", "base", "delta"),
-    *("delta_stderr", "delta_note", "n_notes", "notes", "status", "error", "variant", "evaluation", "science"),
+    *(
+        "delta_stderr",
+        "delta_note",
+        "n_notes",
+        "notes",
+        "status",
+        "error",
+        "variant",
+        "evaluation",
+        "science",
+        "protocol",
+    ),
 ]
 
 
@@ -44,7 +56,9 @@ def frame(measurements: Iterable[Measurement], failures: Iterable[dict] = ()) ->
     for m in measurements:
         base = baselines.get((canon(m.science["model"]), canon(m.science["eval"])))
         notes = Counter(note for layer in m.layers for note in layer.notes)
-        shared = _identity(m.id, m.science) | dict(n_notes=sum(notes.values()), notes=notes, status="ok", error="")
+        shared = _identity(m.id, m.science, m.protocol) | dict(
+            n_notes=sum(notes.values()), notes=notes, status="ok", error=""
+        )
         shared |= dict(model_bytes=m.model_bytes, nominal_bits=m.nominal_bits, stored_bits=m.stored_bits)
         shared["label"] = _label(shared)
         for key, metric in m.metrics.items():
@@ -98,7 +112,7 @@ def layer_frame(measurements: Iterable[Measurement]) -> pd.DataFrame:
     rows, seen = [], set()
     measurements = [m for m in measurements if not of_kernels(m.science)]
     for m in sorted(measurements, key=lambda m: (not m.layers, m.id)):
-        who = _identity(m.id, m.science) | dict(nominal_bits=m.nominal_bits, model_bytes=m.model_bytes)
+        who = _identity(m.id, m.science, m.protocol) | dict(nominal_bits=m.nominal_bits, model_bytes=m.model_bytes)
         if m.layers and who["quant"] not in seen:
             seen.add(who["quant"])
             rows += [
@@ -114,11 +128,12 @@ def of_kernels(science: dict) -> bool:
     return (science.get("eval") or {}).get("name") in OF_KERNELS
 
 
-def _identity(id: str, science: dict) -> dict:
+def _identity(id: str, science: dict, protocol: dict) -> dict:
     method, grid = method_of(science), science.get("grid") or {}
     return dict(
         id=id,
         science=science,
+        protocol=name_of(protocol),
         quant=canon(quantization(science)),
         model=science["model"]["name"],
         method=method["name"],
@@ -147,7 +162,9 @@ def _failed_rows(failures: Iterable[dict], measurements: list[Measurement]) -> l
             continue
         ev = f["science"].get("eval") or {}
         keys = by_eval.get(canon(ev)) or by_name.get(ev.get("name")) or {""}
-        who = _identity(f["id"], f["science"]) | dict(nominal_bits=math.nan, n_notes=0, notes=Counter())
+        who = _identity(f["id"], f["science"], f.get("protocol", {})) | dict(
+            nominal_bits=math.nan, n_notes=0, notes=Counter()
+        )
         who |= dict(label=_label(who), status="failed", error=f["error"].strip().split("\n")[0])
         rows += [who | dict(metric=key) for key in sorted(keys)]
     return rows

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
+from qbench.protocol import NOT_STORED, OWN, PROTOCOLS
 from qbench.render.footnotes import Footnotes
 from qbench.report.quality.columns import Column, column
 from qbench.report.quality.rows import Cell, Row, make_rows
 from qbench.report.quality.variants import UNQUANTIZED, canon, flatten, is_hash
-from qbench.report.reproduction.protocol import OWN, PROTOCOLS, protocol_of
 
 
 @dataclass(frozen=True)
@@ -189,9 +189,8 @@ def _protocol(df: pd.DataFrame, columns: list[Column]) -> list[str]:
         if metric in headers and science.get("eval"):
             evals[f"{science['eval'].get('name', 'eval')}: {say(science['eval'])}"].add(headers[metric])
     order = list(headers.values())
-    records = {m: s for m, s in zip(df["id"], df["science"])}
-    named = Counter(protocol_of(s) for s in records.values())
-    which = [f"{p} ({named[p]} records)" if len(named) > 1 else p for p in (*PROTOCOLS, OWN) if named[p]]
+    named = Counter(dict(zip(df["id"], df["protocol"])).values())
+    which = [f"{p} ({named[p]} records)" if len(named) > 1 else p for p in (*PROTOCOLS, OWN, NOT_STORED) if named[p]]
     lines = [f"Protocol: {', '.join(which)}."] if which else []
     lines += [f"{', '.join(sorted(evals[text], key=order.index))} by {text}." for text in sorted(evals)]
     return lines + [f"Calibration: {say(calibs[k])}." for k in sorted(calibs)]

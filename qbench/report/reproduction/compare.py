@@ -9,16 +9,17 @@ Where the printed zero-shot mean is not the mean of the six tasks, ours is compa
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from qbench.printed.audit import doubted, findings
 from qbench.printed.finding import KINDS, Book, mean
 from qbench.printed.published import METRICS, TABLES, TASKS, Printed, load
+from qbench.protocol import NOT_STORED, OWN, check, name_of
 from qbench.record import Measurement
-from qbench.report.quality.variants import UNQUANTIZED
-from qbench.report.reproduction.measured_cells import Ours, failed, measured, of_table, printed_cell
-from qbench.report.reproduction.protocol import OWN, check, describe, deviations, protocol_of
+from qbench.report.quality.variants import UNQUANTIZED, method_of
+from qbench.report.reproduction.measured_cells import Ours, failed, measured, of_table, printed_cell, printed_metrics
 
 
 @dataclass(frozen=True)
@@ -90,21 +91,20 @@ def reproduce(
     mine = of_table(measurements, table, printed)
     protocol = protocol or _only(mine, table)
     check(protocol)
-    used = [m for m in mine if protocol_of(m.science) == protocol]
-    cells = failed(failures, protocol) | measured(used, protocol)
+    used = [m for m in mine if name_of(m.protocol) == protocol]
+    cells = failed(failures, protocol) | measured(used)
     found, book = findings(printed), Book(printed)
     doubts = doubted(found)
     swapped = {method for f in found if f.kind == "group_order" for method in f.methods}
     lines = [_line(r, book, cells, metrics, doubts, swapped) for r in printed if r.table == table]
     shown = [cells for x in lines for cells in (x.printed, (x.other or {}) if x.ours else {})]
     marks = {kind for cells in shown for a in cells.values() for kind in a.doubts}
-    own = [m.science for m in mine if protocol_of(m.science) == OWN]
-    head = [*describe(protocol), *_data(used), _count(lines, own, protocol)]
+    head = [*_settings(used), *_data(used), *_count(lines, mine, protocol)]
     return Reproduction(table, protocol, metrics, lines, head, tuple(k for k in KINDS if k in marks))
 
 
 def _only(mine: list[Measurement], table: int) -> str:
-    found = {p for m in mine if (p := protocol_of(m.science)) != OWN}
+    found = {p for m in mine if (p := name_of(m.protocol)) not in (OWN, NOT_STORED)}
     if len(found) > 1:
         raise ValueError(f"table {table} has records of two protocols, {' and '.join(sorted(found))}; ask for one")
     return found.pop() if found else "paper"
@@ -132,6 +132,29 @@ def _against(row: Printed, metric: str, ours: Ours | None, doubts: dict) -> Agai
     return Against(row.text[metric], reference, difference, tolerance, kinds)
 
 
+def _settings(used: list[Measurement]) -> list[str]:
+    """The calibrations and evaluations behind a table, and in what its methods differ from the paper's text."""
+    calibs, evals, changed = defaultdict(set), defaultdict(set), defaultdict(set)
+    for m in used:
+        method, ev = method_of(m.science)["name"], m.science["eval"]
+        if calib := m.science.get("calib"):
+            words = "{source}, {n} × {length} tokens, seed {seed}, drawn as {draw}".format_map(calib)
+            calibs[words].add(method)
+        names = ("window", "logits", "draw", "limit", "num_fewshot", "max_prompt")
+        for key in printed_metrics(m.metrics):
+            evals[", ".join(f"{k} {ev[k]}" for k in names if ev.get(k) is not None)].add(key)
+        for field in m.protocol["deviations"]["paper"]:
+            if not field.startswith("eval."):
+                changed[field].add(method)
+    lines = [f"Calibration: {words} ({_join(methods)})." for words, methods in sorted(calibs.items())]
+    lines += [f"Evaluation: {words} ({_join(keys)})." for words, keys in sorted(evals.items())]
+    return lines + [f"Differs from paper: {field} ({_join(methods)})." for field, methods in sorted(changed.items())]
+
+
+def _join(words: set[str]) -> str:
+    return ", ".join(sorted(words))
+
+
 def _data(used: list[Measurement]) -> list[str]:
     """Revisions and data of the records behind a table, one line each, shortened digests."""
     revisions = sorted({(m.science["model"]["name"], str(m.science["model"].get("revision"))) for m in used})
@@ -141,7 +164,11 @@ def _data(used: list[Measurement]) -> list[str]:
     return lines + ([f"Data: {', '.join(f'{k} {d}' for _, k, d in sorted(data))}."] if data else [])
 
 
-def _count(lines: list[Line], own: list[dict], protocol: str) -> str:
-    text = f"Measured: {sum(line.measured for line in lines)} of {len(lines)} rows."
-    fields = ", ".join(sorted({d for s in own for d in deviations(s, protocol)}))
-    return text + (f" Left out: {len(own)} records with settings of their own ({fields})." if own else "")
+def _count(lines: list[Line], mine: list[Measurement], protocol: str) -> list[str]:
+    out = [f"Measured: {sum(line.measured for line in lines)} of {len(lines)} rows."]
+    if own := [m.protocol["deviations"].get(protocol, []) for m in mine if name_of(m.protocol) == OWN]:
+        fields = _join({field for found in own for field in found})
+        out.append(f"Left out: {len(own)} records with settings of their own ({fields}).")
+    if old := sum(name_of(m.protocol) == NOT_STORED for m in mine):
+        out.append(f"Left out: {old} records of an earlier version, which did not store their protocol.")
+    return out

@@ -4,10 +4,13 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from qbench.printed.published import METRICS, PERPLEXITIES, TASKS, Printed
-from qbench.record import Measurement
+from qbench.printed.published import PERPLEXITIES, TASKS, Printed
+from qbench.protocol import MMLU_TASKS, name_of
+from qbench.record import Measurement, Metric
 from qbench.report.quality.variants import distinguish, method_of
-from qbench.report.reproduction.protocol import PROTOCOLS, mmlu_key, protocol_of
+
+KEYS = {f"{m.removesuffix('_ppl')}/ppl": m for m in PERPLEXITIES} | {f"{m}/acc": m for m in TASKS}
+KEYS |= {f"{task}/acc": "mmlu" for task in MMLU_TASKS}  # a protocol sets which of them
 
 
 @dataclass(frozen=True)
@@ -22,15 +25,12 @@ class Ours:
 def of_table(measurements: Iterable[Measurement], table: int, printed: list[Printed]) -> list[Measurement]:
     """The records with a metric and a cell that ``table`` prints."""
     wanted = {printed_cell(r) for r in printed if r.table == table}
-    keys = {key(m, p) for m in METRICS for p in PROTOCOLS}
-    return [m for m in measurements if cell_of(m.science) in wanted and keys & set(m.metrics)]
+    return [m for m in measurements if cell_of(m.science) in wanted and printed_metrics(m.metrics)]
 
 
-def key(metric: str, protocol: str) -> str:
-    """Our name of a printed metric; the mean has none, it is made of the six."""
-    if metric in PERPLEXITIES:
-        return f"{metric.removesuffix('_ppl')}/ppl"
-    return mmlu_key(protocol) if metric == "mmlu" else f"{metric}/acc"
+def printed_metrics(keys: Iterable[str]) -> dict[str, str]:
+    """Which printed metric each of ``keys`` is, for those that are one; our mean is computed from the six tasks."""
+    return {key: metric for key in keys if (metric := KEYS.get(key))}
 
 
 def printed_cell(row: Printed) -> tuple:
@@ -50,18 +50,16 @@ def cell_of(science: dict) -> tuple:
     return (science["model"]["name"].lower(), name, bits, int((acts or {}).get("bits", 16)), group)
 
 
-def measured(used: list[Measurement], protocol: str) -> dict[tuple, Ours]:
+def measured(used: list[Measurement]) -> dict[tuple, Ours]:
     """(cell, metric) to ours; a perplexity measured along with divergences counts where there is no other.
 
     ValueError for two records of one cell, and for two revisions of one model in different cells.
     """
-    sources: dict[tuple, Measurement] = {}
+    sources: dict[tuple, tuple[Measurement, Metric]] = {}
     _one_revision(used)
     for m in sorted(used, key=lambda m: (m.science["eval"].get("name") == "divergence", m.id)):
-        for metric in METRICS:
-            if metric == "zeroshot_mean" or key(metric, protocol) not in m.metrics:
-                continue
-            first = sources.setdefault((cell_of(m.science), metric), m)
+        for key, metric in printed_metrics(m.metrics).items():
+            first, _ = sources.setdefault((cell_of(m.science), metric), (m, m.metrics[key]))
             divergence = m.science["eval"].get("name") == "divergence" != first.science["eval"].get("name")
             if first.id != m.id and not divergence:
                 differ = distinguish([first.science, m.science])
@@ -70,8 +68,8 @@ def measured(used: list[Measurement], protocol: str) -> dict[tuple, Ours]:
                     f"{differ[0]} and {m.id} with {differ[1]}; move one of them out of the results folder"
                 )
     out = {}
-    for (cell, metric), m in sources.items():
-        found, scale = m.metrics[key(metric, protocol)], 1 if metric in PERPLEXITIES else 100
+    for (cell, metric), (_, found) in sources.items():
+        scale = 1 if metric in PERPLEXITIES else 100
         out[cell, metric] = Ours(scale * found.value, math.nan if found.stderr is None else scale * found.stderr)
     for cell in {cell for cell, _ in sources}:
         if all((cell, t) in out for t in TASKS):
@@ -97,8 +95,8 @@ def failed(failures: Iterable[dict], protocol: str) -> dict[tuple, Ours]:
     """(cell, metric) to the error of the measurement that failed there."""
     out = {}
     for f in failures:
-        if protocol_of(f["science"]) == protocol:
+        if name_of(f.get("protocol", {})) == protocol:
             ev, error = f["science"].get("eval") or {}, f["error"].strip().split("\n")[0]
             keys = {f"{ev.get('source')}/ppl", *(f"{task}/acc" for task in ev.get("tasks") or ())}
-            out |= {(cell_of(f["science"]), m): Ours(failed=error) for m in METRICS if key(m, protocol) in keys}
+            out |= {(cell_of(f["science"]), m): Ours(failed=error) for m in printed_metrics(keys).values()}
     return out
