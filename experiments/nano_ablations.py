@@ -20,10 +20,11 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 
 from qbench.files import write_atomic
-from qbench.record import Metric, Store
+from qbench.record import Metric
 from qbench.report import build
 from qbench.run import Run, run
 from qbench.shipped import conf_dir
+from qbench.store import Store
 
 STUDY = ["eval=study"]
 BF16 = ["model.dtype=bfloat16", "eval=ppl"]

@@ -16,7 +16,8 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 
 from qbench import provenance, shape
-from qbench.record import write_atomic, write_json
+from qbench.files import write_atomic
+from qbench.json_values import write_json
 from qbench.run import run
 from qbench.shipped import conf_dir
 

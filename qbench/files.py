@@ -98,6 +98,17 @@ class Lock:
 
 
 @contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds the lock ``path`` alone, after waiting for it."""
+    lock = Lock(path)
+    lock.acquire(wait=True)
+    try:
+        yield
+    finally:
+        lock.release(remove=True)
+
+
+@contextmanager
 def scratch(parent: Path) -> Iterator[Path]:
     """A folder in ``parent`` for this process alone, removed at the end; those of dead processes are removed first."""
     for lock in map(Lock, parent.glob("*.lock")):
@@ -105,11 +116,9 @@ def scratch(parent: Path) -> Iterator[Path]:
             shutil.rmtree(lock.path.with_suffix(""), ignore_errors=True)
             lock.release(remove=True)
     folder = parent / uuid.uuid4().hex
-    lock = Lock(folder.with_suffix(".lock"))
-    lock.acquire()
-    try:
-        folder.mkdir()
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        lock.release(remove=True)
+    with locked(folder.with_suffix(".lock")):
+        try:
+            folder.mkdir()
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -16,7 +16,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from qbench.record import Metric, write_json
+from qbench.json_values import write_json
+from qbench.record import Metric
 
 STATUSES = ("measured", "present", "elsewhere", "left out", "failed", "refused")
 QUIET = ("present", "elsewhere", "left out")  # counted in a sweep, without a line of their own

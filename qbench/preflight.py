@@ -7,8 +7,8 @@ from qbench.methods.base import Method
 from qbench.models.checkpoint import OpenCheckpoint
 from qbench.plan import estimate, fits
 from qbench.printed import published
-from qbench.record import Store
 from qbench.shape import Shape
+from qbench.store import Store
 
 
 def is_printed(table: int, model: str, method: Method) -> bool:

@@ -18,9 +18,10 @@ from qbench.outcomes import Outcome
 from qbench.plan.footprint import hidden_bytes, statistics_bytes, waiting_bytes
 from qbench.progress import Progress
 from qbench.protocol import judge
-from qbench.record import LayerReport, Measurement, Metric, Store, digest
+from qbench.record import LayerReport, Measurement, Metric, digest
 from qbench.shape import Shape
 from qbench.statistics_cache import Remembered, remember
+from qbench.store import Store
 from qbench.stream import quantize
 from qbench.weights_cache import CachedWeights
 

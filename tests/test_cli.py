@@ -13,9 +13,10 @@ from hydra.core.global_hydra import GlobalHydra
 
 from qbench import progress
 from qbench.outcomes import Outcome, exit_code, line, summary, table
-from qbench.record import Metric, Store
+from qbench.record import Metric
 from qbench.run import Run
 from qbench.shipped import conf_dir
+from qbench.store import Store
 
 SMALL = ["calib.n=8", "eval.window=128", "eval.limit=4", "machine.device=cpu", "machine.threads=1"]
 QBENCH = [sys.executable, "-m", "qbench.cli"]

@@ -19,9 +19,10 @@ from qbench import faults
 from qbench import run as run_module
 from qbench.files import DAY, Lock, remove_stale, scratch, write_atomic
 from qbench.models.quantized import QuantizedFolder
-from qbench.plan.status import heads
-from qbench.record import NewerRecord, Store
+from qbench.plan.status import Records
+from qbench.record import NewerRecord
 from qbench.run import Run, run
+from qbench.store import Store
 from qbench.weights_cache import CachedWeights
 
 
@@ -246,7 +247,7 @@ def test_a_damaged_record_blocks_no_other_and_is_replaced_where_that_is_safe(con
     damage(kind, path)
     with pytest.warns(UserWarning, match=str(path)):
         assert records(tmp_path) == []
-    heads(path.parent)  # a plan neither fails nor waits
+    Records(tmp_path / "results")  # a plan neither fails nor waits
     assert run(configure("method=rtn", "eval.limit=3")).status == "measured"
     outcome = run(configure("method=rtn"))
     if kind in ("folder", "newer"):

@@ -23,9 +23,10 @@ from qbench.machine import Machine
 from qbench.measure.perplexity import Perplexity
 from qbench.models.checkpoint import NANO
 from qbench.overrides import prepared
-from qbench.record import Store, digest
+from qbench.record import digest
 from qbench.run import Run, one_line, run
 from qbench.shipped import conf_dir
+from qbench.store import Store
 
 SMALL = ["calib.n=8", "eval.window=128", "eval.limit=4", "machine.device=cpu", "machine.threads=1"]
 
@@ -376,7 +377,7 @@ def test_a_full_disk_is_noticed_before_work_starts(configure, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("qbench.record.write_atomic", full)
+    monkeypatch.setattr("qbench.store.write_atomic", full)
     outcome = run(configure())
     assert outcome.status == "refused"
     assert "No space left on device" in outcome.message

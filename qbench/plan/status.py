@@ -7,63 +7,37 @@ record lacks counts as the default that its class declares.
 
 import dataclasses
 import json
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from qbench.record import Measurement
 from qbench.settings import target
+from qbench.store import Store
 
 UNSEEN = ("path", "_target_", "grid")  # of a configuration, but not of the part of the record it makes
-
-
-@dataclass(frozen=True)
-class Head:
-    """A record without its numbers: enough to know it by, and where it was made."""
-
-    science: dict
-    provenance: dict
-
-
-def heads(folder: Path) -> list[Head]:
-    """The heads of all json files in ``folder``; a damaged one is left out with a warning. Numbers are not parsed."""
-    found, decode = [], json.JSONDecoder().raw_decode
-    for path in sorted(folder.glob("*.json")):
-        try:
-            if not path.is_file():
-                raise ValueError("not a regular file")
-            text = path.read_text()
-            parts = {}
-            for key in ("science", "provenance"):
-                at = text.find(f'\n "{key}": ')
-                parts[key] = decode(text, at + len(f'\n "{key}": '))[0] if at >= 0 else None
-            if parts["science"] is None:
-                raise ValueError("no science in it")
-            found.append(Head(parts["science"], parts["provenance"] or {}))
-        except (OSError, ValueError, KeyError, TypeError) as e:
-            warnings.warn(f"left out: {path} is not a whole record ({e})", stacklevel=2)
-    return found
 
 
 class Records:
     """What a results folder holds."""
 
     def __init__(self, results_dir: str | Path):
-        root = Path(results_dir).expanduser()
-        self.measured, self.failed = heads(root / "measurements"), heads(root / "failures")
-        self._index = {kind: _by_name(found) for kind, found in (("done", self.measured), ("failed", self.failed))}
+        store = Store(Path(results_dir).expanduser())
+        self.measured = store.measurements()
+        self._done = _by_name([(m.science, m) for m in self.measured])
+        self._failed = _by_name([(f["science"], f) for f in store.failures()])
 
     def status(self, cell: dict) -> dict[str, str]:
         """ "done", "failed" or "missing" for each evaluation of a cell, by its name ("" where there is one only)."""
         return {part: self._status(cell, settings) for part, settings in evaluations(cell).items()}
 
-    def find(self, cell: dict, part: dict, kind: str = "done") -> Head | None:
+    def find(self, cell: dict, part: dict) -> Measurement | None:
         """The record of one evaluation of a cell."""
-        wanted = expected(cell, part)
-        known = self._index[kind].get(_name(wanted), ())
-        return next((head for head in known if all(_fits(wanted[k], head.science[k]) for k in wanted)), None)
+        return _first(self._done, expected(cell, part))
 
     def _status(self, cell, part):
-        return next((kind for kind in self._index if self.find(cell, part, kind)), "missing")
+        wanted = expected(cell, part)
+        return "done" if _first(self._done, wanted) else "failed" if _first(self._failed, wanted) else "missing"
 
 
 def evaluations(cell: dict) -> dict[str, dict]:
@@ -156,8 +130,14 @@ def _name(science) -> tuple:
     return get("model"), get("method"), get("eval")
 
 
-def _by_name(found: list[Head]) -> dict[tuple, list[Head]]:
-    index: dict[tuple, list[Head]] = {}
-    for head in found:
-        index.setdefault(_name(head.science), []).append(head)
+def _by_name(found: list[tuple[dict, Any]]) -> dict[tuple, list]:
+    index: dict[tuple, list] = {}
+    for science, record in found:
+        index.setdefault(_name(science), []).append((science, record))
     return index
+
+
+def _first(index: dict[tuple, list], wanted: dict):
+    """The first record of ``index`` whose science has all that is ``wanted``."""
+    known = index.get(_name(wanted), ())
+    return next((record for science, record in known if all(_fits(wanted[k], science[k]) for k in wanted)), None)

@@ -14,7 +14,6 @@ from qbench.printed.audit import write_audit
 from qbench.printed.published import METRICS, TABLES
 from qbench.printed.published import load as load_published
 from qbench.protocol import PROTOCOLS, name_of
-from qbench.record import Store
 from qbench.render.write import to_csv, to_latex, to_markdown
 from qbench.report.latency import write_latency
 from qbench.report.quality.frame import frame, layer_frame
@@ -29,6 +28,7 @@ from qbench.report.reproduction.text import to_text
 from qbench.report.reproduction.write import to_csv as paper_csv
 from qbench.report.reproduction.write import to_latex as paper_latex
 from qbench.report.reproduction.write import to_markdown as paper_markdown
+from qbench.store import Store
 
 __all__ = ["TableSpec", "build", "frame", "layer_frame", "load", "main", "make_table", "paper_table", "summary"]
 __all__ += ["reproduce", "write_audit"]

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from qbench.record import LayerReport, Measurement, Metric, Store, digest
+from qbench.record import LayerReport, Measurement, Metric, digest
+from qbench.store import Store
 
 SIZES = {"nano-s": (0.8e6, 2.1, 0.62, 2), "nano-m": (3e6, 1.8, 0.86, 4), "nano-l": (12e6, 1.70, 0.97, 6)}
 LEAVES = ("nano_town", "nano_trade")

@@ -26,9 +26,9 @@ from qbench.methods.smoothquant import SmoothQuant
 from qbench.models.checkpoint import Checkpoint
 from qbench.models.packed_file import load_packed, save_packed
 from qbench.models.quantized import QuantizedFolder
-from qbench.record import Store
 from qbench.run import run
 from qbench.shipped import conf_dir
+from qbench.store import Store
 from qbench.stream import quantize
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

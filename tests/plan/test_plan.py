@@ -21,10 +21,11 @@ from qbench.plan.machines import GIB, NAMED
 from qbench.plan.status import Records
 from qbench.plan.sweep import cells, method_of
 from qbench.printed import published
-from qbench.record import Store
+from qbench.record import digest
 from qbench.run import Run, run
 from qbench.shape import QWEN3
 from qbench.shipped import conf_dir
+from qbench.store import Store
 
 H200 = NAMED["h200"]
 SMALL = ["calib.n=8", "eval.window=128", "eval.limit=4", "machine.device=cpu", "machine.threads=1"]
@@ -124,6 +125,7 @@ def edited(tmp_path, change):
     (path,) = (tmp_path / "results/measurements").glob("*.json")
     record = json.loads(path.read_text())
     change(record["science"])
+    record["id"] = digest(record["science"])
     path.write_text(json.dumps(record, indent=1) + "\n")
 
 

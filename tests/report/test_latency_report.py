@@ -11,7 +11,7 @@ import pytest
 from fakes.report_records import measure, science, study
 
 from qbench.json_values import write_json
-from qbench.record import Metric, Store, digest
+from qbench.record import Metric, digest
 from qbench.report import build, frame, summary
 from qbench.report.latency.figures import crossing
 from qbench.report.latency.model_figures import joined, kernel_of
@@ -22,6 +22,7 @@ from qbench.report.quality.packed_models import sheet as of_kernels
 from qbench.report.quality.specs import generic
 from qbench.report.quality.table import make_table
 from qbench.shape import QWEN3
+from qbench.store import Store
 
 COPY, READ, PEAK, LAUNCH = 4000.0, 4200.0, 700.0, 2.0  # GB/s, GB/s, TFLOP/s, microseconds
 KINDS = [("cublas_bf16", 16, None), ("torch_int4", 4, 128), ("torch_scaled_mm_fp8", 8, -1)]

@@ -16,10 +16,11 @@ import pytest
 
 from qbench.printed.audit import findings
 from qbench.printed.published import load
-from qbench.record import Metric, Store
+from qbench.record import Metric
 from qbench.report import frame
 from qbench.report.paper.json_values import leaves
 from qbench.report.paper.numbers import in_study, joined, numbers
+from qbench.store import Store
 
 ROOT = Path(__file__).parents[2]
 PAPER, RESULTS, NANO = ROOT / "paper", ROOT / "results", ROOT / "qbench" / "nano" / "models"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from fakes.report_records import evals, measure, metric, science, study
 
-from qbench.record import Metric, Store, digest
+from qbench.record import Metric, digest
 from qbench.render.footnotes import Footnotes
 from qbench.report import build, frame, layer_frame, load, main, make_table, summary
 from qbench.report.quality.columns import Column
@@ -21,6 +21,7 @@ from qbench.report.quality.frame import paired_difference
 from qbench.report.quality.specs import specs
 from qbench.report.quality.table import TableSpec, one_evaluation
 from qbench.report.quality.variants import distinguish
+from qbench.store import Store
 
 BITS = (8, 4, 3, 2, 1)
 

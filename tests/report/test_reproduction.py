@@ -12,10 +12,11 @@ from fakes.paper_records import evaluations, record, records, science, with_scie
 
 from qbench.printed.published import METRICS, TASKS, load
 from qbench.protocol import judge
-from qbench.record import Metric, Store, digest
+from qbench.record import Metric, digest
 from qbench.report import build, main, paper_table
 from qbench.report.reproduction.compare import reproduce
 from qbench.report.reproduction.write import to_csv, to_latex, to_markdown
+from qbench.store import Store
 
 ROWS = load()
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from qbench.models.checkpoint import Checkpoint
-from qbench.record import Store
 from qbench.report import build
 from qbench.report.quality.frame import of_kernels
+from qbench.store import Store
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"
@@ -42,8 +42,11 @@ def metric(records, name, **wanted):
     return found
 
 
-def test_every_record_file_is_whole(records):
-    assert len(Store(RESULTS).measurements()) == len(list((RESULTS / "measurements").glob("*.json"))) > len(records) > 0
+def test_every_record_is_whole_and_there_once(records):
+    assert len(Store(RESULTS).measurements()) > len(records) > 0
+    for folder in (RESULTS, RESULTS / "nano_ablations"):
+        lines = [line for path in folder.glob("*.jsonl") for line in path.read_text().splitlines()]
+        assert len(Store(folder).measurements()) == len(lines)
 
 
 def test_tables_are_made_from_the_records_byte_for_byte(tmp_path):
@@ -64,7 +67,7 @@ def test_the_readme_shows_what_the_records_say():
 
 
 def test_no_record_names_a_folder_of_a_machine():
-    for path in RESULTS.rglob("*.json"):
+    for path in [*RESULTS.rglob("*.json"), *RESULTS.rglob("*.jsonl")]:
         text = path.read_text()
         assert not any(f'"/{root}/' in text for root in ("home", "root", "work", "tmp", "Users")), path
 

@@ -1,0 +1,205 @@
+"""A results folder: where records lie, and how they are found by id.
+
+    measurements/<id>.json   one file per measurement, written atomically and never changed
+    failures/<id>.json       one file per failure, removed when the same id is measured
+    <name>.jsonl             folded records: one line per measurement or failure, sorted by model, method and bits
+    .locks/                  claims of running processes
+
+A sweep writes files. ``fold`` moves them into a .jsonl, of which a repository needs only a few. Both are read alike.
+"""
+
+import os
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from qbench.files import Lock, locked, remove_stale, write_atomic
+from qbench.json_values import write_json
+from qbench.jsonl import lines, write_lines
+from qbench.record import Failure, Measurement, NewerRecord, measurement, parse
+
+
+class Store:
+    """The records under ``root``."""
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root)
+
+    def path(self, id: str) -> Path:
+        return self.root / "measurements" / f"{id}.json"
+
+    def failure_path(self, id: str) -> Path:
+        return self.root / "failures" / f"{id}.json"
+
+    def check_writable(self) -> None:
+        """OSError now rather than after hours of work, if the folder cannot take a record."""
+        probe = self.root / "measurements" / f".probe-{uuid.uuid4().hex}.tmp"
+        try:
+            write_atomic(probe, "x")
+            probe.unlink()
+            remove_stale(self.root / "measurements", self.root / "failures")
+        except OSError as e:
+            raise OSError(
+                f"cannot write records under {self.root} ({e.strerror or e}); "
+                "free some space or set machine.results_dir to a folder you can write to"
+            ) from e
+
+    def get(self, id: str) -> Measurement | None:
+        """The measurement, or None where there is none, or only a damaged one, which a new one may replace.
+
+        Raises: NewerRecord; ValueError where a folder is in the way; OSError where the file must not be read.
+        """
+        path, found = self.path(id), []
+        try:
+            found.append((str(path), _read(path)))
+        except FileNotFoundError:
+            pass
+        except ValueError as e:
+            if path.is_dir():
+                raise
+            warnings.warn(f"counts as not measured: {e}", stacklevel=2)
+        for where, d in [*found, *self.folded(id)]:
+            try:
+                return measurement(d, where)
+            except NewerRecord:
+                raise
+            except ValueError as e:
+                warnings.warn(f"counts as not measured: {e}", stacklevel=2)
+        return None
+
+    def get_failure(self, id: str) -> Failure | None:
+        return next((f for f in self.failures() if f["id"] == id), None)
+
+    def put(self, m: Measurement) -> Path:
+        """Writes ``m``; a failure of the same id is removed."""
+        path = self.path(m.id)
+        write_json(path, m)
+        self.failure_path(m.id).unlink(missing_ok=True)
+        return path
+
+    def put_failure(
+        self, id: str, science: dict, error: BaseException, traceback: str, protocol: dict | None = None
+    ) -> None:
+        what = Failure(id=id, science=science, protocol=protocol or {}, error="", traceback=traceback, time="")
+        what["error"] = " ".join(f"{type(error).__name__}: {error}".split())
+        what["time"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        write_json(self.failure_path(id), what)
+
+    def measurements(self) -> list[Measurement]:
+        """All readable measurements, sorted by id; a damaged one is left out with a warning."""
+        found: dict[str, tuple[dict, Measurement]] = {}
+        for where, d in [*self._files("measurements"), *self.folded()]:
+            try:
+                if "error" not in d and found.setdefault(d["id"], (d, measurement(d, where)))[0] != d:
+                    raise ValueError(f"{where} differs from the other record {d['id']}; delete one of them")
+            except ValueError as e:
+                warnings.warn(f"left out: {e}", stacklevel=2)
+        return [found[id][1] for id in sorted(found)]
+
+    def failures(self) -> list[Failure]:
+        """All readable failures of what is not measured, sorted by id; a damaged one is left out with a warning."""
+        folded = self.folded()
+        found = {d["id"]: d for _, d in [*folded, *self._files("failures")] if "error" in d}
+        measured = {d["id"] for _, d in folded if "error" not in d}
+        return [found[id] for id in sorted(found) if id not in measured and not self.path(id).is_file()]
+
+    def revisions(self, model: str) -> set[str]:
+        """The revisions of ``model`` that there are records of."""
+        models = [_model_of(path) for path in (self.root / "measurements").glob("*.json")]
+        models += [_model(d) for _, d in self.folded() if "error" not in d]
+        return {revision for name, revision in models if name == model}
+
+    @contextmanager
+    def claim(self, *ids: str) -> Iterator[set[str]]:
+        """Those of ``ids`` that this process alone holds now; the system frees them if the process dies."""
+        locks = {id: Lock(self.root / ".locks" / id) for id in ids}
+        mine: set[str] = set()
+        try:
+            mine |= {id for id, lock in locks.items() if lock.acquire()}
+            yield mine
+        finally:
+            for lock in locks.values():
+                lock.release(remove=True)
+
+    def fold(self, name: str, wanted: Callable[[dict], bool] = lambda science: True) -> Path:
+        """Moves the files whose science is ``wanted`` into ``<name>.jsonl``. A file goes when its line is written.
+
+        Raises: ValueError where a line of the .jsonl is damaged, or where two records of one id differ.
+        """
+        target, moved = self.root / f"{name}.jsonl", []
+        with locked(self.root / ".locks" / "lines"):
+            found = {d["id"]: d for _, d in lines(target, strict=True)} if target.is_file() else {}
+            elsewhere = {d["id"]: d for _, d in self.folded() if d["id"] not in found}
+            for where, d in [*self._files("measurements"), *self._files("failures")]:
+                if not wanted(d["science"]):
+                    continue
+                if "error" not in d:
+                    measurement(d, where)  # refuses what is damaged
+                there = found.get(d["id"]) or elsewhere.get(d["id"])
+                if there is None or "error" in there:
+                    found[d["id"]] = d
+                elif "error" not in d and there != d:
+                    raise ValueError(f"{where} differs from the folded record of this id; delete one of them")
+                moved.append(Path(where))
+            write_lines(target, found.values())
+            for path in moved:
+                path.unlink(missing_ok=True)
+        return target
+
+    def delete(self, id: str) -> None:
+        """Removes the measurement or failure, wherever it lies."""
+        with locked(self.root / ".locks" / "lines"):
+            for path in self.root.glob("*.jsonl"):
+                there = [d for _, d in lines(path, strict=True)]
+                if len(kept := [d for d in there if d["id"] != id]) < len(there):
+                    write_lines(path, kept)
+            for path in (self.path(id), self.failure_path(id)):
+                path.unlink(missing_ok=True)
+
+    def _files(self, room: str) -> Iterator[tuple[str, dict]]:
+        """(path, JSON) of all readable files, sorted."""
+        for path in sorted((self.root / room).glob("*.json")):
+            try:
+                d = _read(path)
+                if ("error" in d) != (room == "failures"):
+                    raise ValueError(f"{path} lies in the wrong folder, or its error is missing")
+                yield str(path), d
+            except FileNotFoundError:  # folded or deleted just now
+                continue
+            except (OSError, ValueError) as e:
+                warnings.warn(f"left out: {e}", stacklevel=3)
+
+    def folded(self, id: str | None = None) -> list[tuple[str, dict]]:
+        """(path:line, JSON) of all readable lines of all .jsonl files, or of the measurement ``id``."""
+        found = [place for path in sorted(self.root.glob("*.jsonl")) for place in lines(path)]
+        return found if id is None else [(where, d) for where, d in found if d["id"] == id and "error" not in d]
+
+
+def _read(path: Path) -> dict:
+    """The JSON of a record's file; ValueError where it is a folder, a pipe, a link to nothing, or no record."""
+    try:
+        if not path.is_file() and os.path.lexists(path):
+            raise ValueError("not a regular file")
+        return parse(path.read_text())
+    except ValueError as e:
+        raise ValueError(f"{path} is not a whole record ({e}); delete it to measure again") from e
+
+
+@cache
+def _model_of(path: Path) -> tuple[str, str]:
+    """As ``_model``, of a file; each is read once, for records never change."""
+    try:
+        return _model(_read(path))
+    except (OSError, ValueError) as e:
+        warnings.warn(f"left out: {e}", stacklevel=3)
+        return "", ""
+
+
+def _model(d: dict) -> tuple[str, str]:
+    """Name and revision of a record's model."""
+    model = d["science"].get("model")
+    return (str(model.get("name")), str(model.get("revision"))) if isinstance(model, dict) else ("", "")
