@@ -1,9 +1,9 @@
 """How much faster qbench scores MMLU than plain lm-eval does: python experiments/scoring_speed.py --data DIR
 
 Both score the same 5-shot questions with the same random model of Qwen3-0.6B's shape in bfloat16: lm-eval's own HFLM
-at the fastest of a few batch sizes, tried first, and qbench's Scorer. They take turns subject by subject, so that
-other work on the machine burdens both alike. Answers are compared one by one; a random model is a hard case, since its
-four letters are close. DIR is machine.data_dir with mmlu/*.parquet and qwen3_tokenizer.tar.gz.
+at the fastest of a few batch sizes, tried first, and qbench's PrefixTreeLM. They take turns subject by subject, so
+that other work on the machine slows both alike. Answers are compared one by one; a random model is a hard case, since
+its four letters are close. DIR is machine.data_dir with mmlu/*.parquet and qwen3_tokenizer.tar.gz.
 """
 
 import argparse
@@ -21,8 +21,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from qbench import provenance
 from qbench.json_values import write_json
 from qbench.measure.base import Context
-from qbench.measure.lm_eval.model import PACK, Scorer, quiet
-from qbench.measure.lm_eval.requests import suite
+from qbench.measure.lm_eval.model import PACK, PrefixTreeLM, without_warnings
+from qbench.measure.lm_eval.requests import build_requests
 from qbench.models.random_weights import write_random
 
 ROOT = Path(__file__).parent.parent
@@ -42,7 +42,7 @@ class PlainHFLM(HFLM):
 
 def requests(subject: str, count: int, data: str) -> list:
     """The requests, four a question, of the subject's first questions."""
-    return suite((f"mmlu_{subject}",), 5, count, data).tasks[f"mmlu_{subject}"].instances
+    return build_requests((f"mmlu_{subject}",), 5, count, data).tasks[f"mmlu_{subject}"].instances
 
 
 def measured(lm: HFLM, asked: list) -> tuple[np.ndarray, dict]:
@@ -96,7 +96,7 @@ def main() -> None:
         model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.bfloat16).to(args.device).eval()
 
     def plain(batch: int) -> PlainHFLM:
-        with quiet():
+        with without_warnings():
             return PlainHFLM(model, tokenizer=tokenizer, batch_size=batch, softmax_dtype="float32", add_bos_token=False)
 
     asked = requests(*TRIAL, args.data)
@@ -106,7 +106,7 @@ def main() -> None:
     print(f"HFLM, {TRIAL[1]} questions: " + ", ".join(f"batch {b} {s:.1f} s" for b, s in tried.items()), flush=True)
 
     ctx = Context(tokenizer, args.device, Path(args.data), ROOT, "random", lambda: None)
-    theirs, ours, subjects, likelihoods = plain(best), Scorer(model, ctx, None), {}, []
+    theirs, ours, subjects, likelihoods = plain(best), PrefixTreeLM(model, ctx, None), {}, []
     for i, subject in enumerate(SUBJECTS):
         asked = requests(subject, args.questions, args.data)
         order = (theirs, ours) if i % 2 == 0 else (ours, theirs)

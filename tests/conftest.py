@@ -1,6 +1,7 @@
-"""Shared fixtures: a small random Qwen3 checkpoint in several files, and where real data may lie."""
+"""Shared fixtures: a small random Qwen3 checkpoint in several files, tokenizers, and where real data may lie."""
 
 import os
+import tarfile
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -12,7 +13,12 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
 
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+
+from qbench.measure.base import Context
+from qbench.nano import model_path
+
+DATA = Path(os.environ.get("QBENCH_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 def pytest_collection_modifyitems(items):
@@ -49,3 +55,24 @@ def tiny(tmp_path_factory) -> Path:
 def ids() -> torch.Tensor:
     """16 sequences of 64 random tokens."""
     return torch.randint(0, 1024, (16, 64), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="session")
+def nano_tokenizer():
+    return AutoTokenizer.from_pretrained(model_path("s"))
+
+
+@pytest.fixture(scope="session")
+def qwen3_tokenizer(tmp_path_factory):
+    if not (archive := DATA / "qwen3_tokenizer.tar.gz").is_file():
+        pytest.skip(f"no real data: {archive.name} is not in QBENCH_TEST_DATA or ../shared/data")
+    folder = tmp_path_factory.mktemp("tokenizer")
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+    return AutoTokenizer.from_pretrained(folder / "qwen3_tokenizer")
+
+
+@pytest.fixture(scope="session")
+def nano_context(nano_tokenizer, tmp_path_factory) -> Context:
+    """What a measurement gets besides the model; it loads no unquantized model."""
+    return Context(nano_tokenizer, "cpu", None, tmp_path_factory.mktemp("cache"), "tiny", lambda: None)

@@ -18,7 +18,7 @@ from qbench import plan
 from qbench.data import corpus as data
 from qbench.data.corpus import Calibration, Corpus
 from qbench.data.pins import PINS, connect, pinned
-from qbench.measure.lm_eval.local_files import reading
+from qbench.measure.lm_eval.local_files import pinned_data_sets
 
 NANO = Path(qbench.nano.__file__).parent / "models" / "nano-s"
 SWEEP = ["model=qwen3-0.6b", "method=rtn", "calib.n=4", "calib.length=64", "eval=paper", "eval.mmlu.limit=1"]
@@ -26,8 +26,8 @@ SWEEP += ["eval.mmlu.num_fewshot=1", "eval.zeroshot.limit=2"]
 SWEEP += [f"eval.{text}.{field}" for text in ("wikitext2", "c4") for field in ("window=128", "limit=2")]
 READ = """
 import datasets
-from qbench.measure.lm_eval.local_files import reading
-with reading(None) as commits:
+from qbench.measure.lm_eval.local_files import pinned_data_sets
+with pinned_data_sets(None) as commits:
     print(len(datasets.load_dataset("org/set")["train"]), *commits.values())
 """
 
@@ -102,10 +102,10 @@ def test_texts_online_then_offline(client, tokenizer):
 
 
 def test_a_training_split_is_downloaded_for_examples_only(hub, client):
-    with reading(None) as commits:
+    with pinned_data_sets(None) as commits:
         found = datasets.load_dataset("baber/piqa")
         assert (len(found["train"]), len(found["validation"])) == (0, 5)
-    with reading(None, shots=1):
+    with pinned_data_sets(None, shots=1):
         assert len(datasets.load_dataset("baber/piqa")["train"]) == 5
     assert commits == {"baber/piqa": PINS["baber/piqa"][0]}
 

@@ -23,6 +23,7 @@ from qbench.nano.facts import Draw, Person, World, build
 
 SPLITS = {"train": range(2, 8), "calib": range(1, 2), "test": range(0, 1)}  # of 8 residues of the checksum
 SEPARATOR = "<|endoftext|>"
+SUBJECTS = (*lex.VALUES, "geography", "tools", "arithmetic")  # of the questions
 QUESTIONS_PER_SUBJECT = 72
 LARGEST_TERM = 20
 

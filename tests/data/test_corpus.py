@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import random
 from pathlib import Path
 
@@ -10,20 +9,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import DATA
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
-import qbench.nano
+import qbench
 from qbench.data.corpus import Calibration, Corpus, sha256_of_tokens
 from qbench.data.windows import windows
 from qbench.nano import world
 
-DATA = Path(os.environ.get("QBENCH_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
-
 
 @pytest.fixture(scope="module")
-def tokenizer():
-    return AutoTokenizer.from_pretrained(Path(qbench.nano.__file__).parent / "models" / "nano-s")
+def tokenizer(nano_tokenizer):
+    return nano_tokenizer
 
 
 @pytest.fixture
@@ -277,15 +275,3 @@ def test_c4_with_the_qwen3_tokenizer(qwen3_tokenizer, tmp_path):
     (tmp_path / "c4").mkdir()
     (tmp_path / "c4" / "train.parquet").symlink_to(next(DATA.resolve().glob("c4/*.parquet")))
     assert Calibration("c4", n=4).tokens(qwen3_tokenizer, tmp_path).shape == (4, 2048)
-
-
-@pytest.fixture(scope="module")
-def qwen3_tokenizer(tmp_path_factory):
-    if not (archive := DATA / "qwen3_tokenizer.tar.gz").is_file():
-        pytest.skip(f"no real data: {archive.name} is not in QBENCH_TEST_DATA or ../shared/data")
-    import tarfile
-
-    folder = tmp_path_factory.mktemp("tokenizer")
-    with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
-    return AutoTokenizer.from_pretrained(folder / "qwen3_tokenizer")

@@ -3,25 +3,18 @@
 import json
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer, Qwen3ForCausalLM
+from transformers import Qwen3ForCausalLM
 
-import qbench.nano
 from qbench import shape
 from qbench.data.corpus import Corpus
 from qbench.data.windows import windows
 from qbench.measure import perplexity
-from qbench.measure.base import Context, mean_metric
+from qbench.measure.base import mean_metric
 from qbench.measure.divergence import Divergence
 from qbench.measure.perplexity import Perplexity
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return AutoTokenizer.from_pretrained(Path(qbench.nano.__file__).parent / "models" / "nano-s")
 
 
 @pytest.fixture
@@ -41,11 +34,11 @@ def other(tiny):
 
 
 @pytest.fixture
-def ctx(tokenizer, tiny, tmp_path):
+def ctx(nano_context, tiny, tmp_path):
     def reference():
         return Qwen3ForCausalLM.from_pretrained(tiny, dtype=torch.float32).eval()
 
-    return Context(tokenizer, "cpu", None, tmp_path, "tiny", reference)
+    return replace(nano_context, cache_dir=tmp_path, reference=reference)
 
 
 def log_probs(model, ids_BT):

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from qbench import plan
 from qbench.data.corpus import Corpus
 from qbench.measure.lm_eval.prefix_tree import Tree
-from qbench.measure.lm_eval.requests import suite
+from qbench.measure.lm_eval.requests import build_requests
 from qbench.models.checkpoint import NANO
 from qbench.plan import costs, estimate, fits, footprint, machines, status, work
 from qbench.plan.machines import GIB, NAMED
@@ -159,7 +159,7 @@ def test_failures_and_damaged_files(folders, tmp_path, capsys):
 def test_sizes_of_the_embedded_data():
     tokenizer = AutoTokenizer.from_pretrained(NANO / "nano-s")
     assert work.WINDOWS["nano"] == len(Corpus("nano").tokens(tokenizer))
-    loaded = suite(("nano_world",), 0, None, None)
+    loaded = build_requests(("nano_world",), 0, None, None)
     requests = [r for task in loaded.tasks.values() for r in task.instances]
     tree = Tree([tokenizer("".join(r.args), add_special_tokens=False)["input_ids"][:-1] for r in requests])
     size = work.TASKS["nano_world"]

@@ -1,1 +1,1 @@
-"""lm-eval's side of the evaluation: tasks, requests, the model that answers them."""
+"""lm-eval's side of the evaluation: its tasks, their requests, and the model that answers them."""

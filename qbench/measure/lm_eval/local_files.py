@@ -1,8 +1,8 @@
-"""The data sets of lm-eval's tasks, from files: machine.data_dir's, or the Hub's at pinned revisions.
+"""The data sets of lm-eval's tasks, read from files: from machine.data_dir, or from the Hub at pinned revisions.
 
-lm-eval reads every data set through `datasets.load_dataset(path, name)`. While tasks load, `reading` answers that call.
-Prompts, choices and scoring stay lm-eval's own; the rows have the columns of the data set on the Hub. A data set that
-`qbench.data.pins` does not list is read from the Hub by `datasets`, and the commit that it came from is noted.
+lm-eval reads every data set through ``datasets.load_dataset(path, name)``. While tasks load, ``pinned_data_sets``
+answers that call. Prompts, choices and scoring stay lm-eval's own; the rows have the columns of the data set on the
+Hub. A data set that ``qbench.data.pins`` does not list is read from the Hub by ```datasets```, and its commit is noted.
 """
 
 import contextlib
@@ -34,11 +34,11 @@ FILES = {
 
 
 @contextlib.contextmanager
-def reading(data_dir: str | Path | None, shots: int = 0):
-    """Inside, `datasets.load_dataset` reads from `data_dir`, or from the Hub with None.
+def pinned_data_sets(data_dir: str | Path | None, shots: int = 0):
+    """While entered, ``datasets.load_dataset`` reads from ``data_dir``, or from the Hub with None.
 
-    Yields {repository: commit} of what has come from the Hub. `shots`: the examples in a prompt; without any, training
-    splits stay unread.
+    Yields {repository: commit} of what came from the Hub. ``shots``: the examples per prompt; with 0, training splits
+    stay unread.
     """
     commits, load = {}, datasets.load_dataset
 
@@ -57,8 +57,9 @@ def reading(data_dir: str | Path | None, shots: int = 0):
         yield commits
 
 
-def wanted(config: dict, shots: int) -> list[HubFile | tuple[str, str | None]]:
-    """What a task of lm-eval reads from the Hub, by its configuration: files, or a data set and its configuration."""
+def hub_files_of(config: dict, shots: int) -> list[HubFile | tuple[str, str | None]]:
+    """What the task with this configuration reads from the Hub: files, or (data set, its configuration) for a whole
+    data set."""
     path, name = config.get("dataset_path"), config.get("dataset_name")
     if path is None or config.get("custom_dataset") or "/" not in path:  # json and the like read files of their own
         return []
@@ -70,7 +71,7 @@ def wanted(config: dict, shots: int) -> list[HubFile | tuple[str, str | None]]:
 
 
 def load_whole(path: str, name: str | None) -> None:
-    """Loads a data set into the cache of `datasets`."""
+    """Loads a data set into the cache of ``datasets``."""
     _load(path, name, {}, datasets.load_dataset)
 
 
@@ -89,7 +90,7 @@ def _place(path: str, name: str | None) -> str | None:
 
 
 def _commit(found: datasets.DatasetDict) -> str | None:
-    """The commit a data set on the Hub was built from, by which `datasets` names its cache."""
+    """The commit of the Hub that a data set was built from; ``datasets`` names its cache folder after it."""
     folders = {Path(file["filename"]).parent.name for split in found.values() for file in split.cache_files}
     return next((name for name in folders if re.fullmatch("[0-9a-f]{40}", name)), None)
 
@@ -97,7 +98,7 @@ def _commit(found: datasets.DatasetDict) -> str | None:
 class Splits(dict):
     """The splits of one data set, each read when first asked for.
 
-    A `train` split is empty without `shots`, or where `data_dir` has none: tasks hold it ready even if they need none.
+    A ``train`` split is empty without ``shots``, or where ``data_dir`` has none: tasks open it even if they need none.
     """
 
     def __init__(self, data_dir: Path | None, path: str, name: str | None, shots: int = 0):

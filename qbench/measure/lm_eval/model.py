@@ -1,13 +1,13 @@
-"""A model as lm-eval sees it, which forwards what requests share once.
+"""The model as lm-eval calls it; it forwards the tokens that requests share only once.
 
-`Scorer` answers the requests of any likelihood task with lm-eval's own tokenization, truncation and arithmetic
-(log-softmax in float32), so that its answers are `HFLM`'s up to rounding. What differs is the work: the
-requests are a tree of tokens (`prefix_tree`), each stretch of which is forwarded once, and the output
-head is applied to scored positions alone. All of MMLU, 5-shot, takes about a seventh of the tokens.
+``PrefixTreeLM`` answers the requests of any likelihood task with lm-eval's own tokenization, truncation and arithmetic
+(log-softmax in float32), so that its answers are ``HFLM``'s up to rounding. It does less work: the requests form a tree
+of tokens (``prefix_tree``), each stretch of which is forwarded once, and the output head is applied to scored positions
+alone. All of MMLU, 5-shot, takes about a seventh of the tokens.
 
 One kind of request HFLM cannot score at all: where a tokenizer merges the end of the context with the whole
-continuation (Qwen's makes ":A" of "Answer:" and "A"), its rule leaves a continuation of no tokens. Here the two
-are then encoded apart, which is what the original MMLU does.
+continuation (Qwen's makes ":A" of "Answer:" and "A"), its rule leaves a continuation of no tokens. Here the two are
+then encoded apart, as in the original MMLU.
 
 Dimensions: Q tokens of a forward pass, P tokens in the cache, D model width, V vocabulary, n scored positions.
 """
@@ -21,7 +21,6 @@ import datasets
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor, nn
 from transformers import DynamicCache
@@ -31,16 +30,17 @@ from qbench.measure.base import Context
 from qbench.measure.lm_eval.prefix_tree import Pack, Step, Tree
 from qbench.progress import Progress
 
-PACK = {"cpu": 256, "cuda": 2048}  # tokens a forward pass
+PACK = {"cpu": 256, "cuda": 2048}  # tokens per forward pass
 HEAD_FLOATS = 2**25  # logits held at a time
 
 
-class Scorer(HFLM):
-    """A model as lm-eval sees it; `tokens` counts what it has forwarded.
+class PrefixTreeLM(HFLM):
+    """A causal model for lm-eval; ``tokens`` counts what it has forwarded.
 
-    `max_length`: the longest input in tokens, longer ones are cut from the left; None: the model's own. A forward
-    pass takes PACK tokens, or one longer sequence. Raises ValueError for a model whose attention
-    reaches less far than all tokens before.
+    ``max_length``: the longest input in tokens, longer ones are cut from the left; None: the model's own. A forward
+    pass takes PACK tokens, or one longer sequence.
+
+    Raises: ValueError for a model with layers whose attention does not reach all earlier tokens.
     """
 
     def __init__(self, model: nn.Module, ctx: Context, max_length: int | None):
@@ -48,20 +48,11 @@ class Scorer(HFLM):
         if kinds != {"full_attention"}:
             raise ValueError(f"this model has layers of {', '.join(sorted(kinds))}; only full attention is supported")
         settings = dict(max_length=max_length, add_bos_token=False, softmax_dtype="float32")
-        with quiet():
+        with without_warnings():
             super().__init__(pretrained=model, tokenizer=ctx.tokenizer, batch_size=1, **settings)
         self.tokens = 0
-        self._recent = {}
-        self._pairs = _pairs(Encoder.of(ctx.tokenizer))
-
-    def tok_encode(self, string: str, *args, **kwargs) -> list[int]:
-        """lm-eval's, remembering the last two strings: the choices of a question share their context."""
-        key = string, args, *kwargs.items()
-        ids = self._recent.pop(key, None) or super().tok_encode(string, *args, **kwargs)
-        self._recent[key] = ids
-        if len(self._recent) > 2:
-            del self._recent[next(iter(self._recent))]
-        return ids
+        self.tok_encode = lru_cache(maxsize=2)(self.tok_encode)  # the choices of a question share their context
+        self._pairs = _known_pairs(Encoder.of(ctx.tokenizer))
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         key = context, continuation
@@ -72,12 +63,6 @@ class Scorer(HFLM):
             if len(self._pairs) < 10_000:
                 self._pairs[key] = pair
         return pair
-
-    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        return super().loglikelihood(requests, disable_tqdm=_few(requests))
-
-    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        return super().loglikelihood_rolling(requests, disable_tqdm=_few(requests))
 
     @torch.inference_mode()
     def _loglikelihood_tokens(self, requests, disable_tqdm: bool = False, **kwargs) -> list[tuple[float, bool]]:
@@ -111,7 +96,7 @@ class Scorer(HFLM):
         return list(zip(likelihood.tolist(), greedy.tolist()))
 
     def _hidden(self, pack: Pack, step: Step, cache: DynamicCache) -> Tensor:
-        """hidden_QD of a pack's tokens, behind what the cache holds; the cache gains them."""
+        """hidden_QD of a pack's tokens, which follow those in the cache and are added to it."""
         self.tokens += len(pack.ids_Q)
         inputs = dict(input_ids=torch.from_numpy(pack.ids_Q)[None].to(self.device))
         if pack.sees_QQ is not None:
@@ -124,7 +109,8 @@ class Scorer(HFLM):
         return self.model.base_model(**inputs).last_hidden_state[0]
 
     def _predictions(self, hidden_QD: Tensor, places: np.ndarray, targets: np.ndarray):
-        """Some scored positions at a time: which, their targets' log-probabilities, whether these are the best."""
+        """Yields, for a bounded number of scored positions at a time: their indices, the log-probabilities of their
+        targets, and whether these are the most likely tokens."""
         head = self.model.get_output_embeddings()
         unique, which = np.unique(places, return_inverse=True)
         at_once = max(1, HEAD_FLOATS // self.model.config.vocab_size)
@@ -139,7 +125,7 @@ class Scorer(HFLM):
 
 
 def _input(strings, context: list[int], continuation: list[int], longest: int) -> list[int]:
-    """What the model reads: all tokens but the last, at most `longest` of them, cut from the left."""
+    """What the model reads: all tokens but the last, at most ``longest`` of them, cut from the left."""
     if not context or not 0 < len(continuation) <= longest:
         raise ValueError(
             f"a request has {len(context)} tokens of context and {len(continuation)} of continuation, but needs at "
@@ -164,7 +150,7 @@ def _scored(tree: Tree, step: Step, pack: Pack, asked: dict[int, list[int]], req
 
 
 def _cropped(cache: DynamicCache, length: int) -> DynamicCache:
-    """The cache with its first `length` tokens."""
+    """The cache with its first ``length`` tokens."""
     if length == 0:
         return DynamicCache()
     if (more := cache.get_seq_length() - length) > 0:
@@ -172,20 +158,16 @@ def _cropped(cache: DynamicCache, length: int) -> DynamicCache:
     return cache
 
 
-def _few(requests: list) -> bool:
-    """Too few to show a progress bar for."""
-    return len(requests) < 10_000
-
-
 @lru_cache(maxsize=2)
-def _pairs(encoder: Encoder) -> dict:
-    """The token ids of requests already seen by a tokenizer."""
+def _known_pairs(encoder: Encoder) -> dict:
+    """Token ids of requests that a model with this tokenizer was asked before."""
     return {}
 
 
 @contextlib.contextmanager
-def quiet():
-    """Keeps lm-eval from warning about what is meant to be so (a model object, a custom data set)."""
+def without_warnings():
+    """Keeps lm-eval from warning about what is intended (a model object, a custom data set), and data sets from
+    showing progress bars."""
     log, bars = logging.getLogger("lm_eval"), not datasets.are_progress_bars_disabled()
     level = log.level
     log.setLevel(logging.ERROR)

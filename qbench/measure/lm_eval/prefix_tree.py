@@ -1,19 +1,20 @@
-"""Token sequences that begin alike, planned so that what they share is forwarded once.
+"""Token sequences with common beginnings, planned so that what they share is forwarded once.
 
 All 5-shot prompts of an MMLU subject begin with the same few hundred tokens, all endings of a HellaSwag item
-with the same context. Sorted, the sequences are a tree of tokens, and two sequences share exactly what
-neighbours share: the longest common prefix. `plan` walks this tree depth first and emits `Step`s of two kinds:
+with the same context. The sorted sequences form a tree of tokens, and two sequences share exactly what neighbours
+share: the longest common prefix. ``plan`` walks this tree depth first and emits a ``Step`` per forward pass, of two
+kinds:
 
     keep    forward the stretch [start, stop) that the rows first..last share, and leave its keys and values
-            in the cache, behind the `start` tokens that are there already
-    else    forward whatever of the rows lies beyond `start`, packed: one row of tokens in which each branch of
-            the tree stands once, and each token sees the cache and its own ancestors only
+            in the cache, behind the ``start`` tokens that are there already
+    else    forward whatever of the rows lies beyond ``start``, packed: one row of tokens in which each branch of
+            the tree appears once, and each token sees the cache and its own ancestors only
 
-A packed row has no padding, and the cache is never copied for each sequence of a batch. What it costs are the
-scores of tokens that must not see each other, so packs are small (`budget` tokens). A stretch is kept only if
-that saves tokens enough to pay for a forward pass of its own; otherwise each pack carries it along.
+A packed row has no padding, and the cache is never copied per sequence of a batch. Its cost is the attention scores
+between tokens that must not see each other, so packs are small (``budget`` tokens). A stretch is kept only if that
+saves enough tokens to pay for a forward pass of its own; otherwise each pack forwards it again.
 
-Numpy only: the plan, its token count included, needs no model.
+This file needs numpy only: the plan, its token count included, needs no model.
 """
 
 from collections.abc import Iterator
@@ -22,14 +23,14 @@ from itertools import pairwise
 
 import numpy as np
 
-FORWARD = 32  # a forward pass costs about as much as so many more tokens in another one
+FORWARD = 32  # an extra forward pass costs about as much as this many more tokens in another one
 
 
 @dataclass(frozen=True)
 class Step:
-    """One forward pass: rows first..last (exclusive) from token `start` on, up to `stop` where it is kept.
+    """One forward pass: rows first..last (exclusive) from token ``start`` on, up to ``stop`` where it is kept.
 
-    The cache holds the first `start` tokens of these rows once it is cropped to so many.
+    Cropped to ``start`` tokens, the cache holds the beginning of these rows.
     """
 
     first: int
@@ -42,8 +43,8 @@ class Step:
 class Pack:
     """The tokens of a step: ids_Q, their positions depth_Q, and sees_QQ, True where a token sees another.
 
-    sees_QQ is None where the tokens are one sequence, which is causal attention. `paths`: for each row the
-    places in Q of its tokens, from `start` on.
+    sees_QQ is None where the tokens are one sequence: plain causal attention. ``paths``: per row, the places in Q of
+    its tokens from ``start`` on.
     """
 
     ids_Q: np.ndarray
@@ -53,7 +54,7 @@ class Pack:
 
 
 class Tree:
-    """Unique token sequences in sorted order (`rows`); `row[i]` is where the i-th given one stands."""
+    """Unique token sequences in sorted order (``rows``); ``row[i]`` is the row of the i-th given sequence."""
 
     def __init__(self, sequences: list[list[int]]):
         keys = [np.asarray(s, dtype=">u4").tobytes() for s in sequences]  # big endian sorts as numbers do
@@ -66,11 +67,11 @@ class Tree:
         self._fresh = np.concatenate([[0], np.cumsum(self.length - self.shared)])
 
     def tokens(self, first: int, last: int, start: int) -> int:
-        """How many tokens beyond `start` the rows have, shared ones counted once."""
+        """The number of tokens beyond ``start`` in the rows, shared ones counted once."""
         return int(self._fresh[last] - self._fresh[first + 1] + self.length[first] - start)
 
     def plan(self, budget: int) -> Iterator[Step]:
-        """The steps that forward every row, at most `budget` tokens a pack unless one row alone has more."""
+        """The steps that forward every row, at most ``budget`` tokens per pack unless a single row has more."""
         todo = [(0, len(self.rows), 0)] if self.rows else []
         while todo:
             first, last, start = todo.pop()
@@ -85,7 +86,7 @@ class Tree:
             todo += reversed([(a, b, start) for a, b in self._parts(first, last, start, fork, budget)])
 
     def _parts(self, first: int, last: int, start: int, fork: int, budget: int) -> list[tuple[int, int]]:
-        """The branches at `fork`, neighbours joined while they fit the budget."""
+        """The branches at ``fork``; neighbours are joined while they fit the budget."""
         starts = first + 1 + np.flatnonzero(self.shared[first + 1 : last] == fork)
         bounds = [first, *starts.tolist(), last]
         parts = [(bounds[0], bounds[1])]
@@ -97,11 +98,11 @@ class Tree:
         return parts
 
     def forwarded(self, step: Step) -> int:
-        """The tokens that a step forwards."""
+        """The number of tokens that a step forwards."""
         return self.tokens(step.first, step.last, step.start) if step.stop is None else step.stop - step.start
 
     def pack(self, step: Step) -> Pack:
-        """The tokens of a step and who sees whom."""
+        """The tokens of a step, and which of them see which."""
         start, count = step.start, step.last - step.first
         if step.stop is not None or count == 1:
             ids = self.rows[step.first][start : step.stop].astype(np.int64)

@@ -1,8 +1,8 @@
 """Multiple-choice accuracy and document perplexity by lm-eval, the harness the papers use.
 
-`nano_world` and `mmlu_hendrycks` (MMLU in its authors' own prompt) are ours, in task_configs/, also for
-`lm_eval --include_path`; all else is lm-eval's own definition: mmlu, piqa, arc_easy, arc_challenge, hellaswag,
-winogrande, boolq, wikitext, c4, and every other task that scores likelihoods. No chat template, no BOS.
+``nano_world`` and ``mmlu_hendrycks`` (MMLU in its authors' own prompt) are qbench's (``own_tasks``). All other tasks
+have lm-eval's own definition: mmlu, piqa, arc_easy, arc_challenge, hellaswag, winogrande, boolq, wikitext, c4, and
+every other task that scores likelihoods. No chat template and no BOS token is added.
 """
 
 import math
@@ -19,22 +19,22 @@ from qbench.measure.base import Context, Measure, mean_metric
 from qbench.record import Metric
 
 if TYPE_CHECKING:
-    from qbench.measure.lm_eval.requests import Suite
+    from qbench.measure.lm_eval.requests import Requests
 
 
 @dataclass(frozen=True)
 class Tasks(Measure):
-    """`{task}/{metric}` for every task, `{group}/{metric}` for every group asked for.
+    """``{task}/{metric}`` for every task, ``{group}/{metric}`` for every group asked for.
 
-    A group's value is the micro average: the mean over all its questions, not over its tasks. Its samples
-    are the questions' 0 or 1, task after task in the group's order; the tasks of a group carry no samples
-    of their own. For lm-eval's perplexities the samples' mean is the logarithm of the value (bits_per_byte:
-    the value), so that a paired difference of samples is one of log-perplexities.
+    A group's value is the micro average: the mean over all its questions, not over its tasks. Its samples are the
+    questions' 0 or 1, task after task in the group's order; the tasks of a group carry no samples of their own. For
+    lm-eval's perplexities the samples' mean is the logarithm of the value (bits_per_byte: the value), so that a paired
+    difference of samples is one of log-perplexities.
 
-    `num_fewshot` examples a prompt; `limit`: the first so many documents of every task; `max_length`: the
-    longest input in tokens, without one the model's own (cuts long few-shot prompts from the left, and sets
-    the window of wikitext and c4); `max_prompt`: while a prompt is longer than so many tokens, its last
-    example is dropped, as the Qwen3 study does with 2048; without one all examples stay.
+    ``num_fewshot``: examples per prompt. ``limit``: only the first documents of every task, this many. ``max_length``:
+    the longest input in tokens, by default the model's own; it cuts long few-shot prompts from the left, and sets the
+    window of wikitext and c4. ``max_prompt``: while a prompt has more tokens than this, its last example is dropped, as
+    the Qwen3 study does with 2048; by default all examples stay.
     """
 
     name = "tasks"
@@ -56,13 +56,13 @@ class Tasks(Measure):
             if value is not None and value < 1:
                 raise ValueError(f"eval.{name} must be at least 1, got {value}; use null for none")
 
-    def suite(self, ctx: Context) -> "Suite":
+    def requests(self, ctx: Context) -> "Requests":
         """The tasks with their requests; the prompts depend on the tokenizer only where max_prompt is set."""
-        from qbench.measure.lm_eval.requests import suite  # lm-eval takes seconds to import, and a plan does without it
+        from qbench.measure.lm_eval.requests import build_requests  # importing lm-eval takes seconds; a plan needs none
 
         encoder = None if self.max_prompt is None else Encoder.of(ctx.tokenizer)
         data_dir = ctx.data_dir and str(ctx.data_dir)
-        return suite(self.tasks, self.num_fewshot, self.limit, data_dir, self.max_prompt, encoder)
+        return build_requests(self.tasks, self.num_fewshot, self.limit, data_dir, self.max_prompt, encoder)
 
     def hub_files(self) -> list:
         from qbench.measure.lm_eval.requests import hub_files
@@ -74,15 +74,15 @@ class Tasks(Measure):
 
     def data(self, ctx: Context) -> dict:
         """``tasks`` with their versions, the hash of all requests, and the commits of what came from the Hub."""
-        found = self.suite(ctx)
+        found = self.requests(ctx)
         sets = {"data_sets": found.data_sets} if found.data_sets else {}
         return {"tasks": found.versions, "data": found.data} | sets
 
     def run(self, model: nn.Module, ctx: Context) -> dict[str, Metric]:
-        from qbench.measure.lm_eval.model import Scorer
+        from qbench.measure.lm_eval.model import PrefixTreeLM
 
-        found = self.suite(ctx)
-        outcomes = found.scores(Scorer(model, ctx, self.max_length))
+        found = self.requests(ctx)
+        outcomes = found.outcomes(PrefixTreeLM(model, ctx, self.max_length))
         grouped = {task for members in found.groups.values() for task in members}
         metrics = {}
         for group, members in found.groups.items():

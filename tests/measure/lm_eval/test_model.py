@@ -1,37 +1,32 @@
-"""The scorer gives HFLM's answers for a fraction of the tokens; the plan behind it forwards every token once."""
+"""PrefixTreeLM gives HFLM's answers for a fraction of the tokens; the plan behind it forwards every token once."""
 
-import os
 import random
-import tarfile
 from dataclasses import replace
-from pathlib import Path
+from functools import cache
 
+import lm_eval.utils
 import numpy as np
 import pytest
 import torch
+from conftest import DATA
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
-import qbench.nano
 from qbench.grid import ActQuant, Grid
 from qbench.linear import QuantLinear
-from qbench.measure.base import Context
-from qbench.measure.lm_eval import model as scorer
+from qbench.measure.lm_eval import model as lm_model
 from qbench.measure.lm_eval import prefix_tree as prefix
-from qbench.measure.lm_eval.model import Scorer
+from qbench.measure.lm_eval.model import PrefixTreeLM
 from qbench.measure.lm_eval.prefix_tree import Tree
-from qbench.measure.lm_eval.requests import suite
+from qbench.measure.lm_eval.requests import build_requests
 from qbench.methods.rtn import RTN
 from qbench.nano import world
 
-DATA = Path(os.environ.get("QBENCH_TEST_DATA", Path(__file__).parents[4] / "shared" / "data"))
-
 
 @pytest.fixture(scope="module")
-def ctx(tmp_path_factory):
-    tokenizer = AutoTokenizer.from_pretrained(Path(qbench.nano.__file__).parent / "models" / "nano-s")
-    return Context(tokenizer, "cpu", None, tmp_path_factory.mktemp("cache"), "tiny", lambda: None)
+def ctx(nano_context):
+    return nano_context
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +37,7 @@ def model(tiny):
 @pytest.fixture
 def small_packs(monkeypatch):
     """Packs so small that tiny trees are cut and their prefixes kept."""
-    monkeypatch.setitem(scorer.PACK, "cpu", 48)
+    monkeypatch.setitem(lm_model.PACK, "cpu", 48)
     monkeypatch.setattr(prefix, "FORWARD", 4)
 
 
@@ -134,7 +129,7 @@ def difference(got, expected) -> np.ndarray:
 def test_answers_are_the_harness_s_in_float32(model, ctx, small_packs, max_length):
     asked = many_requests(ctx.tokenizer)
     expected = plain(model, ctx, max_length).loglikelihood(asked, disable_tqdm=True)
-    ours = Scorer(model, ctx, max_length)
+    ours = PrefixTreeLM(model, ctx, max_length)
     got = ours.loglikelihood(asked)
     assert difference(got, expected).max() < 1e-4
     assert [greedy for _, greedy in got] == [greedy for _, greedy in expected]
@@ -147,7 +142,7 @@ def test_answers_are_the_harness_s_in_bfloat16(model, tiny, ctx, small_packs):
     half = Qwen3ForCausalLM.from_pretrained(tiny, dtype=torch.bfloat16).eval()
     exact = plain(model, ctx).loglikelihood(asked, disable_tqdm=True)
     theirs = difference(plain(half, ctx).loglikelihood(asked, disable_tqdm=True), exact)
-    ours = difference(Scorer(half, ctx, None).loglikelihood(asked), exact)
+    ours = difference(PrefixTreeLM(half, ctx, None).loglikelihood(asked), exact)
     assert 0 < theirs.max() < 1
     assert ours.mean() < 1.25 * theirs.mean()
     assert ours.max() < 1.5 * theirs.max()
@@ -163,7 +158,7 @@ def test_quantized_weights_and_activations_change_nothing(tiny, ctx, small_packs
             setattr(layer.self_attn, name, QuantLinear(weight, None, ActQuant(8), torch.float32))
     asked = many_requests(ctx.tokenizer)
     expected = plain(model, ctx).loglikelihood(asked, disable_tqdm=True)
-    apart = difference(Scorer(model, ctx, None).loglikelihood(asked), expected)
+    apart = difference(PrefixTreeLM(model, ctx, None).loglikelihood(asked), expected)
     assert np.median(apart) < 1e-4  # a value next to a rounding boundary may fall on its other side
     assert apart.max() < 0.05
 
@@ -176,7 +171,7 @@ def test_random_trees_equal_full_forward_passes(model, ctx, small_packs, seed):
         whole = [*sequence, rng.randrange(1024)]
         at = rng.randint(1, len(whole) - 1)
         asked.append((None, whole[:at], whole[at:]))
-    got = Scorer(model, ctx, None)._loglikelihood_tokens(asked)
+    got = PrefixTreeLM(model, ctx, None)._loglikelihood_tokens(asked)
     for (_, context, continuation), (likelihood, greedy) in zip(asked, got, strict=True):
         with torch.inference_mode():
             logits = model(torch.tensor([context + continuation])).logits[0, len(context) - 1 : -1]
@@ -192,23 +187,25 @@ def test_a_greedy_answer_is_recognised(model, ctx, small_packs):
         for _ in range(4):
             ids.append(model(torch.tensor([ids])).logits[0, -1].argmax().item())
     other = [*ids[:-1], (ids[-1] + 1) % 1024]
-    answers = Scorer(model, ctx, None)._loglikelihood_tokens([(None, ids[:3], ids[3:]), (None, ids[:3], other[3:])])
+    answers = PrefixTreeLM(model, ctx, None)._loglikelihood_tokens(
+        [(None, ids[:3], ids[3:]), (None, ids[:3], other[3:])]
+    )
     assert [greedy for _, greedy in answers] == [True, False]
 
 
 def test_rolling_likelihoods_are_the_harness_s(model, ctx):
     texts = [Instance("loglikelihood_rolling", {}, (world.text("test", 3, seed=s),), 0) for s in range(3)]
     expected = plain(model, ctx, 64).loglikelihood_rolling(texts, disable_tqdm=True)
-    assert Scorer(model, ctx, 64).loglikelihood_rolling(texts) == pytest.approx(expected, abs=1e-3)
+    assert PrefixTreeLM(model, ctx, 64).loglikelihood_rolling(texts) == pytest.approx(expected, abs=1e-3)
 
 
 def test_the_head_reads_a_bounded_number_of_positions(model, ctx, monkeypatch):
     asked = [request("He", " a b c d e f g h i j k l m n")]
-    whole = Scorer(model, ctx, None).loglikelihood(asked)
-    monkeypatch.setattr(scorer, "HEAD_FLOATS", 3 * model.config.vocab_size)
+    whole = PrefixTreeLM(model, ctx, None).loglikelihood(asked)
+    monkeypatch.setattr(lm_model, "HEAD_FLOATS", 3 * model.config.vocab_size)
     read = []
     hook = model.lm_head.register_forward_hook(lambda _, args, out: read.append(len(out)))
-    assert difference(Scorer(model, ctx, None).loglikelihood(asked), whole).max() < 1e-5
+    assert difference(PrefixTreeLM(model, ctx, None).loglikelihood(asked), whole).max() < 1e-5
     hook.remove()
     assert max(read) == 3
     assert len(read) > 3
@@ -220,7 +217,7 @@ def test_tokens_are_counted_and_answers_remembered(model, ctx, small_packs):
         lambda _, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
     )
     asked = many_requests(ctx.tokenizer)
-    lm = Scorer(model, ctx, None)
+    lm = PrefixTreeLM(model, ctx, None)
     lm.cache_hook.add_partial = lambda *record: remembered.append(record)
     answers = lm.loglikelihood(asked)
     hook.remove()
@@ -232,46 +229,36 @@ def test_tokens_are_counted_and_answers_remembered(model, ctx, small_packs):
 
 def test_what_cannot_be_scored_is_said(model, ctx):
     with pytest.raises(ValueError, match="has 1 tokens of context and 0 of continuation"):
-        Scorer(model, ctx, None)._loglikelihood_tokens([(("a", ""), [1], [])])
+        PrefixTreeLM(model, ctx, None)._loglikelihood_tokens([(("a", ""), [1], [])])
     with pytest.raises(ValueError, match=r"has 1 tokens of context and 9 of continuation, but needs .* 1 to 8"):
-        Scorer(model, ctx, 8)._loglikelihood_tokens([(("a", "b"), [1], [2] * 9)])
+        PrefixTreeLM(model, ctx, 8)._loglikelihood_tokens([(("a", "b"), [1], [2] * 9)])
     shape = dict(hidden_size=32, intermediate_size=64, num_attention_heads=2, num_key_value_heads=1, head_dim=16)
     sliding = dict(use_sliding_window=True, sliding_window=4, max_window_layers=1, num_hidden_layers=2)
     other = Qwen3ForCausalLM(Qwen3Config(vocab_size=1024, **shape, **sliding))
     with pytest.raises(ValueError, match="layers of full_attention, sliding_attention; only full attention"):
-        Scorer(other, ctx, None)
-
-
-@pytest.fixture(scope="module")
-def qwen3_tokenizer(tmp_path_factory):
-    if not (archive := DATA / "qwen3_tokenizer.tar.gz").is_file():
-        pytest.skip(f"no real data: {archive.name} is not in QBENCH_TEST_DATA or ../shared/data")
-    folder = tmp_path_factory.mktemp("tokenizer")
-    with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
-    return AutoTokenizer.from_pretrained(folder / "qwen3_tokenizer")
+        PrefixTreeLM(other, ctx, None)
 
 
 @pytest.mark.data
-def test_mmlu_takes_a_seventh_of_the_tokens(qwen3_tokenizer):
+def test_mmlu_takes_a_seventh_of_the_tokens(qwen3_tokenizer, monkeypatch):
     """Examples and question are encoded apart for speed; the total shows that this changes no token."""
+    monkeypatch.setattr(lm_eval.utils.env, "from_string", cache(lm_eval.utils.env.from_string))
     sequences = []
-    for task in suite(("mmlu",), 5, None, str(DATA)).tasks.values():
-        prompts = [r.args[0] for r in task.instances[::4]]
-        questions = [task.doc_to_text(r.doc) for r in task.instances[::4]]
-        (examples,) = {p.removesuffix(q) for p, q in zip(prompts, questions, strict=True)}
+    for task in build_requests(("mmlu",), 5, 2, str(DATA)).tasks.values():
+        questions = [task.doc_to_text(doc) for doc in task.eval_docs]
+        (examples,) = {r.args[0].removesuffix(q) for r, q in zip(task.instances[::4], questions)}
         start = qwen3_tokenizer(examples)["input_ids"]
         sequences += [start + ids for ids in qwen3_tokenizer(questions)["input_ids"]]
     assert sum(map(len, sequences)) == 9_776_186
     tree = Tree(sequences)
-    forwarded = sum(map(tree.forwarded, tree.plan(scorer.PACK["cpu"])))
+    forwarded = sum(map(tree.forwarded, tree.plan(lm_model.PACK["cpu"])))
     assert 1_336_050 <= forwarded < 1_350_000
     assert tree.tokens(0, len(tree.rows), 0) == 1_336_050
 
 
 @pytest.mark.data
 def test_letters_that_merge_with_the_colon_are_encoded_apart(model, ctx, qwen3_tokenizer):
-    lm = Scorer(model, replace(ctx, tokenizer=qwen3_tokenizer), None)
+    lm = PrefixTreeLM(model, replace(ctx, tokenizer=qwen3_tokenizer), None)
     for letter, token in zip("ABCD", (32, 33, 34, 35), strict=True):
         assert HFLM._encode_pair(lm, "x\nAnswer:", letter)[1] == []
         assert lm._encode_pair("x\nAnswer:", letter) == ([87, 198, 16141, 25], [token])

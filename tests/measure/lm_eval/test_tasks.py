@@ -2,35 +2,30 @@
 
 import json
 import math
-import os
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from conftest import DATA
+from fakes.hub_data import mmlu_subjects
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from lm_eval.tasks import TaskManager
 from pyarrow import parquet
-from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
-import qbench.nano
-from qbench.measure.base import Context
-from qbench.measure.lm_eval import requests as suite
-from qbench.measure.lm_eval.local_files import Splits, pages, reading
-from qbench.measure.lm_eval.model import PACK, Scorer
+from qbench.measure.lm_eval import few_shot, requests
+from qbench.measure.lm_eval.local_files import Splits, pages, pinned_data_sets
+from qbench.measure.lm_eval.model import PACK, PrefixTreeLM
 from qbench.measure.lm_eval.tasks import Tasks
 from qbench.nano import world
 
-DATA = Path(os.environ.get("QBENCH_TEST_DATA", Path(__file__).parents[4] / "shared" / "data"))
 ZEROSHOT = ("piqa", "arc_easy", "arc_challenge", "hellaswag", "winogrande", "boolq")
 
 
 @pytest.fixture(scope="module")
-def ctx(tmp_path_factory):
-    tokenizer = AutoTokenizer.from_pretrained(Path(qbench.nano.__file__).parent / "models" / "nano-s")
-    return Context(tokenizer, "cpu", None, tmp_path_factory.mktemp("cache"), "tiny", lambda: None)
+def ctx(nano_context):
+    return nano_context
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +41,14 @@ def nano(model, ctx):
 def reference(model, tokenizer, tasks, **kwargs):
     """lm-eval's own evaluation."""
     lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8, softmax_dtype="float32")
-    return simple_evaluate(lm, tasks=list(tasks), bootstrap_iters=0, **kwargs)
+    manager = requests.task_manager(tuple(tasks))
+    return simple_evaluate(lm, tasks=list(tasks), task_manager=manager, bootstrap_iters=0, **kwargs)
 
 
-def test_every_subject_has_its_file():
-    folder = suite.OUR_TASKS / "nano_world"
-    subjects = set(world.questions())
-    assert {f.stem.removeprefix("nano_") for f in folder.glob("nano_*.yaml")} == subjects | {"world"}
-    assert all(f"  - nano_{s}\n" in (folder / "nano_world.yaml").read_text() for s in subjects)
+def test_the_groups_hold_every_subject():
+    index = requests.task_manager(("nano_world", "mmlu_hendrycks")).task_index
+    assert index["nano_world"].cfg["task"] == [f"nano_{subject}" for subject in world.questions()]
+    assert index["mmlu_hendrycks"].cfg["task"] == [f"mmlu_hendrycks_{subject}" for subject in sorted(mmlu_subjects())]
 
 
 def test_a_random_model_guesses(nano):
@@ -77,9 +72,8 @@ def test_a_group_is_its_questions_in_order(nano):
 
 @pytest.mark.parametrize("shots", [0, 3])
 def test_nano_equals_lm_eval(model, ctx, shots):
-    manager = TaskManager(include_path=str(suite.OUR_TASKS), include_defaults=False)
     limits = dict(num_fewshot=shots, limit=12)
-    expected = reference(model, ctx.tokenizer, ["nano_world"], task_manager=manager, **limits)
+    expected = reference(model, ctx.tokenizer, ["nano_world"], **limits)
     got = Tasks(["nano_world"], **limits).run(model, ctx)
     for task, result in expected["results"].items():
         assert got[f"{task}/acc"].value == pytest.approx(result["acc,none"]), task
@@ -88,7 +82,7 @@ def test_nano_equals_lm_eval(model, ctx, shots):
 
 
 def test_few_shot_prompts_show_held_out_questions(ctx):
-    found = suite.suite(("nano_town",), 3, 2, None)
+    found = requests.build_requests(("nano_town",), 3, 2, None)
     prompt = found.tasks["nano_town"].instances[0].args[0]
     questions = world.questions()["town"]
     shown = [f"{world.prompt(q['question'])} {q['choices'][q['answer']]}" for q in questions[:3]]
@@ -96,17 +90,17 @@ def test_few_shot_prompts_show_held_out_questions(ctx):
 
 
 def test_runs_agree_bit_for_bit_and_tasks_load_once(model, ctx, nano):
-    before = suite.suite.cache_info().misses
+    before = requests.build_requests.cache_info().misses
     assert Tasks("nano_world").run(model, ctx) == nano
     assert Tasks("nano_world").science(ctx) == Tasks(("nano_world",)).science(ctx)
-    assert suite.suite.cache_info().misses == before
+    assert requests.build_requests.cache_info().misses == before
 
 
 def test_examples_are_dropped_from_the_end_while_a_prompt_is_too_long(ctx):
     def length(prompt):
         return len(ctx.tokenizer.encode(prompt))
 
-    free = suite.suite(("nano_town", "nano_trade"), 4, 6, None).tasks
+    free = requests.build_requests(("nano_town", "nano_trade"), 4, 6, None).tasks
     for subject, task in free.items():
         questions = world.questions()[subject.removeprefix("nano_")]
         shown = [f"{world.prompt(q['question'])} {q['choices'][q['answer']]}" for q in questions[:4]]
@@ -117,7 +111,7 @@ def test_examples_are_dropped_from_the_end_while_a_prompt_is_too_long(ctx):
                 prompts = ["\n\n".join([*shown[:k], world.prompt(question["question"])]) for k in range(5)]
                 expected.append(max((p for p in prompts if length(p) <= most), key=len, default=prompts[0]))
             measure = Tasks(subject, num_fewshot=4, limit=6, max_prompt=most)
-            assert [r.args[0] for r in measure.suite(ctx).tasks[subject].instances[::4]] == expected
+            assert [r.args[0] for r in measure.requests(ctx).tasks[subject].instances[::4]] == expected
 
 
 def test_few_shot_draws_are_kept_when_examples_are_dropped(ctx):
@@ -128,10 +122,10 @@ def test_few_shot_draws_are_kept_when_examples_are_dropped(ctx):
             self.draws = getattr(self, "draws", 0) + 1
             return [f"{self.draws}{letter}" for letter in "abcde"[:n]]
 
-    drawn = suite._DrawnOnce(Sampler())
+    drawn = few_shot.SampledOnce(Sampler())
     assert drawn.sample(n=3, eval_doc=None) == ["1a", "1b", "1c"]
     assert drawn.sample(n=2, eval_doc=None) == ["1a", "1b"]
-    assert suite._DrawnOnce(drawn.sampler).sample(n=1) == ["2a"]
+    assert few_shot.SampledOnce(drawn.sampler).sample(n=1) == ["2a"]
 
 
 def test_science(ctx):
@@ -164,7 +158,7 @@ def test_likelihoods_equal_the_harness_s_though_the_head_reads_less(model, ctx, 
     expected = plain.loglikelihood(requests, disable_tqdm=True)
     for tokens in (1, 30, 256):
         monkeypatch.setitem(PACK, "cpu", tokens)
-        got = Scorer(model, ctx, None).loglikelihood(requests)
+        got = PrefixTreeLM(model, ctx, None).loglikelihood(requests)
         assert [ll for ll, _ in got] == pytest.approx([ll for ll, _ in expected], abs=2e-4)
         assert [greedy for _, greedy in got] == [greedy for _, greedy in expected]
 
@@ -173,14 +167,14 @@ def test_one_token_answers_share_a_forward(model, ctx):
     prompt = ctx.tokenizer.encode("Answer:")
     letters = [c for c in "abcdefgh" if len(ctx.tokenizer.encode("Answer: " + c)) == len(prompt) + 1]
     assert len(letters) > 2
-    scorer = Scorer(model, ctx, None)
-    scorer.loglikelihood([request("Answer:", " " + c) for c in letters])
-    assert scorer.tokens == len(ctx.tokenizer.encode("Answer: " + letters[0])) - 1
+    lm = PrefixTreeLM(model, ctx, None)
+    lm.loglikelihood([request("Answer:", " " + c) for c in letters])
+    assert lm.tokens == len(ctx.tokenizer.encode("Answer: " + letters[0])) - 1
 
 
 def test_long_prompts_are_cut_to_what_the_model_reads(model, ctx):
-    assert Scorer(model, ctx, None).max_length == model.config.max_position_embeddings
-    assert Scorer(model, ctx, 100).max_length == 100
+    assert PrefixTreeLM(model, ctx, None).max_length == model.config.max_position_embeddings
+    assert PrefixTreeLM(model, ctx, 100).max_length == 100
 
 
 @pytest.mark.parametrize(
@@ -192,7 +186,7 @@ def test_long_prompts_are_cut_to_what_the_model_reads(model, ctx):
         (dict(tasks="nano_world", max_prompt=0), "eval.max_prompt must be at least 1"),
         (
             dict(tasks="nano_world", num_fewshot=9),
-            "asked for 9 examples a prompt, but its few-shot split has 5",
+            "asked for 9 examples per prompt, but its few-shot split has 5",
         ),
     ],
 )
@@ -202,7 +196,8 @@ def test_bad_fields(ctx, fields, message):
 
 
 def test_an_unknown_task_names_its_neighbours(ctx, monkeypatch):
-    monkeypatch.setattr(suite, "_index", lambda _: suite.TaskManager(None, suite.OUR_TASKS, False))
+    smallest = requests.task_manager(("nano_world",))
+    monkeypatch.setattr(requests, "_index", lambda _: smallest)
     with pytest.raises(ValueError, match=r"knows no task 'nano_wrold'; near names: nano_world"):
         Tasks("nano_wrold").science(ctx)
 
@@ -228,20 +223,12 @@ def test_wikitext_pages():
 
 
 @pytest.fixture(scope="module")
-def qwen3(tmp_path_factory):
+def qwen3(qwen3_tokenizer, nano_context):
     """A tiny random Qwen3 with the real tokenizer, and the real data."""
-    if not (archive := DATA / "qwen3_tokenizer.tar.gz").is_file():
-        pytest.skip(f"no real data: {archive.name} is not in QBENCH_TEST_DATA or ../shared/data")
-    import tarfile
-
-    folder = tmp_path_factory.mktemp("tokenizer")
-    with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
-    tokenizer = AutoTokenizer.from_pretrained(folder / "qwen3_tokenizer")
     shape = dict(hidden_size=32, intermediate_size=64, num_attention_heads=2, num_key_value_heads=1, head_dim=16)
     torch.manual_seed(0)
     config = Qwen3Config(vocab_size=151936, num_hidden_layers=1, tie_word_embeddings=True, **shape)
-    return Qwen3ForCausalLM(config).eval(), Context(tokenizer, "cpu", DATA, folder, "tiny", lambda: None)
+    return Qwen3ForCausalLM(config).eval(), replace(nano_context, tokenizer=qwen3_tokenizer, data_dir=DATA)
 
 
 @pytest.mark.data
@@ -250,7 +237,7 @@ def test_mmlu_over_all_subjects(qwen3):
     metrics = Tasks("mmlu", num_fewshot=5, limit=2).run(model, ctx)
     assert len(metrics) == 1 + 57
     assert metrics["mmlu/acc"].n == 57 * 2
-    found = suite.suite(("mmlu",), 5, 2, str(DATA))
+    found = requests.build_requests(("mmlu",), 5, 2, str(DATA))
     prompt = found.tasks["mmlu_anatomy"].instances[0].args[0]
     assert prompt.startswith("The following are multiple choice questions (with answers) about anatomy.\n\n")
     assert prompt.count("\nAnswer:") == 6
@@ -278,17 +265,17 @@ def test_mmlu_hendrycks_is_the_authors_prompt(qwen3, subject):
         for split in ("dev", "test")
     }
     measure = Tasks(f"mmlu_hendrycks_{subject}", num_fewshot=5, limit=3)
-    task = measure.suite(ctx).tasks[f"mmlu_hendrycks_{subject}"]
-    scorer = Scorer(qwen3[0], ctx, None)
+    task = measure.requests(ctx).tasks[f"mmlu_hendrycks_{subject}"]
+    lm = PrefixTreeLM(qwen3[0], ctx, None)
     for i, question in enumerate(rows["test"][:3]):
         choices = task.instances[4 * i : 4 * i + 4]
         prompt = hendrycks_prompt(subject, rows["dev"], question)
         assert [r.args for r in choices] == [(prompt, letter) for letter in "ABCD"]
         ids = ctx.tokenizer(prompt)["input_ids"]
-        assert [scorer._encode_pair(*r.args) for r in choices] == [(ids, [token]) for token in (32, 33, 34, 35)]
+        assert [lm._encode_pair(*r.args) for r in choices] == [(ids, [token]) for token in (32, 33, 34, 35)]
         assert task.doc_to_target(choices[0].doc) == question["answer"]
     if subject == "high_school_us_history":
-        cut = replace(measure, max_prompt=2048).suite(ctx).tasks[task.task_name].instances[::4]
+        cut = replace(measure, max_prompt=2048).requests(ctx).tasks[task.task_name].instances[::4]
         assert [len(ctx.tokenizer(r.args[0])["input_ids"]) <= 2048 for r in cut] == [True] * 3
         fewer = [[hendrycks_prompt(subject, rows["dev"][:k], q) for k in range(5)] for q in rows["test"][:3]]
         assert all(r.args[0] in prompts for r, prompts in zip(cut, fewer, strict=True))
@@ -300,18 +287,19 @@ def test_mmlu_hendrycks_over_all_subjects(qwen3):
     metrics = Tasks("mmlu_hendrycks", num_fewshot=5, limit=1).run(model, ctx)
     assert metrics["mmlu_hendrycks/acc"].n == 57
     found = {name.removeprefix("mmlu_hendrycks_").removesuffix("/acc") for name in metrics} - {"mmlu_hendrycks"}
-    theirs = suite.suite(("mmlu",), 5, 2, str(DATA)).tasks
-    assert found == {name.removeprefix("mmlu_") for name in theirs}
+    assert found == set(mmlu_subjects())
 
 
 @pytest.mark.data
 def test_mmlu_hendrycks_through_the_harness(qwen3, model, ctx):
-    """By lm-eval's own evaluation: with our scorer, and with its own where no token spans the colon and a letter."""
+    """By lm-eval's own evaluation: with our model, and with HFLM where no token spans the colon and a letter."""
     name, limits = "mmlu_hendrycks_virology", dict(num_fewshot=5, limit=6)
-    manager = TaskManager(include_path=str(suite.OUR_TASKS), include_defaults=False)
-    with reading(DATA):
-        own = reference(model, ctx.tokenizer, [name], task_manager=manager, **limits)
-        ours = simple_evaluate(Scorer(*qwen3, None), tasks=[name], task_manager=manager, bootstrap_iters=0, **limits)
+    manager = requests.task_manager((name,))
+    with pinned_data_sets(DATA):
+        own = reference(model, ctx.tokenizer, [name], **limits)
+        ours = simple_evaluate(
+            PrefixTreeLM(*qwen3, None), tasks=[name], task_manager=manager, bootstrap_iters=0, **limits
+        )
     nano = Tasks(name, **limits).run(model, replace(ctx, data_dir=DATA))
     assert nano[f"{name}/acc"].value == own["results"][name]["acc,none"]
     real = Tasks(name, **limits).run(*qwen3)
@@ -324,10 +312,10 @@ def test_zero_shot_tasks(qwen3):
     metrics = Tasks(ZEROSHOT, limit=1).run(model, ctx)
     normed = ("piqa", "arc_easy", "arc_challenge", "hellaswag")
     assert set(metrics) == {f"{t}/acc" for t in ZEROSHOT} | {f"{t}/acc_norm" for t in normed}
-    tasks = suite.suite(ZEROSHOT, 0, 1, str(DATA)).tasks
+    tasks = requests.build_requests(ZEROSHOT, 0, 1, str(DATA)).tasks
     sizes = dict(piqa=1838, arc_easy=2376, arc_challenge=1172, hellaswag=1916, winogrande=1267, boolq=3270)
     assert {name: len(task.eval_docs) for name, task in tasks.items()} == sizes
-    with pytest.raises(ValueError, match="piqa was asked for 2 examples a prompt, but its few-shot split has 0"):
+    with pytest.raises(ValueError, match="piqa was asked for 2 examples per prompt, but its few-shot split has 0"):
         Tasks("piqa", num_fewshot=2).science(ctx)
 
 
@@ -341,8 +329,8 @@ def test_real_tasks_equal_lm_eval(model, ctx, names, shots, limit):
         pytest.skip("no real data in QBENCH_TEST_DATA or ../shared/data")
     settings = dict(num_fewshot=shots, limit=limit)
     got = Tasks(names, **settings).run(model, replace(ctx, data_dir=DATA))
-    with reading(DATA):
-        expected = reference(model, ctx.tokenizer, names, task_manager=suite.find(names), **settings)
+    with pinned_data_sets(DATA):
+        expected = reference(model, ctx.tokenizer, names, **settings)
     for task, result in expected["results"].items():
         found = {key.removesuffix(",none"): value for key, value in result.items() if key.endswith(",none")}
         found = {key: value for key, value in found.items() if "stderr" not in key}
@@ -358,4 +346,4 @@ def test_real_tasks_equal_lm_eval(model, ctx, names, shots, limit):
 @pytest.mark.data
 def test_wikitext_has_62_articles(qwen3):
     _, ctx = qwen3
-    assert len(suite.suite(("wikitext",), 0, 1, str(ctx.data_dir)).tasks["wikitext"].eval_docs) == 62
+    assert len(requests.build_requests(("wikitext",), 0, 1, str(ctx.data_dir)).tasks["wikitext"].eval_docs) == 62
