@@ -1,111 +1,213 @@
-"""Puts what results/ has between its marks in the README: python experiments/readme.py"""
+"""Fills the generated sections of README.md and docs/ from results/.
+
+    python experiments/readme.py             # writes
+    python experiments/readme.py --check     # exit code 1, and the pages' names, where a section is out of date
+
+A section stands between ``<!-- name -->`` and ``<!-- /name -->``.
+"""
 
 import json
 import re
+import sys
+import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 
+import pandas as pd
+
 from qbench.files import write_atomic
-from qbench.report import summary
-from qbench.report.latency.rows import load
+from qbench.report import frame, load, summary
+from qbench.report.latency.rows import load as load_latency
 from qbench.report.latency.targets import headlines
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results"
+
+# Table of the README: one small model, five bit-widths
+MODEL, BITS = "nano-m", (8, 4, 3, 2, 1)
+METRICS = {"nano/ppl": "perplexity ↓,", "nano_world/acc": "accuracy ↑ %,"}
+METHODS = {  # name in the records: name in the table
+    "rtn": "RTN, groups of 128",
+    "gptq": "GPTQ, groups of 128",
+    "awq": "AWQ, groups of 128",
+    "smoothquant": "SmoothQuant, 8-bit activations",
+}
 
 
-def sections(results: Path) -> dict[str, str]:
-    """Mark: what stands between <!-- mark --> and <!-- /mark -->."""
-    tables = {"nano_summary": f"```text\n{summary(results)}```"}
-    return tables | {"speed": "\n".join(speed(results)), "latency": "\n".join(latency(results))}
+def main(arguments: list[str]) -> int:
+    stale = []
+    for page, text in pages().items():
+        if (ROOT / page).read_text() != text:
+            stale.append(page)
+            if "--check" not in arguments:
+                write_atomic(ROOT / page, text)
+    if "--check" in arguments and stale:
+        print(f"out of date: {', '.join(stale)}; run python experiments/readme.py")
+        return 1
+    return 0
 
 
-def latency(results: Path) -> list[str]:
+def pages() -> dict[str, str]:
+    """Path: the page as it should be. ValueError for a page without its section."""
+    full = {}
+    for page, sections in generated().items():
+        text = (ROOT / page).read_text()
+        for name, shown in sections.items():
+            pattern = re.compile(f"(?<=<!-- {name} -->\n).*?(?=<!-- /{name} -->)", re.DOTALL)
+            text, found = pattern.subn(lambda _, s=shown: s.rstrip("\n") + "\n", text)
+            if found != 1:
+                raise ValueError(f"{page} has {found} sections <!-- {name} -->, not one")
+        full[page] = text
+    return full
+
+
+def generated() -> dict[str, dict[str, str]]:
+    """Page: section: its text."""
+    return {
+        "README.md": {"results": results_table()},
+        "docs/results.md": {"nano_summary": f"```text\n{summary(RESULTS)}```"},
+        "docs/speed.md": {"speed": bullets(speed()), "latency": bullets(latency())},
+    }
+
+
+def bullets(lines: Iterable[str]) -> str:
+    return "\n".join(wrapped(line, "* ") for line in lines)
+
+
+def wrapped(text: str, mark: str = "") -> str:
+    """At most 100 columns wide."""
+    rest = " " * len(mark)
+    return textwrap.fill(
+        text, 100, initial_indent=mark, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def results_table() -> str:
+    """Perplexity and accuracy of one model: unquantized, four methods over bits, and BiLLM at its own bits."""
+    df = frame(*load(RESULTS))
+    df = df[(df.model == MODEL) & df.metric.isin(METRICS)]
+    billm = df[df.method == "billm"].iloc[0]
+    heads = [f"{name} {bits} bits" if bits == BITS[0] else str(bits) for name in METRICS.values() for bits in BITS]
+    lines = [f"| {MODEL} | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]
+    unquantized = df[df.method == "none"]
+    lines.append(row("unquantized", pd.concat(unquantized.assign(bits=bits) for bits in BITS)))
+    lines += [row(shown, df[df.method == method]) for method, shown in METHODS.items()]
+    name = f"BiLLM, {billm.nominal_bits:.2f} bits ({billm.stored_bits:.2f} stored)"
+    lines.append(row(name, df[df.method == "billm"].assign(bits=1)))
+    shown = df[(df.method == "billm") | df.bits.isin([*BITS, 16])]
+    errors = {key: cells for key, cells in shown.groupby("metric")}
+    relative = 100 * errors["nano/ppl"].stderr / errors["nano/ppl"].value
+    points = 100 * errors["nano_world/acc"].stderr
+    n = {key: int(cells.n.iloc[0]) for key, cells in errors.items()}
+    note = (
+        f"Standard errors: {relative.min():.1f} to {relative.max():.1f} % of a perplexity ({n['nano/ppl']} windows), "
+        f"{points.min():.1f} to {points.max():.1f} points of accuracy ({n['nano_world/acc']} questions; guessing "
+        "gives 25 %)."
+    )
+    return "\n".join([*lines, "", wrapped(note)])
+
+
+def row(name: str, cells: pd.DataFrame) -> str:
+    """One line of the table; a bit-width that was not measured stays empty."""
+    out = [name]
+    for metric in METRICS:
+        values = cells[cells.metric == metric].set_index("bits").value
+        out += [number(metric, values[bits]) if bits in values.index else "" for bits in BITS]
+    return f"| {' | '.join(out)} |"
+
+
+def number(metric: str, value: float) -> str:
+    if metric == "nano_world/acc":
+        return f"{100 * value:.1f}"
+    return f"{value:.3f}" if value < 10 else f"{value:.2f}" if value < 100 else f"{value:,.0f}"
+
+
+def latency() -> list[str]:
     """The main figures of each GPU in results/latency with the notes of its record, or that there is none."""
-    found = [f"* {line}" for r in load(results) for line in (*headlines(r), *(f"Note: {note}" for note in r.notes))]
-    return found or [
-        "The kernels are proven under Triton's interpreter and compiled for sm_90; no GPU has measured them yet. "
-        "`python experiments/latency.py` does."
+    found = [f for r in load_latency(RESULTS) for f in (*headlines(r), *(f"Note: {note}" for note in r.notes))]
+    return found or ["No GPU has been measured yet: `python experiments/latency.py` on one does it."]
+
+
+def speed() -> list[str]:
+    """One line for each thing that was timed, from results/speed and results/full_size, as far as they exist."""
+    files = (p for room in ("speed", "full_size") for p in (RESULTS / room).glob("*.json"))
+    found = {p.stem: json.loads(p.read_text()) for p in files}
+    tell = {
+        "quantization": quantization,
+        "scoring": scoring,
+        "whole": whole,
+        "mmlu": mmlu,
+        "killed": killed,
+        "large": large,
+    }
+    return [line for name, lines in tell.items() if name in found for line in lines(found[name])]
+
+
+def quantization(q: dict) -> list[str]:
+    runs, ratio, error, where = q["runs"], q["ratios"], q["error"], q["provenance"]
+    lines = [
+        f"**GPTQ, 4 bits, groups of 128**, {q['model']}, {q['tokens']:,} calibration tokens, on {where['device']} with "
+        f"{where['threads']} threads: {runs['gptq W4 g128']['seconds']:.0f} s. The counted operations alone take "
+        f"{sum(q['gptq_floor_seconds'].values()):.0f} s at the rates this machine reaches for large products."
     ]
-
-
-def speed(results: Path) -> list[str]:
-    """A line for each thing that was timed, from results/speed and results/full_size, as far as they are there."""
-    files = (p for room in ("speed", "full_size") for p in (results / room).glob("*.json"))
-    found, lines = {p.stem: json.loads(p.read_text()) for p in files}, []
-    for name, tell in (
-        ("quantization", quantization),
-        ("scoring", scoring),
-        ("whole", whole),
-        ("mmlu", mmlu),
-        ("killed", killed),
-        ("large", large),
-    ):
-        lines += tell(found[name]) if name in found else []
-    return [f"* {line}" for line in lines] or ["* nothing timed yet"]
-
-
-def quantization(q) -> list[str]:
-    ours, r, e = q["runs"]["gptq W4 g128"]["seconds"], q["ratios"], q["error"]
-    where = f"{q['provenance']['device']}, {q['provenance']['threads']} threads"
-    text = f"**GPTQ W4 g128** of {q['model']} on {q['tokens']:,} tokens ({where}): {ours:.0f} s"
-    if "peer" in q:
-        text += f", llm-compressor {q['peer']['llmcompressor']} {q['peer']['seconds']:.0f} s in the same run: "
-        text += f"**{r['peer / ours']:.1f}×**; error of all layers {e['ours']['layers']:.4f} against "
-        text += (
-            f"{e['peer']['layers']:.4f}, of the last output {e['ours']['output']:.4f} against {e['peer']['output']:.4f}"
+    if peer := q.get("peer"):
+        ours, theirs = error["ours"], error["peer"]
+        lines.append(
+            f"llm-compressor {peer['llmcompressor']} takes {peer['seconds']:.0f} s for the same work, timed in turns "
+            f"with ours: **{ratio['peer / ours']:.1f} times as long**. The relative error is {ours['layers']:.4f} "
+            f"(theirs {theirs['layers']:.4f}) over all layers and {ours['output']:.4f} ({theirs['output']:.4f}) for "
+            "the last output."
         )
-    floor = sum(q["gptq_floor_seconds"].values())
-    text += f". The counted operations, at this machine's rates for large products, take {floor:.0f} s."
-    further = [100 * r[f"{m} further / first"] for m in ("awq", "smoothquant")]
+    (awq, awq2), (smooth, smooth2) = (
+        (ratio[f"{name} / gptq"], 100 * ratio[f"{name} further / first"]) for name in ("awq", "smoothquant")
+    )
+    lines.append(
+        f"**AWQ** takes {awq:.2f} times as long as GPTQ, **SmoothQuant** {smooth:.2f} times. A second bit-width takes "
+        f"{awq2:.0f} % and {smooth2:.0f} % of the first's time, as the unquantized model's statistics are kept."
+    )
+    return lines
+
+
+def scoring(found: dict) -> list[str]:
+    s = found["total"]
+    ours, hflm = s["qbench"], s["hflm"]
     return [
-        text,
-        f"**AWQ** takes {r['awq / gptq']:.2f}× GPTQ's time, a further bit-width {further[0]:.0f} % of its first; "
-        f"SmoothQuant {r['smoothquant / gptq']:.2f}× and {further[1]:.0f} %.",
+        f"**MMLU**, {s['questions']} questions of {len(found['subjects'])} subjects, 5-shot, random weights of "
+        f"Qwen3-0.6B's shape: {ours['seconds']:.0f} s, where lm-eval's HFLM takes {hflm['seconds']:.0f} s, timed in "
+        f"turns: **{s['seconds_ratio']:.1f} times as fast** ({ours['tokens']:,} tokens instead of {hflm['tokens']:,}). "
+        f"The log-likelihoods differ by {s['mean_difference']:.3f} on average (bfloat16). {s['other_answers']} answers "
+        f"change, between choices that are at most {s['largest_gap']:.3f} apart."
     ]
 
 
-def scoring(found) -> list[str]:
-    s, n = found["total"], len(found["subjects"])
+def whole(w: dict) -> list[str]:
+    questions, gib = w["mmlu_marketing/acc"]["n"], w["peak_mib"] / 1024
     return [
-        f"**MMLU**, {s['questions']} 5-shot questions of {n} subjects, random weights of Qwen3-0.6B's shape: "
-        f"{s['hflm']['seconds']:.0f} s with lm-eval's HFLM, {s['qbench']['seconds']:.0f} s with ours, in turns: "
-        f"**{s['seconds_ratio']:.1f}×** ({s['hflm']['tokens']:,} tokens and {s['qbench']['tokens']:,}). "
-        f"Log-likelihoods differ by {s['mean_difference']:.3f} in the mean (bfloat16); {s['other_answers']} answers "
-        f"are others, between choices at most {s['largest_gap']:.3f} apart."
+        f"**All of Qwen3-0.6B's shape** (random weights, 28 blocks): GPTQ, perplexity on 8 windows and one MMLU "
+        f"subject of {questions} questions take {w['minutes']:.1f} minutes and at most {gib:.1f} GiB."
     ]
 
 
-def whole(w) -> list[str]:
+def mmlu(m: dict) -> list[str]:
     return [
-        "**The whole of Qwen3-0.6B's shape** (random weights, 28 layers): GPTQ, perplexity on 8 windows "
-        f"and one MMLU subject of {w['mmlu_marketing/acc']['n']} questions in {w['minutes']:.1f} minutes, "
-        f"{w['peak_mib'] / 1024:.1f} GiB at most."
+        f"All {m['subjects']} MMLU subjects, {m['questions']} questions, with that quantized model take "
+        f"{m['seconds'] / 60:.1f} minutes."
     ]
 
 
-def mmlu(m) -> list[str]:
-    minutes = f"{m['seconds'] / 60:.1f} minutes"
-    return [f"All {m['subjects']} MMLU subjects, {m['questions']} questions, with that quantized model: {minutes}."]
-
-
-def killed(k) -> list[str]:
-    n = k["blocks"]
+def killed(k: dict) -> list[str]:
+    all_of_them = k["blocks"]
     return [
-        f"Killed after {k['blocks_before_the_kill']} of {n} blocks and started again: "
-        f"{k['equal_to_the_uninterrupted_run']} of {n} blocks are bit-identical to the uninterrupted run's, the "
-        f"{k['of_them_untouched']} that were there were not done again."
+        f"**A killed run**: killed after {k['blocks_before_the_kill']} of {all_of_them} blocks and started again, it "
+        f"kept the {k['of_them_untouched']} finished blocks. {k['equal_to_the_uninterrupted_run']} of {all_of_them} "
+        "blocks are bit-identical to those of an uninterrupted run."
     ]
 
 
-def large(found) -> list[str]:
-    trace = [f"{x / 1024:.2f}" for x in found["peak_mib_at_each_block"]]
-    return [
-        f"**Qwen3-8B's shape**, {len(trace)} blocks in shards: peak memory up to each block {', '.join(trace)} GiB."
-    ]
+def large(found: dict) -> list[str]:
+    trace = ", ".join(f"{x / 1024:.2f}" for x in found["peak_mib_at_each_block"])
+    return [f"**Memory over blocks**: peaks up to each of the first blocks of Qwen3-8B's shape are {trace} GiB."]
 
 
 if __name__ == "__main__":
-    text = README.read_text()
-    for mark, shown in sections(README.parent / "results").items():
-        pattern = re.compile(f"<!-- {mark} -->.*?<!-- /{mark} -->", re.DOTALL)
-        text = pattern.sub(lambda _, m=mark, s=shown: f"<!-- {m} -->\n{s}\n<!-- /{m} -->", text)
-    write_atomic(README, text)
+    sys.exit(main(sys.argv[1:]))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-GENERATED = ("results", "paper", "notebooks", "README.md", "experiments/LOG.md")  # no number depends on these
+GENERATED = ("results", "paper", "notebooks", "docs", "README.md", "experiments/LOG.md")  # no number depends on these
 PACKAGES = ("qbench", "torch", "triton", "transformers", "tokenizers", "safetensors", "accelerate", "numpy")
 PACKAGES += ("lm_eval", "datasets", "pyarrow", "huggingface_hub")
 

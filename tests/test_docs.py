@@ -1,0 +1,38 @@
+"""The pages for readers: links lead somewhere, and the Python in them runs."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(p.relative_to(ROOT) for p in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "paper/README.md"))
+PAGES += [Path("qbench/nano/README.md"), Path("experiments/LOG.md")]
+SNIPPETS = [(p, code) for p in PAGES for code in re.findall(r"```python\n(.*?)```", (ROOT / p).read_text(), re.DOTALL)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_links_lead_to_files_and_headings(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text()):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (ROOT / page).parent / path if path else ROOT / page
+        assert file.exists(), f"{page} links to {target}"
+        if anchor:
+            text = file.read_text()
+            headings = [
+                re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in re.findall(r"(?m)^#+ (.*)$", text)
+            ]
+            assert anchor in (*headings, *re.findall(r'<a id="([^"]+)">', text)), f"{page} links to {target}"
+
+
+@pytest.mark.parametrize(("page", "code"), SNIPPETS, ids=[f"{p}-{i}" for i, (p, _) in enumerate(SNIPPETS)])
+def test_python_in_the_pages_runs(page, code, tmp_path):
+    (tmp_path / "results").symlink_to(ROOT / "results")
+    env = os.environ | {"PYTHONPATH": str(ROOT), "TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
