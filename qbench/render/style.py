@@ -17,6 +17,7 @@ INK, SOFT = "#222222", "#6B6B6B"
 HALO = [withStroke(linewidth=2, foreground="white")]  # keeps a text legible on top of lines
 # The colours of Okabe and Ito (2008).
 LOOK = {
+    "none": (INK, "P", "-"),
     "rtn": ("#D55E00", "s", (0, (4, 1.6))),
     "gptq": ("#0072B2", "o", "-"),
     "awq": ("#009E73", "^", (0, (6, 1.4, 1.2, 1.4))),
@@ -25,7 +26,7 @@ LOOK = {
 }
 OTHERS = (("#E69F00", "v"), ("#56B4E9", "P"), ("#8C6D31", "X"), ("#7F7F7F", "h"))
 OTHERS_DASH = (0, (3, 1, 1, 1, 1, 1))
-MARKER_SIZE = {"*": 8.5, "D": 3.8, "^": 4.8}
+MARKER_SIZE = {"*": 8.5, "D": 3.8, "^": 4.8, "P": 5.0}
 
 
 def styled(draw: Callable[..., Figure | None]) -> Callable[..., Figure | None]:
@@ -59,21 +60,14 @@ def look(method: str, rank: int = 0) -> dict:
     other = OTHERS[sum(map(ord, method)) % len(OTHERS)]  # the same for a new method in every figure
     color, marker, dash = LOOK.get(method) or (*other, OTHERS_DASH)
     face, edge = (color, "white") if rank == 0 else ("white", color)
-    return dict(
-        color=color,
-        marker=marker,
-        linestyle=dash,
-        markerfacecolor=face,
-        markeredgecolor=edge,
-        markeredgewidth=0.5 if rank == 0 else 1.0,
-        markersize=MARKER_SIZE.get(marker, 4.2),
-    )
+    style = dict(color=color, marker=marker, linestyle=dash, markersize=MARKER_SIZE.get(marker, 4.2))
+    return style | dict(markerfacecolor=face, markeredgecolor=edge, markeredgewidth=0.5 if rank == 0 else 1.0)
 
 
 def heading(fig: Figure, title: str, notes: Iterable[str] = ()) -> None:
-    """The title of a figure, and below it notes in lines that its width has room for."""
-    lines = [line for note in notes for line in textwrap.wrap(note, int(14 * fig.get_figwidth()))]
-    fig.suptitle("\n".join([title, *lines]), x=0.01, ha="left", size=9)
+    """The title of a figure, and below it notes, in lines that its width has room for."""
+    lines = [line for text in (title, *notes) for line in textwrap.wrap(text, int(14 * fig.get_figwidth()))]
+    fig.suptitle("\n".join(lines), x=0.01, ha="left", size=9)
 
 
 def name_apart(ax: Axes, ends: Iterable[tuple[float, float, str, str]], gap: float = 0.06) -> None:
@@ -86,19 +80,9 @@ def name_apart(ax: Axes, ends: Iterable[tuple[float, float, str, str]], gap: flo
     height = -math.inf
     for i, (at, across, x, y, text, color) in enumerate(placed):
         height = min(max(at, height + gap), 1.02 - gap * (len(placed) - 1 - i))
-        line = dict(arrowstyle="-", lw=0.4, color=color, shrinkA=0, shrinkB=2)
-        ax.annotate(
-            text,
-            (x, y),
-            (across + 0.04, height),
-            textcoords="axes fraction",
-            va="center",
-            size=7,
-            color=color,
-            path_effects=HALO,
-            arrowprops=line if abs(height - at) > gap / 2 else None,
-            zorder=5,
-        )
+        line = dict(arrowstyle="-", lw=0.4, color=color, shrinkA=0, shrinkB=2) if abs(height - at) > gap / 2 else None
+        style = dict(size=7, color=color, va="center", path_effects=HALO, zorder=5)
+        ax.annotate(text, (x, y), (across + 0.04, height), textcoords="axes fraction", arrowprops=line, **style)
 
 
 def value_axis(ax: Axes, values: Iterable[float], log: bool) -> None:

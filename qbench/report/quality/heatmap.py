@@ -1,26 +1,23 @@
 """Where quantization hurts: the output error of every linear, by method and bits."""
 
-import re
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps
-from matplotlib.cm import ScalarMappable
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from qbench.render.style import INK, SOFT, log_locator, plain
+from qbench.render.style import SOFT, heading, log_locator, plain, styled
 from qbench.report.quality.columns import METHODS, method_order
 
 BITS, MODELS = (4, 3, 2), 3
-WIDTH, LEFT, RIGHT, TOP, BOTTOM, ROW, HEAD = 7.0, 1.45, 0.1, 0.32, 0.5, 0.125, 0.28  # inches
-_SHORT = re.compile(r"^.*\.|_proj$")
+NAMED = 60  # of more linears than these only the blocks are named
 
 
+@styled
 def layer_heatmap(layers: pd.DataFrame, variants: dict[str, str]) -> Figure:
-    """A strip a model: linears in network order across, methods at 4, 3 and 2 bits down, one log scale.
+    """One strip per model: linears in network order across, methods at 4, 3 and 2 bits down, one log scale.
 
     Of more than three models the smallest, the middle one and the largest are shown; ``variants`` names what
     sets quantizations apart beyond model, method and bits. Cells without a finite error are grey.
@@ -31,95 +28,70 @@ def layer_heatmap(layers: pd.DataFrame, variants: dict[str, str]) -> Figure:
     sizes = layers.groupby("model")["model_bytes"].max().sort_values(kind="stable")
     chosen = np.linspace(0, len(sizes) - 1, min(len(sizes), MODELS)).round().astype(int)
     strips = [_strip(layers[layers["model"] == sizes.index[i]], variants) for i in chosen]
-    errors = np.concatenate([s.errors[np.isfinite(s.errors) & (s.errors > 0)] for s in strips])
+    errors = np.concatenate([s.to_numpy().ravel() for s in strips])
+    errors = errors[np.isfinite(errors) & (errors > 0)]
     low, high = np.quantile(errors, [0.01, 0.99]) if len(errors) else (0.1, 1.0)
     norm = LogNorm(low, max(high, low * 1.01))
     cmap = LinearSegmentedColormap.from_list("error", colormaps["magma_r"](np.linspace(0.03, 0.9, 256)))
-    cell = (WIDTH - LEFT - RIGHT) / max(s.errors.shape[1] for s in strips)
-    cell, named = min(cell, 0.2), cell > 0.1
-    foot = 0.42 if named else 0.18
-    height = TOP + BOTTOM + sum(HEAD + foot + ROW * len(s.errors) for s in strips)
-    fig, y = Figure(figsize=(WIDTH, height)), height - TOP
-    for s in strips:
-        y -= HEAD + ROW * len(s.errors)
-        box = (LEFT, y, cell * s.errors.shape[1], ROW * len(s.errors))
-        ax = fig.add_axes([box[0] / WIDTH, box[1] / height, box[2] / WIDTH, box[3] / height])
-        _draw(ax, s, norm, cmap, named)
-        y -= foot
-    bar = fig.add_axes([LEFT / WIDTH, 0.3 / height, 2.4 / WIDTH, 0.09 / height])
-    colorbar = fig.colorbar(ScalarMappable(norm, cmap), cax=bar, orientation="horizontal", extend="both")
+    fig = Figure(figsize=(7.0, 0.9 + sum(0.72 + 0.125 * len(s) for s in strips)), layout="constrained")
+    axes = fig.subplots(len(strips), height_ratios=[len(s) for s in strips], squeeze=False)[:, 0]
+    for ax, strip, i in zip(axes, strips, chosen):
+        shown = np.ma.masked_invalid(strip.to_numpy(float))
+        mesh = ax.pcolormesh(np.ma.maximum(shown, norm.vmin / 10), norm=norm, cmap=cmap, rasterized=True)
+        ax.set_title(sizes.index[i])
+        _name(ax, strip)
+    colorbar = fig.colorbar(mesh, ax=axes, location="bottom", shrink=0.5, aspect=30, extend="both")
+    colorbar.set_label("relative output error  ‖(Q − W)X‖ / ‖WX‖")
     colorbar.outline.set_visible(False)
-    bar.xaxis.set_major_locator(log_locator(norm.vmin, norm.vmax))
-    bar.xaxis.set_minor_locator(NullLocator())
-    bar.xaxis.set_major_formatter(FuncFormatter(lambda v, _: plain(v)))
-    fig.text(
-        (LEFT + 2.55) / WIDTH,
-        0.345 / height,
-        "relative output error  ‖(Q − W)X‖ / ‖WX‖",
-        va="center",
-        size=7.5,
-    )
-    fig.text(0.01, 1 - 0.16 / height, "Output error of every linear, on calibration data", size=9, va="center")
+    colorbar.ax.xaxis.set(major_locator=log_locator(norm.vmin, norm.vmax), minor_locator=NullLocator())
+    colorbar.ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: plain(v)))
+    heading(fig, "Output error of every linear, on calibration data")
     return fig
 
 
-@dataclass
-class _Strip:
-    """One model's errors: a row a method and bits, a column a linear; a group is (name, first row, rows)."""
-
-    model: str
-    errors: np.ndarray
-    groups: list[tuple[str, int, int]]
-    bits: list[str]
-    linears: list[tuple[int, str]]
-
-
-def _strip(layers: pd.DataFrame, variants: dict[str, str]) -> _Strip:
+def _strip(layers: pd.DataFrame, variants: dict[str, str]) -> pd.DataFrame:
+    """One model's errors: rows by (method's name, bits), columns by (block, linear)."""
     layers = layers.sort_values(["order", "quant"])
-    linears = list(dict.fromkeys(zip(layers["block"], layers["name"])))
-    lines = []
-    for _, part in layers.groupby("quant"):
-        r, found = part.iloc[0], dict(zip(zip(part["block"], part["name"]), part["error"]))
-        bits = r["nominal_bits"] if np.isnan(r["bits"]) else r["bits"]
-        order = (*method_order(r["method"]), -r["act_bits"], _name(r, variants), -bits)
-        lines.append((order, f"{bits:.3g}", [found.get(linear, np.nan) for linear in linears]))
-    lines.sort(key=lambda line: line[0])
-    names = [order[3] for order, _, _ in lines]
-    groups = [(name, names.index(name), names.count(name)) for name in dict.fromkeys(names)]
-    errors = np.array([errors for *_, errors in lines], float)
-    return _Strip(layers["model"].iloc[0], errors, groups, [bits for _, bits, _ in lines], linears)
+    errors = layers.pivot(index="quant", columns=["block", "name"], values="error")
+    rows = layers.drop_duplicates("quant").set_index("quant")
+    rows["bits"] = rows["bits"].fillna(rows["nominal_bits"])
+    rows["legend"] = [_legend(r, variants.get(quant, "")) for quant, r in rows.iterrows()]
+    rows["rank"] = [method_order(method) for method in rows["method"]]
+    rows = rows.sort_values(["rank", "act_bits", "legend", "bits"], ascending=[True, False, True, False])
+    errors = errors.loc[rows.index, list(dict.fromkeys(zip(layers["block"], layers["name"])))]
+    return errors.set_axis(pd.MultiIndex.from_frame(rows[["legend", "bits"]]))
 
 
-def _name(r: pd.Series, variants: dict[str, str]) -> str:
+def _legend(r: pd.Series, variant: str) -> str:
     acts = f" A{r['act_bits']:.0f}" if r["act_bits"] < 16 else ""
     group = f" g{r['group_size']:.0f}" if r["group_size"] > 0 else ""
-    return f"{METHODS.get(r['method'], r['method'])}{acts}{group} {variants.get(r['quant'], '')}".strip()
+    return f"{METHODS.get(r['method'], r['method'])}{acts}{group} {variant}".strip()
 
 
-def _draw(ax, s: _Strip, norm: LogNorm, cmap, named: bool) -> None:
-    n, k = s.errors.shape
+def _name(ax: Axes, strip: pd.DataFrame) -> None:
+    """Names rows by bits and methods, columns by linears and blocks: major and minor ticks; white lines between."""
+    methods, bits = zip(*strip.index)
+    blocks, linears = zip(*strip.columns)
+    named = len(linears) <= NAMED
     ax.set_facecolor("#D9D9D9")
-    shown = np.ma.masked_where(~np.isfinite(s.errors), np.maximum(s.errors, norm.vmin / 10))
-    ax.pcolormesh(shown, norm=norm, cmap=cmap, rasterized=True)
-    ax.set(xlim=(0, k), ylim=(n, 0))
+    ax.set(xlim=(0, len(linears)), ylim=(len(bits), 0))
     ax.grid(False)
-    ax.tick_params(length=0, pad=1.5)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
-    ax.set_yticks(np.arange(n) + 0.5, [f"{b} bit" for b in s.bits], size=6)
-    for name, first, rows in s.groups:
-        ax.annotate(name, (0, first + rows / 2), (-29, 0), textcoords="offset points", ha="right", va="center", size=7)
-        if first:
-            ax.axhline(first, color="white", lw=2)
-    starts = [i for i in range(k) if i == 0 or s.linears[i][0] != s.linears[i - 1][0]]
-    for i in starts[1:] if named else starts[4::4]:
-        ax.axvline(i, color="white", lw=1.6 if named else 0.8)
-    for i, end in zip(starts, [*starts[1:], k]):
-        if named or s.linears[i][0] % 4 == 0:
-            text = f"block {s.linears[i][0]}" if named else str(s.linears[i][0])
-            where = ((i + end) / 2, 0), (0, 2.5)
-            ax.annotate(text, *where, textcoords="offset points", ha="center", va="bottom", size=6.5, color=SOFT)
-    labels = [_SHORT.sub("", name) for _, name in s.linears] if named else []
-    ax.set_xticks(np.arange(len(labels)) + 0.5, labels, rotation=90, size=6)
-    ax.annotate(s.model, (0, 1), (-LEFT * 72 + 5, 4), xycoords="axes fraction", textcoords="offset points",
-                weight="bold", size=8.5, color=INK, va="bottom")  # fmt: skip
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0, pad=1.5, labelsize=6)
+    ax.tick_params(which="minor", length=0, labelsize=7)
+    ax.tick_params(axis="y", which="minor", pad=30)
+    ax.tick_params(axis="x", which="minor", pad=2, labeltop=True, labelbottom=False, labelcolor=SOFT)
+    ax.set_yticks(np.arange(len(bits)) + 0.5, [f"{b:.3g} bit" for b in bits])
+    short = [linear.rsplit(".", 1)[-1].removesuffix("_proj") if named else "" for linear in linears]
+    ax.set_xticks(np.arange(len(linears)) + 0.5, short, rotation=90 if len(linears) > 20 else 0)
+    for axis, names, every, line in (
+        (ax.yaxis, methods, 1, ax.axhline),
+        (ax.xaxis, blocks, 1 if named else 4, ax.axvline),
+    ):
+        starts = [i for i, name in enumerate(names) if i == 0 or name != names[i - 1]]
+        ends = [*starts[1:], len(names)]
+        said = [f"block {names[i]}" if axis is ax.xaxis else names[i] for i in starts]
+        axis.remove_overlapping_locs = False
+        axis.set_ticks([(a + b) / 2 for a, b in zip(starts, ends)][::every], said[::every], minor=True)
+        for i in starts[every::every]:
+            line(i, color="white", lw=2)

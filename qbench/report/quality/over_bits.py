@@ -11,15 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from qbench.render.style import INK, SOFT, heading, plain, styled, value_axis
+from qbench.render.style import INK, SOFT, heading, plain, styled
 from qbench.report.quality.columns import Column
 from qbench.report.quality.rows import Row
-from qbench.report.quality.series import axis_end, handles, looks, quantized, value
+from qbench.report.quality.series import handles, looks, quality_axis, quantized, value
 from qbench.report.quality.table import Table
 from qbench.report.quality.variants import UNQUANTIZED
 
 INTERVAL = 1.96  # standard errors on each side
-THIN = dict(ls="none", elinewidth=0.8, zorder=2.9)
 LOST = dict(marker="x", linestyle="none", markersize=4.5, markeredgewidth=1.2)
 STORED = dict(markerfacecolor="white", markeredgewidth=0.8, markersize=7)
 
@@ -28,30 +27,22 @@ STORED = dict(markerfacecolor="white", markeredgewidth=0.8, markersize=7)
 def bits_figure(t: Table, columns: list[Column]) -> Figure:
     """The values of ``t``, which has one evaluation per metric, with one line per method and 95 % intervals."""
     fig, axes, models = _panels(t, columns)
-    styles = looks(quantized(t.rows))
+    styles, levels = looks(quantized(t.rows)), dict(color=INK, lw=0.9, zorder=1.5)
     for c, line in zip(columns, axes):
-        end, chance = axis_end(c, t.rows), [] if c.chance is None else [c.chance * c.scale]
-        value_axis(line[0], [*chance, *(value(r, c, end) for r in t.rows if r.cells[c.key].finite)], c.log)
-        if any(r.cells[c.key].value > end for r in quantized(t.rows)):
-            line[0].set_ylabel(f"{c.titled}\n(≥ {plain(end)} on the edge)")
+        end = quality_axis(line, c, t.rows)
         for ax, model in zip(line, models):
             rows = [r for r in t.rows if r.model == model]
             _values(ax, c, rows, styles, end)
             for r in rows:
                 if r.method == UNQUANTIZED and r.cells[c.key].finite and (r.cells[c.key].value > 0 or not c.log):
-                    ax.axhline(value(r, c), color=INK, lw=0.9, zorder=1.5)
-            for y in chance:
-                ax.axhline(y, color=SOFT, lw=0.9, ls=":", zorder=1.5)
+                    ax.axhline(value(r, c), **levels)
     legend = handles(t.rows, styles)
-    for handle, series in zip(legend, styles):
-        r = next(r for r in t.rows if r.series == series)
-        if not r.on_axis and math.isfinite(r.stored_bits):
-            handle.set_label(f"{r.legend} (hollow: at its {r.stored_bits:.3g} stored bits)")
     if len(quantized(t.rows)) < len(t.rows):
-        legend.append(Line2D([], [], color=INK, lw=0.9, label="unquantized"))
+        legend.append(Line2D([], [], label="unquantized", **levels))
     if any(c.chance is not None for c in columns):
         legend.append(Line2D([], [], color=SOFT, lw=0.9, ls=":", label="chance"))
-    _finish(fig, t, columns, legend, "Quality against weight bits (bands: 95 % intervals over the items)")
+    hollow = "; hollow: at stored bits" if any(not r.on_axis for r in quantized(t.rows)) else ""
+    _finish(fig, t, columns, legend, f"Quality against weight bits (bands: 95 % intervals over the items{hollow})")
     return fig
 
 
@@ -89,8 +80,6 @@ def _panels(t: Table, columns: list[Column]) -> tuple[Figure, np.ndarray, list[s
     for top, bottom, model in zip(axes[0], axes[-1], models):
         top.set_title(model)
         bottom.set_xlabel("weight bits")
-    for c, ax in zip(columns, axes[:, 0]):
-        ax.set_ylabel(c.titled)
     return fig, axes, models
 
 
@@ -104,7 +93,7 @@ def _values(ax: Axes, c: Column, rows: list[Row], styles: dict[tuple, dict], end
             ax.hlines(y, x, stored, linestyles=(0, (1, 1.5)), zorder=2.9, color=color, lw=0.8)
             ax.plot(stored, y, zorder=3.1, clip_on=False, **style | STORED | dict(markeredgecolor=color))
         ax.fill_between(x, y - half, y + half, color=color, alpha=0.15, lw=0)
-        ax.errorbar(x, y, half, color=color, **THIN)
+        ax.errorbar(x, y, half, color=color, ls="none", elinewidth=0.8, zorder=2.9)
         ax.plot(x, y, zorder=3.2, clip_on=False, **style)
         _mark_lost(ax, c, mine, style)
 

@@ -7,14 +7,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from qbench.render.style import HALO, INK, SOFT, heading, log_ticks, name_apart, plain, styled, value_axis
+from qbench.render.style import HALO, INK, heading, log_ticks, name_apart, styled
 from qbench.report.quality.columns import Column
-from qbench.report.quality.series import axis_end, handles, looks, quantized, value
+from qbench.report.quality.series import handles, looks, quality_axis, value
 from qbench.report.quality.table import Table
-
-PLAIN = dict(
-    color=INK, marker="P", markersize=5, markeredgecolor="white", markeredgewidth=0.4
-)  # the unquantized models
 
 
 @styled
@@ -24,17 +20,13 @@ def pareto_figure(t: Table, columns: list[Column]) -> Figure:
     Points that are not on the front are pale; points beyond the end of a perplexity axis are drawn on its edge.
     """
     rows = [r for r in t.rows if math.isfinite(r.stored_bits) and math.isfinite(r.model_bytes)]
-    styles, models = looks(quantized(rows)), list(dict.fromkeys(r.model for r in rows))
+    styles, models = looks(rows), list(dict.fromkeys(r.model for r in rows))
     sizes = {model: 0.8 + 0.5 * i / max(1, len(models) - 1) for i, model in enumerate(models)}
     unit, unit_name = _unit([r.model_bytes for r in rows])
     fig = Figure(figsize=(7.0, 1.0 + 2.3 * len(columns)), layout="constrained")
     axes = fig.subplots(len(columns), 2, sharex="col", sharey="row", squeeze=False)
     for (left, right), c in zip(axes, columns):
-        shown, end = [r for r in rows if r.cells[c.key].finite], axis_end(c, rows)
-        chance = [] if c.chance is None else [c.chance * c.scale]
-        value_axis(left, [*chance, *(value(r, c, end) for r in shown)], c.log)
-        cut = any(r.cells[c.key].value > end for r in shown)
-        left.set_ylabel(c.titled + (f"\n(≥ {plain(end)} on the edge)" if cut else ""))
+        shown, end = [r for r in rows if r.cells[c.key].finite], quality_axis((left, right), c, rows)
         log_ticks(left, "x", [r.stored_bits for r in rows])
         log_ticks(right, "x", [r.model_bytes / unit for r in rows])
         left.set_xlim(left.get_xlim()[0], left.get_xlim()[1] * 1.5)  # room for the models' names
@@ -49,20 +41,15 @@ def pareto_figure(t: Table, columns: list[Column]) -> Figure:
         name_apart(left, ends)
         best = _draw(right, c, [(r.model_bytes / unit, value(r, c, end), r) for r in shown], styles, sizes)
         _name_parts(right, best, c.higher_is_better)
-        for ax, y in ((ax, y) for ax in (left, right) for y in chance):
-            ax.axhline(y, color=SOFT, lw=0.9, ls=":", zorder=1.5)
     axes[0, 0].set_title("the front of each model")
     axes[0, 1].set_title("the front over all sizes")
     axes[-1, 0].set_xlabel("stored bits per weight (with scales, zeros and masks)")
     axes[-1, 1].set_xlabel(f"size of the whole checkpoint, {unit_name}")
     fig.align_ylabels(axes[:, 0])
-    legend = handles(quantized(rows), styles, lines=False)
-    if len(quantized(rows)) < len(rows):
-        legend.append(Line2D([], [], ls="none", label="unquantized", **PLAIN))
-    legend.append(Line2D([], [], color=INK, lw=1.0, label="Pareto front"))
+    legend = [*handles(rows, styles, lines=False), Line2D([], [], color=INK, lw=1.0, label="Pareto front")]
     fig.legend(handles=legend, loc="outside lower center", ncols=4)
-    heading(fig, "Quality against what is stored (larger markers: larger models; pale: not on the front)",
-            t.left_out(columns))  # fmt: skip
+    title = "Quality against what is stored (larger markers: larger models; pale: not on the front)"
+    heading(fig, title, t.left_out(columns))
     return fig
 
 
@@ -81,8 +68,8 @@ def _draw(ax: Axes, c: Column, points: list[tuple], styles: dict[tuple, dict], s
     best = [points[i] for i in front([(x, value(r, c)) for x, _, r in points], c.higher_is_better)]
     ax.plot([x for x, _, _ in best], [y for _, y, _ in best], color=INK, lw=0.9, drawstyle="steps-post", zorder=2)
     for x, y, r in points:
-        style = styles.get(r.series, PLAIN)
-        style = style | dict(linestyle="none", markersize=style["markersize"] * sizes[r.model], markeredgewidth=0.4)
+        size = styles[r.series]["markersize"] * sizes[r.model]
+        style = styles[r.series] | dict(linestyle="none", markersize=size, markeredgewidth=0.4)
         on_front = any(r is other for _, _, other in best)
         ax.plot(x, y, zorder=4 if on_front else 3, alpha=1 if on_front else 0.3, clip_on=False, **style)
     return best
@@ -93,9 +80,8 @@ def _name_parts(ax: Axes, best: list[tuple], higher_is_better: bool) -> None:
     down = -1 if higher_is_better else 1
     for x, y, r in {r.model: (x, y, r) for x, y, r in best}.values():
         right = x > 0.6 * ax.get_xlim()[1]
-        style = dict(ha="right" if right else "left", va="top" if down < 0 else "bottom", size=7)
-        ax.annotate(r.model, (x, y), (5 if right else 2, down * 5), textcoords="offset points",
-                    path_effects=HALO, zorder=5, **style)  # fmt: skip
+        style = dict(ha="right" if right else "left", va="top" if down < 0 else "bottom", size=7, path_effects=HALO)
+        ax.annotate(r.model, (x, y), (5 if right else 2, down * 5), textcoords="offset points", zorder=5, **style)
 
 
 def _unit(sizes: list[float]) -> tuple[float, str]:

@@ -1,11 +1,13 @@
-"""What the figures of quality share: a look per series of rows, the legend, and where a perplexity axis ends."""
+"""What the figures of quality share: one look per series of rows, the legend, and the axis of a metric."""
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from qbench.render.style import look
+from qbench.render.style import SOFT, look, plain, value_axis
 from qbench.report.quality.columns import Column
 from qbench.report.quality.rows import Row
 from qbench.report.quality.variants import UNQUANTIZED
@@ -20,8 +22,7 @@ def quantized(rows: list[Row]) -> list[Row]:
 def looks(rows: list[Row]) -> dict[tuple, dict]:
     """Line2D keywords per series among ``rows``, in order; variants of a method after the first are hollow."""
     methods = {r.series: r.method for r in sorted(rows, key=lambda r: r.series)}
-    seen: Counter = Counter()
-    out = {}
+    seen, out = Counter(), {}
     for series, method in methods.items():
         out[series] = look(method, seen[method])
         seen[method] += 1
@@ -30,12 +31,11 @@ def looks(rows: list[Row]) -> dict[tuple, dict]:
 
 def handles(rows: list[Row], styles: dict[tuple, dict], lines: bool = True) -> list[Line2D]:
     """One legend handle per series of ``styles``, without lines where the series is outside the bits axis."""
-    first = {r.series: r for r in reversed(rows)}
-    out = []
+    out, first = [], {r.series: r for r in reversed(rows)}
     for series, style in styles.items():
         r = first[series]
-        style = style if lines and r.on_axis else style | dict(linestyle="none")
-        out.append(Line2D([], [], label=r.legend, **style))
+        label = "unquantized" if r.method == UNQUANTIZED else r.legend
+        out.append(Line2D([], [], label=label, **style if lines and r.on_axis else style | {"linestyle": "none"}))
     return out
 
 
@@ -44,8 +44,18 @@ def value(r: Row, c: Column, end: float = math.inf) -> float:
     return min(end, r.cells[c.key].value) * c.scale
 
 
-def axis_end(c: Column, rows: list[Row]) -> float:
-    """Where the bad end of a perplexity axis is cut off; inf for other metrics and without an unquantized model."""
-    full = [r.cells[c.key].value for r in rows if r.method == UNQUANTIZED and r.cells[c.key].finite]
+def quality_axis(line: Sequence[Axes], c: Column, rows: list[Row]) -> float:
+    """The y axis that the panels of ``line`` share, with its label and the level of guessing.
+
+    Returns where a perplexity axis is cut off; inf for other metrics and where no unquantized model is measured.
+    """
+    rows = [r for r in rows if r.cells[c.key].finite]
+    full = [r.cells[c.key].value for r in rows if r.method == UNQUANTIZED]
     end = BEYOND * max(full, default=math.inf) if c.log and c.delta else math.inf
-    return float(f"{end:.2g}")
+    end, chance = float(f"{end:.2g}"), [] if c.chance is None else [c.chance * c.scale]
+    value_axis(line[0], [*chance, *(value(r, c, end) for r in rows)], c.log)
+    cut = any(r.cells[c.key].value > end for r in rows)
+    line[0].set_ylabel(c.titled + (f"\n(≥ {plain(end)} on the edge)" if cut else ""))
+    for ax, y in ((ax, y) for ax in line for y in chance):
+        ax.axhline(y, color=SOFT, lw=0.9, ls=":", zorder=1.5)
+    return end
