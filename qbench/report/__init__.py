@@ -14,6 +14,7 @@ from qbench.printed.audit import write_audit
 from qbench.printed.published import METRICS, TABLES
 from qbench.printed.published import load as load_published
 from qbench.protocol import PROTOCOLS, name_of
+from qbench.render import writers
 from qbench.render.write import to_csv, to_latex, to_markdown
 from qbench.report.latency import write_latency
 from qbench.report.quality.frame import frame, layer_frame
@@ -24,10 +25,7 @@ from qbench.report.quality.table import TableSpec, make_table
 from qbench.report.quality.variants import flaw
 from qbench.report.reproduction.compare import reproduce
 from qbench.report.reproduction.measured_cells import of_table
-from qbench.report.reproduction.text import to_text
-from qbench.report.reproduction.write import to_csv as paper_csv
-from qbench.report.reproduction.write import to_latex as paper_latex
-from qbench.report.reproduction.write import to_markdown as paper_markdown
+from qbench.report.reproduction.sheet import sheet as paper_sheet
 from qbench.store import Store
 
 __all__ = ["TableSpec", "build", "frame", "layer_frame", "load", "main", "make_table", "paper_table", "summary"]
@@ -81,11 +79,11 @@ def build(
     written += write_latency(results_dir, measurements, out, figures=figures)
     if paper and len(df):
         written += write_audit(out / "audit", figures=figures)
-        written += _paper_tables(measurements, failures, out, put, figures)
+        written += _paper_tables(measurements, failures, out, figures)
     return sorted(written)
 
 
-def _paper_tables(measurements: list, failures: list[dict], out: Path, put, figures: bool) -> list[Path]:
+def _paper_tables(measurements: list, failures: list[dict], out: Path, figures: bool) -> list[Path]:
     printed, refused, written = load_published(), [], []
     for protocol in PROTOCOLS:
         tables = []
@@ -99,8 +97,7 @@ def _paper_tables(measurements: list, failures: list[dict], out: Path, put, figu
                 refused.append(f"table {k}, protocol {protocol}: {e}")
                 continue
             tables.append(t)
-            for extension, write in (("csv", paper_csv), ("md", paper_markdown), ("tex", paper_latex)):
-                put(f"{t.name}.{extension}", write(t))
+            written += writers.write(paper_sheet(t), out / "tables")
         if figures and any(line.measured for t in tables for line in t.lines):
             from qbench.report.reproduction.figure import draw
 
@@ -113,7 +110,8 @@ def _paper_tables(measurements: list, failures: list[dict], out: Path, put, figu
 def paper_table(results_dir: str | Path, table: int, protocol: str | None = None, metric: str | None = None) -> str:
     """One of the paper's tables with ours beside it, as text; ValueError as in ``reproduce``."""
     measurements, failures = load(results_dir)
-    return to_text(reproduce(measurements, table, protocol, (metric,) if metric else METRICS, failures))
+    metrics = (metric,) if metric else METRICS
+    return writers.to_text(paper_sheet(reproduce(measurements, table, protocol, metrics, failures)))
 
 
 def summary(results_dir: str | Path) -> str:

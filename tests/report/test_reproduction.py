@@ -13,9 +13,10 @@ from fakes.paper_records import evaluations, record, records, science, with_scie
 from qbench.printed.published import METRICS, TASKS, load
 from qbench.protocol import judge
 from qbench.record import Metric, digest
+from qbench.render.writers import to_csv, to_latex, to_markdown
 from qbench.report import build, main, paper_table
 from qbench.report.reproduction.compare import reproduce
-from qbench.report.reproduction.write import to_csv, to_latex, to_markdown
+from qbench.report.reproduction.sheet import sheet
 from qbench.store import Store
 
 ROWS = load()
@@ -89,9 +90,9 @@ def test_a_record_without_an_error_is_never_marked_and_never_called_equal():
     m = record(science(row), evaluations()["c4_ppl"], {"c4/ppl": Metric(99.0, "perplexity", 100)})
     t = reproduce([m], 2)
     assert math.isnan(line_of(t, row).printed["c4_ppl"].tolerance)
-    (cell,) = (r for r in csv.DictReader(io.StringIO(to_csv(t))) if r["ours"])
+    (cell,) = (r for r in csv.DictReader(io.StringIO(to_csv(sheet(t)))) if r["ours"])
     assert (cell["ours"], cell["beyond"]) == ("99", "")
-    assert "| ours | – | 99.00 |" in to_markdown(t)
+    assert "| ours | – | 99.00 |" in to_markdown(sheet(t))
 
 
 def test_rounding_of_the_print_alone_is_no_difference():
@@ -118,14 +119,14 @@ def test_awq_is_compared_with_both_group_sizes():
     assert line.printed["c4_ppl"].beyond
     assert not line.other["c4_ppl"].beyond
     assert line.other["c4_ppl"].text == "23.8"
-    page = to_markdown(reproduce(records(swapped), 1))
+    page = to_markdown(sheet(reproduce(records(swapped), 1)))
     assert "| printed g128 (Table 3) | 22.6 | 23.8 |" in page
-    assert line_of(reproduce([], 1), printed(1, "qwen3-8b-base", "gptq", 4)).other is None
+    assert line_of(reproduce([], 1), printed(1, "qwen3-8b-base", "gptq", 4)).other == {}
 
 
 def test_doubted_cells_carry_a_mark():
     t = reproduce([], 2)
-    page = to_markdown(t)
+    page = to_markdown(sheet(t))
     mark = {kind: chr(97 + i) for i, kind in enumerate(t.doubts)}
     assert f"80.1<sup>{mark['impossible']}</sup>" in page
     assert f"| 4B | GPTQ<sup>{mark['repeated_row']}</sup> | 8 | 16 | printed | 16.8 |" in page
@@ -143,8 +144,8 @@ def test_diverged_failed_and_nan_cells():
     assert line.ours["c4_ppl"].value == math.inf
     assert not line.printed["c4_ppl"].beyond
     assert line.ours["mmlu"].failed == "OutOfMemoryError: no room"
-    assert "| ours | – | inf | – |" in to_markdown(t)
-    cells = {r["metric"]: r for r in csv.DictReader(io.StringIO(to_csv(t))) if r["ours"]}
+    assert "| ours | – | inf | – |" in to_markdown(sheet(t))
+    cells = {r["metric"]: r for r in csv.DictReader(io.StringIO(to_csv(sheet(t)))) if r["ours"]}
     assert {k: r["ours"] for k, r in cells.items()} == {"c4_ppl": "inf", "mmlu": "failed"}
 
 
@@ -205,17 +206,17 @@ def test_own_settings_and_records_without_a_protocol_are_left_out_with_a_note():
     other = with_science(m, calib={"seed": 1})
     t = reproduce([other, replace(m, protocol={})], 3)
     assert not any(line.measured for line in t.lines)
-    assert "1 records with settings of their own (calib.seed=1)" in t.head[-2]
-    assert "1 records of an earlier version" in t.head[-1]
+    assert "1 records with settings of their own (calib.seed=1)" in t.notes[-2]
+    assert "1 records of an earlier version" in t.notes[-1]
 
 
 def test_the_head_is_read_from_the_records():
     rows = [printed(3, "qwen3-8b-base", "gptq", 4), printed(3, "qwen3-8b-base", "awq", 4)]
-    head = reproduce([m for row in rows for m in records(row, protocol="released")], 3).head
-    assert "Calibration: c4, 128 × 512 tokens, seed 42, drawn as lines (awq)." in head
-    assert "Evaluation: num_fewshot 5, max_prompt 2048 (mmlu_hendrycks/acc)." in head
-    assert "Differs from paper: method.act_order=True (gptq)." in head
-    assert reproduce([], 3).head == ["Measured: 0 of 45 rows."]
+    notes = reproduce([m for row in rows for m in records(row, protocol="released")], 3).notes
+    assert "Calibration: c4, 128 × 512 tokens, seed 42, drawn as lines (awq)." in notes
+    assert "Evaluation: num_fewshot 5, max_prompt 2048 (mmlu_hendrycks/acc)." in notes
+    assert "Differs from paper: method.act_order=True (gptq)." in notes
+    assert reproduce([], 3).notes == ["Measured: 0 of 45 rows."]
 
 
 # --- what is written ---
@@ -263,7 +264,7 @@ def test_tables_are_byte_stable_and_need_neither_torch_nor_hydra(results, tmp_pa
 @pytest.mark.parametrize("table", [1, 4])
 def test_latex_is_balanced(results, table):
     t = reproduce(Store(results).measurements(), table, "paper")
-    tex = to_latex(t)
+    tex = to_latex(sheet(t))
     body = tex[tex.index(r"\endfoot") : tex.index(r"\end{longtable}")]
     lines = [line for line in body.splitlines() if line.endswith(r"\\")]
     assert all(line.count("&") == 4 + len(METRICS) for line in lines)

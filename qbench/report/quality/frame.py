@@ -21,18 +21,8 @@ COMPARISONS = ("kl", "top1")  # metrics that are themselves a comparison with th
 COLUMNS = [
     *("id", "quant", "model", "model_bytes", "method", "bits", "act_bits", "group_size", "label"),
     *("nominal_bits", "stored_bits", "metric", "unit", "value", "stderr", "n", "base", "delta"),
-    *(
-        "delta_stderr",
-        "delta_note",
-        "n_notes",
-        "notes",
-        "status",
-        "error",
-        "variant",
-        "evaluation",
-        "science",
-        "protocol",
-    ),
+    *("delta_stderr", "delta_note", "n_notes", "notes", "status", "error", "variant", "evaluation"),
+    *("science", "protocol"),
 ]
 
 
@@ -56,9 +46,8 @@ def frame(measurements: Iterable[Measurement], failures: Iterable[dict] = ()) ->
     for m in measurements:
         base = baselines.get((canon(m.science["model"]), canon(m.science["eval"])))
         notes = Counter(note for layer in m.layers for note in layer.notes)
-        shared = _identity(m.id, m.science, m.protocol) | dict(
-            n_notes=sum(notes.values()), notes=notes, status="ok", error=""
-        )
+        shared = _identity(m.id, m.science, m.protocol) | dict(status="ok", error="")
+        shared |= dict(n_notes=sum(notes.values()), notes=notes)
         shared |= dict(model_bytes=m.model_bytes, nominal_bits=m.nominal_bits, stored_bits=m.stored_bits)
         shared["label"] = _label(shared)
         for key, metric in m.metrics.items():

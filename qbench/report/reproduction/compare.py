@@ -1,32 +1,33 @@
 """The paper's four tables with our numbers beside the printed ones.
 
-The rows are the printed rows, so an unmeasured cell is empty and never missing. Print and ours are of the same texts
-and questions, so the choice of items hardly excuses a difference. An unquantized model has nothing else that varies:
-its difference is marked where rounding cannot have made it, beyond half a unit of the last printed digit. A quantized
-model varies with the calibration data that were drawn, by an amount that the print does not tell; its difference is
-marked beyond twice our standard error over the items and the rounding (uniform within one unit u: u / sqrt 12).
+The rows are the printed rows, so an unmeasured cell is empty and never missing. Print and ours use the same texts and
+questions, so the choice of items hardly explains a difference. Nothing else varies for an unquantized model: its
+difference is marked where it is larger than rounding can make it, half a unit of the last printed digit. A quantized
+model also varies with the calibration data drawn, by an amount that the print does not tell; its difference is marked
+beyond twice our standard error over the items combined with the rounding (uniform within one unit u: u / sqrt 12).
 Where the printed zero-shot mean is not the mean of the six tasks, ours is compared with the recomputed mean.
 """
 
 import math
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from qbench.printed.audit import doubted, findings
-from qbench.printed.finding import KINDS, Book, mean
+from qbench.printed.finding import KINDS, Book, cells, mean
 from qbench.printed.published import METRICS, TABLES, TASKS, Printed, load
-from qbench.protocol import NOT_STORED, OWN, check, name_of
+from qbench.protocol import PROTOCOLS, check, name_of
 from qbench.record import Measurement
-from qbench.report.quality.variants import UNQUANTIZED, method_of
-from qbench.report.reproduction.measured_cells import Ours, failed, measured, of_table, printed_cell, printed_metrics
+from qbench.report.quality.variants import UNQUANTIZED
+from qbench.report.reproduction.measured_cells import Ours, failed, measured, of_table, printed_cell
+from qbench.report.reproduction.notes import data_of, left_out, settings_of
 
 
 @dataclass(frozen=True)
 class Against:
-    """A printed cell and what ours is to it; ``reference`` is the printed number, or the recomputed mean.
+    """A printed cell compared with ours. ``reference`` is the printed number, or the recomputed mean.
 
-    ``difference`` is NaN where there is nothing to subtract; beyond ``tolerance`` it is marked.
+    ``difference`` is ours minus ``reference``, NaN where one of them is missing; beyond ``tolerance`` it is marked.
+    ``doubts`` are the kinds of finding of the audit that doubt the printed cell.
     """
 
     text: str
@@ -42,13 +43,13 @@ class Against:
 
 @dataclass(frozen=True)
 class Line:
-    """One printed row: ours and the printed cells by metric; ``other`` is the print under the other group size."""
+    """One printed row with ours by metric, compared with this row and, for AWQ, with the other group size's row."""
 
     row: Printed
     ours: dict[str, Ours]
     printed: dict[str, Against]
-    other_row: Printed | None = None
-    other: dict[str, Against] | None = None
+    other_row: Printed | None
+    other: dict[str, Against]
 
     @property
     def measured(self) -> bool:
@@ -57,13 +58,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """Table ``table`` under ``protocol``; ``head`` are lines above it, ``doubts`` the kinds of finding it marks."""
+    """A table under one protocol. ``doubts`` are the kinds of finding that it marks, ``notes`` sentences about it."""
 
     table: int
     protocol: str
     metrics: tuple[str, ...]
     lines: list[Line]
-    head: list[str]
+    notes: list[str]
     doubts: tuple[str, ...]
 
     @property
@@ -78,97 +79,55 @@ def reproduce(
     metrics: tuple[str, ...] = METRICS,
     failures: Iterable[dict] = (),
 ) -> Reproduction:
-    """Table 1 to 4 from the records that follow ``protocol`` (without one: the only one they follow, or paper).
+    """Table 1 to 4 from the records that follow ``protocol`` (default: the only one that they follow, or paper).
 
-    ValueError for an unknown table, protocol or metric, for records of two protocols where none is named, and
-    for two records of one cell that differ in revision, data or settings.
+    ValueError for an unknown table, protocol or metric, for records of two protocols where none is named, and for two
+    records of one cell that differ in revision, data or settings.
     """
     if table not in TABLES:
         raise ValueError(f"table {table!r}: the paper's result tables are 1, 2, 3 and 4; choose one of them")
     if unknown := [m for m in metrics if m not in METRICS]:
         raise ValueError(f"unknown metric {unknown[0]!r}; the tables have {', '.join(METRICS)}")
-    printed = load()
-    mine = of_table(measurements, table, printed)
-    protocol = protocol or _only(mine, table)
+    rows = load()
+    candidates = of_table(measurements, table, rows)
+    protocol = protocol or _only_protocol(candidates, table)
     check(protocol)
-    used = [m for m in mine if name_of(m.protocol) == protocol]
-    cells = failed(failures, protocol) | measured(used)
-    found, book = findings(printed), Book(printed)
-    doubts = doubted(found)
-    swapped = {method for f in found if f.kind == "group_order" for method in f.methods}
-    lines = [_line(r, book, cells, metrics, doubts, swapped) for r in printed if r.table == table]
-    shown = [cells for x in lines for cells in (x.printed, (x.other or {}) if x.ours else {})]
-    marks = {kind for cells in shown for a in cells.values() for kind in a.doubts}
-    head = [*_settings(used), *_data(used), *_count(lines, mine, protocol)]
-    return Reproduction(table, protocol, metrics, lines, head, tuple(k for k in KINDS if k in marks))
+    used = [m for m in candidates if name_of(m.protocol) == protocol]
+    ours = failed(failures, protocol) | measured(used)
+    lines = _compare([r for r in rows if r.table == table], rows, ours, metrics)
+    shown = [against for x in lines for against in (x.printed, x.other if x.ours else {})]
+    doubts = {kind for cells_ in shown for a in cells_.values() for kind in a.doubts}
+    count = f"Measured: {sum(line.measured for line in lines)} of {len(lines)} rows."
+    notes = [*settings_of(used), *data_of(used), count, *left_out(candidates, protocol)]
+    return Reproduction(table, protocol, metrics, lines, notes, tuple(k for k in KINDS if k in doubts))
 
 
-def _only(mine: list[Measurement], table: int) -> str:
-    found = {p for m in mine if (p := name_of(m.protocol)) not in (OWN, NOT_STORED)}
+def _only_protocol(candidates: list[Measurement], table: int) -> str:
+    found = {name_of(m.protocol) for m in candidates} & set(PROTOCOLS)
     if len(found) > 1:
         raise ValueError(f"table {table} has records of two protocols, {' and '.join(sorted(found))}; ask for one")
     return found.pop() if found else "paper"
 
 
-def _line(row, book: Book, cells: dict, metrics: tuple[str, ...], doubts: dict, swapped: set[str]) -> Line:
-    ours = {m: cells[printed_cell(row), m] for m in metrics if (printed_cell(row), m) in cells}
-    printed = {m: _against(row, m, ours.get(m), doubts) for m in metrics}
-    other = book.regrouped(row) if row.method in swapped else None
-    if other is None:
-        return Line(row, ours, printed)
-    return Line(row, ours, printed, other, {m: _against(other, m, ours.get(m), doubts) for m in metrics})
+def _compare(wanted: list[Printed], rows: list[Printed], ours: dict, metrics: tuple[str, ...]) -> list[Line]:
+    """A line per ``wanted`` row; the other group size belongs to methods whose group sizes the audit doubts."""
+    found, book, lines = findings(rows), Book(rows), []
+    doubts = doubted(found)
+    swapped = {method for f in found if f.kind == "group_order" for method in f.methods}
+    for row in wanted:
+        mine = {m: ours[printed_cell(row), m] for m in metrics if (printed_cell(row), m) in ours}
+        other = book.regrouped(row) if row.method in swapped else None
+        pair = [{m: _against(r, m, mine.get(m), doubts) for m in metrics} if r else {} for r in (row, other)]
+        lines.append(Line(row, mine, pair[0], other, pair[1]))
+    return lines
 
 
 def _against(row: Printed, metric: str, ours: Ours | None, doubts: dict) -> Against:
-    kinds = tuple(doubts.get((row.table, row.model, row.method, row.w_bits, row.a_bits, metric), ()))
-    reference, step, numbers = row.values[metric], row.step(metric), 1
+    kinds = tuple(doubts.get(cells(row, [metric])[0], ()))
+    reference, unit, numbers = row.values[metric], row.step(metric), 1
     if "not_mean" in kinds:
-        reference, step, numbers = mean(row), 0.1, len(TASKS)
-    difference = ours.value - reference if ours else math.nan
-    tolerance = math.nan
-    if ours:
-        full = row.method == UNQUANTIZED
-        tolerance = step / 2 if full else 2 * math.hypot(ours.stderr, step / math.sqrt(12 * numbers))
-    return Against(row.text[metric], reference, difference, tolerance, kinds)
-
-
-def _settings(used: list[Measurement]) -> list[str]:
-    """The calibrations and evaluations behind a table, and in what its methods differ from the paper's text."""
-    calibs, evals, changed = defaultdict(set), defaultdict(set), defaultdict(set)
-    for m in used:
-        method, ev = method_of(m.science)["name"], m.science["eval"]
-        if calib := m.science.get("calib"):
-            words = "{source}, {n} × {length} tokens, seed {seed}, drawn as {draw}".format_map(calib)
-            calibs[words].add(method)
-        names = ("window", "logits", "draw", "limit", "num_fewshot", "max_prompt")
-        for key in printed_metrics(m.metrics):
-            evals[", ".join(f"{k} {ev[k]}" for k in names if ev.get(k) is not None)].add(key)
-        for field in m.protocol["deviations"]["paper"]:
-            if not field.startswith("eval."):
-                changed[field].add(method)
-    lines = [f"Calibration: {words} ({_join(methods)})." for words, methods in sorted(calibs.items())]
-    lines += [f"Evaluation: {words} ({_join(keys)})." for words, keys in sorted(evals.items())]
-    return lines + [f"Differs from paper: {field} ({_join(methods)})." for field, methods in sorted(changed.items())]
-
-
-def _join(words: set[str]) -> str:
-    return ", ".join(sorted(words))
-
-
-def _data(used: list[Measurement]) -> list[str]:
-    """Revisions and data of the records behind a table, one line each, shortened digests."""
-    revisions = sorted({(m.science["model"]["name"], str(m.science["model"].get("revision"))) for m in used})
-    lines = [f"Models: {', '.join(f'{name} @ {revision[:8]}' for name, revision in revisions)}."] if used else []
-    data = {(m.science["eval"].get("name", "eval"), k, str(m.science["eval"].get("data"))[:8]) for m in used
-            for k in m.metrics if "/" in k and m.metrics[k].samples is not None}  # fmt: skip
-    return lines + ([f"Data: {', '.join(f'{k} {d}' for _, k, d in sorted(data))}."] if data else [])
-
-
-def _count(lines: list[Line], mine: list[Measurement], protocol: str) -> list[str]:
-    out = [f"Measured: {sum(line.measured for line in lines)} of {len(lines)} rows."]
-    if own := [m.protocol["deviations"].get(protocol, []) for m in mine if name_of(m.protocol) == OWN]:
-        fields = _join({field for found in own for field in found})
-        out.append(f"Left out: {len(own)} records with settings of their own ({fields}).")
-    if old := sum(name_of(m.protocol) == NOT_STORED for m in mine):
-        out.append(f"Left out: {old} records of an earlier version, which did not store their protocol.")
-    return out
+        reference, unit, numbers = mean(row), 0.1, len(TASKS)
+    if ours is None:
+        return Against(row.text[metric], reference, math.nan, math.nan, kinds)
+    tolerance = unit / 2 if row.method == UNQUANTIZED else 2 * math.hypot(ours.stderr, unit / math.sqrt(12 * numbers))
+    return Against(row.text[metric], reference, ours.value - reference, tolerance, kinds)

@@ -1,0 +1,140 @@
+"""A table of the paper beside ours as a sheet of text cells."""
+
+import math
+from itertools import groupby
+
+from qbench.printed.finding import HEADERS, KINDS, NAMES, short
+from qbench.printed.published import PERPLEXITIES, Printed
+from qbench.render.sheet import Cell, Sheet
+from qbench.report.reproduction.compare import Against, Line, Reproduction
+from qbench.report.reproduction.measured_cells import Ours
+
+CAPTIONS = {
+    1: "base models, one scale per row",
+    2: "post-trained models, one scale per row",
+    3: "base models, groups of 128",
+    4: "post-trained models, groups of 128",
+}
+LEGEND = (
+    "Accuracies in per cent. ours: ± one standard error over the items. Δ: ours − printed. * marks a Δ that rounding "
+    "and our standard error do not explain: for an unquantized model one beyond half a unit of the last printed "
+    "digit, for a quantized model one beyond twice our standard error and the rounding together. Print and ours use "
+    "the same items, so a quantized Δ without a mark does not prove agreement; the print does not say how much "
+    "another sample of calibration data changes a number. Where the printed mean is not the mean of the six tasks, Δ "
+    "is to the recomputed mean."
+)
+CSV = ["table", "protocol", "model", "method", "w_bits", "a_bits", "group_size", "metric", "printed", "reference"]
+CSV += ["ours", "stderr", "difference", "tolerance", "beyond", "doubts"]
+CSV += ["other_printed", "other_difference", "other_beyond"]  # the same cell as printed under the other group size
+
+
+def sheet(t: Reproduction) -> Sheet:
+    """Up to five rows per printed row: printed, ours, the difference, and the same for the other group size.
+
+    With a single metric these are columns instead.
+    """
+    caption = f"Table {t.table} of arXiv 2505.02214v1 and ours: {CAPTIONS[t.table]}. Protocol: {t.protocol}"
+    s = Sheet(t.name, caption, [], "", lines=[*t.notes, LEGEND], csv_head=CSV)
+    letters = {kind: s.mark(f"in doubt: {KINDS[kind].title.lower()}.") for kind in t.doubts}
+    rows = [(line, _who(line, letters), _parts(t.metrics, line, letters)) for line in t.lines]
+    s.csv_rows = [_csv_row(t, line, metric) for line in t.lines for metric in t.metrics]
+    if len(t.metrics) == 1:
+        columns = list(dict.fromkeys(name for *_, parts in rows for name in parts))
+        s.head, s.align = [HEADERS[t.metrics[0]], *columns], "l" + "r" * len(columns)
+        s.blocks = [("", [[_name(who), *(parts.get(c, [Cell("")])[0] for c in columns)] for _, who, parts in rows])]
+        return s
+    arrows = [" ↓" if m in PERPLEXITIES else " ↑" for m in t.metrics]
+    s.head = ["Model", "Method", "#W", "#A", "", *(HEADERS[m] + arrow for m, arrow in zip(t.metrics, arrows))]
+    s.align = "llrrl" + "r" * len(t.metrics)
+    for _, same_model in groupby(rows, lambda row: row[0].row.model):
+        block = []
+        for _, who, parts in same_model:
+            block += [(who if k == 0 else [Cell("")] * 4) + [Cell(part), *parts[part]] for k, part in enumerate(parts)]
+        s.blocks.append(("", block))
+    return s
+
+
+def _parts(metrics: tuple[str, ...], line: Line, letters: dict[str, str]) -> dict[str, list[Cell]]:
+    """What is known of a printed row, by name, one cell per metric."""
+    out = {"printed": _printed(metrics, line.printed, letters)}
+    if line.ours:
+        out["ours"] = [Cell(_ours(m, line.ours.get(m))) for m in metrics]
+        out["Δ"] = [_difference(m, line.printed[m]) for m in metrics]
+    if line.ours and line.other:
+        name = "per row" if line.other_row.group_size is None else f"g{line.other_row.group_size}"
+        out[f"printed {name} (Table {line.other_row.table})"] = _printed(metrics, line.other, letters)
+        out[f"Δ {name}"] = [_difference(m, line.other[m]) for m in metrics]
+    return out
+
+
+def _printed(metrics: tuple[str, ...], cells: dict[str, Against], letters: dict[str, str]) -> list[Cell]:
+    """The printed cells; a doubt about the whole row is marked at its method and not again here."""
+    whole = _whole(cells)
+    marks = {m: [letter for kind, letter in letters.items() if kind in set(cells[m].doubts) - whole] for m in metrics}
+    return [Cell(cells[m].text, marks[m]) for m in metrics]
+
+
+def _who(line: Line, letters: dict[str, str]) -> list[Cell]:
+    """Model, method, #W and #A as printed; the method with the doubts about its whole row."""
+    marks = [letter for kind, letter in letters.items() if kind in _whole(line.printed)]
+    r = line.row
+    return [Cell(short(r.model)), Cell(NAMES[r.method], marks), Cell(f"{r.w_bits:g}"), Cell(str(r.a_bits))]
+
+
+def _name(who: list[Cell]) -> Cell:
+    """All of ``_who`` in one cell."""
+    model, method, w_bits, a_bits = (c.text for c in who)
+    return Cell(f"{model} {method}" + (f" W{w_bits}A{a_bits}" if w_bits != "16" else ""), who[1].marks)
+
+
+def _whole(cells: dict[str, Against]) -> set[str]:
+    """The kinds of finding that doubt every cell of a row."""
+    return set.intersection(*(set(a.doubts) for a in cells.values())) if len(cells) > 1 else set()
+
+
+def _ours(metric: str, ours: Ours | None) -> str:
+    if ours is None:
+        return "–"
+    if ours.failed:
+        return "failed"
+    text = _like_print(metric, ours.value)
+    if not math.isfinite(ours.stderr) or "e" in text:
+        return text
+    return f"{text} ± {ours.stderr:.{len(text.partition('.')[2])}f}"
+
+
+def _difference(metric: str, a: Against) -> Cell:
+    if math.isnan(a.difference):
+        return Cell("–")
+    sign = "−" if a.difference < 0 else "+"
+    return Cell(sign + _like_print(metric, abs(a.difference)), ["*"] * a.beyond)
+
+
+def _like_print(metric: str, value: float) -> str:
+    """With one digit more than the print: 4 significant digits of a perplexity, 2 decimals of an accuracy."""
+    if not math.isfinite(value):
+        return str(value)
+    if metric not in PERPLEXITIES:
+        return f"{value:.2f}"
+    if value >= 1e4:
+        return f"{value:.2e}".replace("e+0", "e").replace("e+", "e")
+    return f"{value:.{2 if value < 100 else 1 if value < 1000 else 0}f}"
+
+
+def _csv_row(t: Reproduction, line: Line, metric: str) -> list:
+    """One printed cell and all that is known of it."""
+    r, a, ours, b = line.row, line.printed[metric], line.ours.get(metric), line.other.get(metric)
+    value = (
+        None if ours is None else "failed" if ours.failed else str(ours.value) if math.isnan(ours.value) else ours.value
+    )
+    row = [t.table, t.protocol, r.model, r.method, f"{r.w_bits:g}", r.a_bits, _group(r), metric, a.text, a.reference]
+    row += [value, ours and ours.stderr, a.difference, a.tolerance, _beyond(a), " ".join(a.doubts)]
+    return [*row, *([b.text, b.difference, _beyond(b)] if b else [None] * 3)]
+
+
+def _group(row: Printed) -> str:
+    return "" if row.method == "none" else "per-row" if row.group_size is None else str(row.group_size)
+
+
+def _beyond(a: Against) -> str:
+    return "" if math.isnan(a.difference) or math.isnan(a.tolerance) else "yes" if a.beyond else "no"
