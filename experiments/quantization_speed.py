@@ -36,8 +36,9 @@ from qbench.models.quantized import QuantizedFolder
 from qbench.models.random_weights import write_random
 from qbench.plan import costs
 from qbench.shape import Shape
+from qbench.statistics_cache import CachedStatistics
 from qbench.stats import Gram
-from qbench.stream import Remembered, quantize
+from qbench.stream import quantize
 
 PEER = Path(__file__).parent / "peers" / "llm_compressor.py"
 PHASES = [
@@ -49,8 +50,8 @@ PHASES = [
     ("layer errors", Gram, "relative_error"),
     ("disk", QuantizedFolder, "save"),
     ("disk", QuantizedFolder, "save_hidden"),
-    ("disk", Remembered, "write"),
-    ("disk", Remembered, "read"),
+    ("disk", CachedStatistics, "write"),
+    ("disk", CachedStatistics, "read"),
     ("forward", BlockCalibration, "observe"),
     ("forward", BlockCalibration, "advance"),
     ("forward", BlockCalibration, "outputs"),
@@ -84,14 +85,14 @@ def measure(room: Path, options) -> dict:
         gptq.append(bench.run(f"gptq-{i}", GPTQ(Grid(4, 128))))
         if options.peer:
             peer.append(bench.peer(options.peer))
-    shared = Remembered(room / "statistics")
+    shared = CachedStatistics(room / "statistics")
     runs = {
         "gptq W4 g128": min(gptq, key=lambda r: r["seconds"]),
         "awq W4 g128": bench.run("awq-4", AWQ(Grid(4, 128)), shared),
         "awq W3 g128, further": bench.run("awq-3", AWQ(Grid(3, 128)), shared),
         "smoothquant W4A8, further": bench.run("sq-4", SmoothQuant(Grid(4, -1, True)), shared),
     }
-    alone = Remembered(room / "statistics-2")
+    alone = CachedStatistics(room / "statistics-2")
     runs["smoothquant W8A8"] = bench.run("sq-8", SmoothQuant(), alone)
     runs["smoothquant W6A8, further"] = bench.run("sq-6", SmoothQuant(Grid(6, -1, True)), alone)
     rates.append(bench.rates())
@@ -128,11 +129,11 @@ class Bench:
     def __init__(self, room, ckpt, ids_BT):
         self.room, self.ckpt, self.ids_BT = room, ckpt, ids_BT
 
-    def run(self, name, method, remembered=None) -> dict:
+    def run(self, name, method, statistics=None) -> dict:
         with stopwatch() as phases:
             started = time.perf_counter()
             folder = QuantizedFolder(self.room / name)
-            reports = quantize(self.ckpt, method, self.ids_BT, folder, remembered=remembered)
+            reports = quantize(self.ckpt, method, self.ids_BT, folder, statistics=statistics)
             seconds = time.perf_counter() - started
         phases["other"] = seconds - sum(phases.values())
         return {

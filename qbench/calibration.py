@@ -1,12 +1,12 @@
-"""What flows through a block: the only place with forward hooks.
+"""Runs blocks on calibration inputs and gathers statistics of what their linears read.
 
-The inputs of block 0 come from the model's own forward pass, stopped there, with every keyword argument that the model
-passes (rotary embeddings, mask, positions): nothing about attention is rebuilt by hand. After that each block's outputs
-are the next one's inputs.
+The inputs of block 0 come from the model's own forward pass, stopped there by a hook, with every keyword argument that
+the model passes (rotary embeddings, mask, positions): nothing about attention is rebuilt by hand. After that, each
+block's outputs are the next block's inputs.
 
-A block is run in the steps of its ``Anatomy``. Depth first (``observe``), each batch goes through all of them at once.
-Breadth first (``advance``), all batches stop at the next stage, so that its linears may be quantized before they are
-used: a method that sees earlier stages quantized needs one forward pass a block, not one a stage.
+A block runs in the steps of its ``Anatomy``. Depth first (``observe``), each batch goes through all of them at once.
+Breadth first (``advance``), all batches stop at the next stage, so that its linears can be quantized before they are
+used: a method that calibrates on quantized earlier stages needs one forward pass per block, not one per stage.
 
 Dimension key: B sequences, T tokens, D model width, K input channels.
 """
@@ -22,12 +22,12 @@ from qbench.stats import Statistic
 
 
 class Stop(Exception):
-    """Raised by a hook that has seen enough."""
+    """Raised by a hook to end a forward pass."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """A batch of sequences on its way through the model; ``x_BTD`` may rest on another device than the block's."""
+    """A batch of hidden states and the keyword arguments of a block, which may be on another device."""
 
     x_BTD: Tensor
     kwargs: dict
@@ -35,9 +35,9 @@ class Inputs:
 
 @torch.no_grad()
 def first_block_inputs(model: nn.Module, block0: nn.Module, ids_BT: Tensor, device, rest) -> list[Inputs]:
-    """What ``block0`` receives when ``model`` reads ``ids_BT``, ``sequences_per_pass`` at a time.
+    """The inputs of ``block0`` when ``model`` reads ``ids_BT``, ``sequences_per_pass`` at a time.
 
-    Only what runs before the first block needs weights. Hidden states are kept on the device ``rest``.
+    Only the modules before the first block need weights. Hidden states are kept on the device ``rest``.
     """
     caught: list[Inputs] = []
 
@@ -65,18 +65,18 @@ def first_block_inputs(model: nn.Module, block0: nn.Module, ids_BT: Tensor, devi
 class BlockCalibration:
     """Runs one block on its calibration inputs.
 
-    ``stats[stage][kind]`` is what was seen of the inputs of ``stage``; whoever is done with a stage pops it.
+    ``stats[stage][kind]`` is a statistic of the inputs of ``stage``; the caller pops a stage that it has finished.
     """
 
     def __init__(self, block: Block, inputs: list[Inputs], device):
         self.block, self.inputs, self.device = block, inputs, device
         self.stats: dict[Stage, dict[type[Statistic], Statistic]] = {}
-        self._states: list[State] | None = None  # where the batches wait between two calls of ``advance``
+        self._states: list[State] | None = None  # of each batch between two calls of ``advance``
         self._at = 0
 
     @torch.no_grad()
     def observe(self, kinds) -> list[Inputs]:
-        """One pass: statistics of the inputs of every stage, and the block's outputs.
+        """One forward pass: gathers the statistics of every stage's inputs and returns the block's outputs.
 
         Raises: ArithmeticError, naming the linear, when an input is not finite.
         """
@@ -96,9 +96,9 @@ class BlockCalibration:
 
     @torch.no_grad()
     def advance(self, kinds) -> Stage | None:
-        """Takes all batches to the next stage and collects its statistics: that stage, or None at the block's end.
+        """Runs all batches up to the next stage and gathers its statistics. Returns the stage, None at the block's end.
 
-        Everything before that stage runs as the block now is. States wait where the inputs do.
+        Everything before that stage runs with the block's current weights.
         """
         states = self._states or [(item.x_BTD,) for item in self.inputs]
         step, stages = self.block.steps[self._at], self.block.stages
@@ -117,7 +117,8 @@ class BlockCalibration:
 
     @torch.no_grad()
     def outputs(self) -> list[Inputs]:
-        """The block's outputs as it now is, as inputs of the next block; after ``advance`` the rest of the way only."""
+        """The outputs under the block's current weights, as inputs of the next block. After ``advance``, only the
+        remaining steps run."""
         if self._states is None:
             return [replace(item, x_BTD=self._forward(item).to(item.x_BTD.device)) for item in self.inputs]
         while self._at < len(self.block.steps):
@@ -126,7 +127,7 @@ class BlockCalibration:
 
     @torch.no_grad()
     def calls(self, name: str) -> list[tuple[tuple, dict]]:
-        """The arguments with which the block calls its submodule ``name``, a batch an entry."""
+        """The arguments with which the block calls its submodule ``name``, one entry per batch."""
         seen: list[tuple[tuple, dict]] = []
 
         def keep(module, args, kwargs):
@@ -145,7 +146,7 @@ class BlockCalibration:
         return seen
 
     def rescale(self, stage: Stage, s_K: Tensor) -> None:
-        """``Block.rescale``, and the statistics follow."""
+        """``Block.rescale``, which also rescales the statistics."""
         s_K = self.block.rescale(stage, s_K)
         for stat in self.stats.get(stage, {}).values():
             stat.rescale(s_K)

@@ -1,14 +1,14 @@
-"""Number grids: what a low-bit weight is and how a float becomes one.
+"""Number grids: the levels that low-bit weights and activations may take, and rounding to them.
+
+A group of weights w is stored as integer codes q in 0..2^b - 1 with w ~ s (q - z). The scale ``s`` is one float16
+number per group, and codes are chosen with its float16 value, so the measured weight is the stored one.
+
+* Asymmetric (z an integer in 0..2^b - 1): [min(w, 0), max(w, 0)] is divided into 2^b - 1 equal steps. Zero is always
+  on the grid; at one bit that leaves {0, s} or {-s, 0}.
+* Symmetric (z = 2^(b-1), not stored): s = max|w| / (2^(b-1) - 1), SmoothQuant's equation 1. At one bit that divides by
+  zero, so the levels are -m and +m with m = mean|w|, the least-squares choice (XNOR-Net, arXiv 1603.05279).
 
 Dimension key: N output channels, K input channels, G groups of K, T tokens.
-
-A group of weights w is stored as integer codes q in 0..2^b - 1 with w ~ s (q - z). ``s`` is a float16
-number, one a group, and the codes are chosen with the float16 value, so what is measured is what is stored.
-
-* Asymmetric (z an integer in 0..2^b - 1): [min(w, 0), max(w, 0)] is cut into 2^b - 1 equal steps. At one bit
-  that leaves {0, s} or {-s, 0}: zero itself is always on the grid.
-* Symmetric (z = 2^(b-1), not stored): s = max|w| / (2^(b-1) - 1), SmoothQuant's equation 1. At one bit this has no
-  meaning, so the levels are -m and +m with m = mean|w|, the least-squares choice (XNOR-Net, arXiv 1603.05279).
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ TINY = 2.0**-24  # the smallest positive float16
 
 @dataclass(frozen=True)
 class Grid:
-    """``bits`` 1..8; ``group_size`` input channels share a scale, -1: a whole row; see the module docstring."""
+    """``bits`` 1..8; ``group_size`` input channels share a scale, -1: one scale per row."""
 
     bits: int = 4
     group_size: int = 128
@@ -37,7 +37,7 @@ class Grid:
             raise ValueError(f"grid.group_size must be -1 (a whole row) or a positive number, got {self.group_size}")
 
     def columns(self, K: int, name: str = "this linear") -> int:
-        """Columns of one group in a row of ``K``; ValueError where the group size does not divide it."""
+        """The number of columns per group in a row of ``K``; ValueError where the group size does not divide it."""
         if self.group_size == -1:
             return K
         if K % self.group_size:
@@ -53,9 +53,9 @@ class Grid:
         return 2.0 ** (self.bits - 1) if self.bits > 1 else 0.5
 
     def fit(self, w: Tensor, clip: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
-        """Scale and zero of groups of weights that lie along the last dimension, which the results lack.
+        """Scale and zero per group; a group lies along the last dimension of ``w``, which the results lack.
 
-        ``clip`` in (0, 1], a number or one a group, shrinks the range to +-clip max|w| (AWQ's clipping).
+        ``clip`` in (0, 1], one number or one per group, shrinks the range to +-clip max|w| (AWQ's clipping).
         """
         low, high = torch.aminmax(w.float(), dim=-1)
         limit = clip * torch.maximum(-low, high)
@@ -68,7 +68,7 @@ class Grid:
         return scale, (-low / scale).round().clamp(0, 2**self.bits - 1)
 
     def encode(self, w: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-        """clamp(round(w / s + z)) as float; the arguments broadcast."""
+        """Codes as float, clamp(round(w / s + z)); the arguments broadcast."""
         return (w / scale).add_(zero).round_().clamp_(0, 2**self.bits - 1)
 
     def decode(self, q: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ def _float16(scale: Tensor) -> Tensor:
 
 
 def rounded(w_NK: Tensor, grid: Grid, clip_NG: Tensor | float = 1.0) -> Tensor:
-    """``round_to_nearest(...).dequantize()``, the same numbers without a detour over storage; for searches."""
+    """The numbers of ``weights.round_to_nearest(...).dequantize()`` without storing codes; for searches."""
     N, K = w_NK.shape
     w_NGk = w_NK.float().view(N, -1, grid.columns(K))
     scale, zero = (x.unsqueeze(-1) for x in grid.fit(w_NGk, clip_NG))
@@ -90,7 +90,7 @@ def rounded(w_NK: Tensor, grid: Grid, clip_NG: Tensor | float = 1.0) -> Tensor:
 
 @dataclass(frozen=True)
 class ActQuant:
-    """Dynamic symmetric quantization of activations, one scale a token: SmoothQuant's "per-token" setting."""
+    """Dynamic symmetric quantization of activations, one scale per token: SmoothQuant's "per-token" setting."""
 
     bits: int = 8
 
@@ -100,7 +100,7 @@ class ActQuant:
             raise ValueError(f"acts.bits must be a whole number from 2 to 8, got {self.bits}")
 
     def __call__(self, x: Tensor) -> Tensor:
-        """``x`` rounded to its grid along the last dimension, in the dtype of ``x``."""
+        """``x`` rounded along its last dimension, in the dtype of ``x``."""
         levels = 2 ** (self.bits - 1) - 1
         f = x.float()
         scale = f.abs().amax(-1, keepdim=True).div_(levels).clamp_(min=1e-8)

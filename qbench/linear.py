@@ -11,11 +11,11 @@ from qbench.weights import QuantWeight
 
 
 class QuantLinear(nn.Module):
-    """y = Q(x) W_hat^T + b, with ``acts`` quantizing x; None leaves it.
+    """y = Q(x) W_hat^T + b, where ``acts`` quantizes x; None leaves x as it is.
 
-    ``path`` "dequantized": the weight is W_hat in ``dtype``, and any device multiplies with it: this is what accuracy
-    is measured on. "packed": the weight is stored in its bits and a kernel of ``qbench.kernels`` multiplies, on a GPU
-    or in Triton's interpreter; activations are float16 or bfloat16. Both compute the same, up to the dtype's rounding.
+    ``path`` "dequantized": the weight is W_hat in ``dtype``, on any device; accuracy is measured on this path.
+    "packed": the weight is stored at its own bit-width and a kernel of ``qbench.kernels`` multiplies, on a GPU or in
+    Triton's interpreter; activations are float16 or bfloat16. Both compute the same, up to the dtype's rounding.
 
     Raises: ValueError for a weight or activations that no kernel takes.
     """
@@ -32,7 +32,7 @@ class QuantLinear(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self.acts, self.packed = acts, None
         if path == "packed":
-            from qbench.kernels.packed import pack_weight  # needs Triton, which the other path does without
+            from qbench.kernels.packed import pack_weight  # needs Triton, which the other path does not
 
             self.packed = pack_weight(weight, acts)
         elif path == "dequantized":
@@ -42,7 +42,7 @@ class QuantLinear(nn.Module):
 
     @classmethod
     def of(cls, packed: nn.Module, bias: Tensor | None, acts: ActQuant | None) -> "QuantLinear":
-        """Around a ``qbench.kernels.packed.Packed`` that is there."""
+        """Wraps an existing ``qbench.kernels.packed.Packed``."""
         self = cls.__new__(cls)
         nn.Module.__init__(self)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
@@ -51,7 +51,7 @@ class QuantLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.packed is not None:
-            y = self.packed(x)  # quantizes activations itself
+            y = self.packed(x)  # the kernel quantizes activations
             return y if self.bias is None else y + self.bias
         return F.linear(x if self.acts is None else self.acts(x), self.weight, self.bias)
 

@@ -20,7 +20,7 @@ from qbench.progress import Progress
 from qbench.protocol import judge
 from qbench.record import LayerReport, Measurement, Metric, digest
 from qbench.shape import Shape
-from qbench.statistics_cache import Remembered, remember
+from qbench.statistics_cache import CachedStatistics, open_statistics
 from qbench.store import Store
 from qbench.stream import quantize
 from qbench.weights_cache import CachedWeights
@@ -177,15 +177,15 @@ class Run:
             folder,
             device=self.machine.device,
             rest=self.machine.rest(waiting_bytes(*size)),
-            remembered=self._remembered(hidden_bytes(*size)) if self.method.calibrates_on == "float" else None,
+            statistics=self._statistics(hidden_bytes(*size)) if self.method.calibrates_on == "float" else None,
             progress=partial(Progress, desc=self.cell, unit="blocks"),
         )
 
-    def _remembered(self, hidden: int) -> Remembered | None:
+    def _statistics(self, hidden: int) -> CachedStatistics | None:
         """Where statistics of the unquantized model are shared between methods and bit-widths, if there is room beside
         the quantized weights and ``hidden`` bytes of hidden states."""
         what = {"model": self.ckpt.science(), "calib": self.quantization["calib"]}
-        return remember(
+        return open_statistics(
             self.machine.cache_dir / "statistics",
             digest(what | {"device": self.machine.device}),
             size=statistics_bytes(Shape.of(self.ckpt.config)),

@@ -1,8 +1,8 @@
-"""Statistics of the unquantized model in the cache, which all methods and bit-widths share that see it.
+"""Cached statistics of the unquantized model, shared by all methods and bit-widths that calibrate on it.
 
-They save time and nothing else, so whatever is wrong with them (no room, a file that is damaged or that another process
-has just deleted) means that a block's inputs are observed again. All models' statistics together take no more than
-``machine.statistics_gib``: those used longest ago are deleted first.
+They only save time. If the disk is full, or a file is damaged or was just deleted by another process, a block's inputs
+are observed again. All models' statistics together take at most ``machine.statistics_gib``; the least recently used
+ones are deleted first.
 """
 
 import os
@@ -16,14 +16,14 @@ from qbench.calibration import BlockCalibration
 from qbench.models.quantized import save_whole
 
 
-class Remembered:
-    """Statistics of one model on one calibration in a folder, one file per block."""
+class CachedStatistics:
+    """A folder with the statistics of one model on one calibration set, one file per block."""
 
     def __init__(self, folder: Path):
         self.folder, self.is_full = Path(folder), False
 
     def write(self, index: int, calib: BlockCalibration) -> None:
-        """Keeps ``calib.stats``; once the disk takes no more, none are kept, which leaves its room to the weights."""
+        """Writes ``calib.stats``. A failed write is the last: what is left of the disk is for the weights."""
         found = {
             f"{i}/{kind.__name__}/{field}": value
             for i, stage in enumerate(calib.block.stages)
@@ -39,7 +39,7 @@ class Remembered:
             warnings.warn(f"statistics are not kept in {self.folder}: {e}", stacklevel=2)
 
     def read(self, index: int, calib: BlockCalibration, kinds) -> bool:
-        """Puts the statistics ``kinds`` into ``calib.stats``; False where they are not there whole."""
+        """Reads the statistics ``kinds`` into ``calib.stats``; False where they are missing or damaged."""
         found = {}
         try:
             with safe_open(self._path(index), framework="pt") as f:
@@ -65,10 +65,10 @@ class Remembered:
         return self.folder / f"block-{index:05d}.safetensors"
 
 
-def remember(root: Path, id: str, size: int, limit: float, spare: int) -> Remembered | None:
-    """The statistics ``id`` in ``root``, or None where their ``size`` bytes have no room in ``limit`` or on the disk.
+def open_statistics(root: Path, id: str, size: int, limit: float, spare: int) -> CachedStatistics | None:
+    """The statistics ``id`` in ``root``, or None where their ``size`` bytes exceed ``limit`` or the free disk space.
 
-    ``spare``: bytes of the disk that they must leave free. Others in ``root`` are deleted as far as that makes room.
+    ``spare``: bytes of the disk that must stay free. Others in ``root`` are deleted as far as these need their space.
     """
     if size > limit:
         return None
@@ -77,8 +77,8 @@ def remember(root: Path, id: str, size: int, limit: float, spare: int) -> Rememb
         folder.mkdir(parents=True, exist_ok=True)
         os.utime(folder)
         if _make_room(folder, size, limit, spare):
-            return Remembered(folder)
-        reason = f"they need {size / 2**30:.1f} GiB, which the disk does not have beside the weights"
+            return CachedStatistics(folder)
+        reason = f"they need {size / 2**30:.1f} GiB, and the disk has no room for them and the weights"
     except OSError as e:
         reason = str(e)
     warnings.warn(f"statistics are not kept in {root}: {reason}", stacklevel=2)

@@ -1,7 +1,7 @@
-"""What calibration remembers of a linear's input: O(K^2) memory however many tokens pass.
+"""Statistics of a linear's input: O(K^2) memory for any number of tokens.
 
-A Gram matrix is symmetric, so only blocks on and above its diagonal are computed: 56 % of the multiplications. Whatever
-needs the rest asks for ``gram_KK``.
+A Gram matrix is symmetric, so only blocks on and above its diagonal are computed: 56 % of the multiplications. The rest
+is mirrored when ``gram_KK`` is read.
 
 Dimension key: K input channels, N output channels, T tokens.
 """
@@ -11,29 +11,31 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-PARTS = 8  # a symmetric product is computed in so many block columns
+PARTS = 8  # block columns of a symmetric product
 
 
 class Statistic:
-    """Folds the inputs of a stage, chunk by chunk, into something small."""
+    """Gathers what a method needs to know about the inputs of a stage, chunk by chunk."""
 
     def __init__(self, K: int, device: torch.device | str):
         self.K = K
         self.device = device
 
     def update(self, x_TK: Tensor) -> None:
-        raise TypeError(f"{type(self).__name__} does not say how to take in new inputs")
+        """Adds a chunk of inputs."""
+        raise NotImplementedError(f"{type(self).__name__} does not define update")
 
     def rescale(self, s_K: Tensor) -> None:
-        """Makes this the statistic of x / s."""
-        raise TypeError(f"{type(self).__name__} does not say how it changes when inputs are rescaled")
+        """Turns this into the statistic of x / s."""
+        raise NotImplementedError(f"{type(self).__name__} does not define rescale")
 
     def is_finite(self) -> bool:
-        raise TypeError(f"{type(self).__name__} does not say whether its inputs were finite")
+        """Whether all inputs were finite."""
+        raise NotImplementedError(f"{type(self).__name__} does not define is_finite")
 
     def state(self) -> dict[str, Tensor]:
-        """All it remembers, by attribute name; ``restore`` takes it back."""
-        raise TypeError(f"{type(self).__name__} does not say what it remembers")
+        """{attribute: tensor}, all that ``restore`` needs."""
+        raise NotImplementedError(f"{type(self).__name__} does not define state")
 
     def restore(self, state: dict[str, Tensor]) -> None:
         for name, value in state.items():
@@ -41,7 +43,7 @@ class Statistic:
 
 
 class AbsMax(Statistic):
-    """``absmax_K``: the largest |x| of each channel."""
+    """``absmax_K``: the largest |x| per channel."""
 
     def __init__(self, K, device):
         super().__init__(K, device)
@@ -61,8 +63,8 @@ class AbsMax(Statistic):
 
 
 class Gram(Statistic):
-    """``gram_KK`` = mean over tokens of x x^T, and ``mean_abs_K`` = mean |x|. The layer-wise Hessian is twice
-    the Gram."""
+    """``gram_KK`` = mean over tokens of x x^T, and ``mean_abs_K`` = mean |x| per channel. The layer-wise Hessian is
+    twice the Gram."""
 
     def __init__(self, K, device):
         super().__init__(K, device)
@@ -110,12 +112,12 @@ class Gram(Statistic):
         return self._abs_K / self.tokens
 
     def diagonal_blocks(self, g: int) -> Tensor:
-        """[K / g, g, g]: the Grams of runs of ``g`` channels."""
+        """[K / g, g, g]: one Gram per run of ``g`` channels."""
         G = self.K // g
         return self._symmetric_sum().view(G, g, G, g)[range(G), :, range(G)] / self.tokens
 
     def energy(self, d_NK: Tensor) -> Tensor:
-        """mean over tokens of ||d x||^2, one number a row: diag(d G d^T)."""
+        """Mean over tokens of (d x)^2 per row of d: diag(d G d^T)."""
         total = torch.zeros(len(d_NK), device=d_NK.device)
         for start, end in self._parts():
             d = d_NK[:, start:end]
@@ -133,14 +135,14 @@ class Gram(Statistic):
     def inverse_cholesky(self, damp: float, perm_K: Tensor | None = None) -> tuple[Tensor, tuple[str, ...]]:
         """Upper triangular U with (G + damp m I)^-1 = U^T U, and notes; columns in the order ``perm_K``.
 
-        m is the mean of the diagonal over channels that fired: with it, U scales with the unit of x. The authors put
-        1 in the place of each zero before they take the mean, which is small or large depending on that unit. Here a
-        channel that never fired gets the damping alone; it takes part in no other channel's update.
-        U comes from one Cholesky factorisation of the matrix read backwards: G = R R^T with R upper, U = R^-1.
-        Where the factorisation fails, more damping is tried, then float64; each step is a note. The result is kept,
-        for the linears that share this input.
+        m is the mean of the diagonal over channels that were ever nonzero, so that U scales with the unit of x. GPTQ's
+        authors replace each zero by 1 before they take the mean, and that is small or large depending on the unit. Here
+        a channel that is always zero gets the damping alone, and takes part in no other channel's update.
+        U comes from one Cholesky factorisation of the reversed matrix: G = R R^T with R upper, U = R^-1.
+        Where the factorisation fails, more damping is tried, then float64; each step is a note. The result is kept for
+        the other linears with this input.
 
-        Raises: ArithmeticError when nothing helps.
+        Raises: ArithmeticError when all attempts fail.
         """
         key = (damp, None if perm_K is None else tuple(perm_K.tolist()))
         if key not in self._factors:
@@ -166,7 +168,7 @@ class Gram(Statistic):
         )
 
     def _backwards(self, damp, perm_K, dtype) -> Tensor:
-        """The damped Gram with rows and columns reversed, of which Cholesky reads the lower half: our upper one."""
+        """The damped Gram, rows and columns reversed: Cholesky reads its lower half, which is our upper half."""
         if perm_K is None:
             H = self._sum_KK.to(dtype).flip(0, 1)
         else:
@@ -175,7 +177,7 @@ class Gram(Statistic):
         H /= self.tokens
         diagonal = H.diagonal()
         mean = diagonal.sum() / diagonal.count_nonzero()
-        diagonal += damp * mean.nan_to_num(1)  # an input that is always zero: any damping will do
+        diagonal += damp * mean.nan_to_num(1)  # where all inputs are zero, any damping will do
         return H
 
     def _symmetric_sum(self) -> Tensor:
@@ -186,16 +188,16 @@ class Gram(Statistic):
         return self._sum_KK
 
     def _parts(self) -> Iterator[tuple[int, int]]:
-        """Block columns, (first, end): of 64 n channels, whose products do not depend on the number of threads."""
+        """(start, end) of block columns of 64 n channels: their products do not depend on the number of threads."""
         width = 64 * -(-self.K // (64 * PARTS))
         return ((start, min(start + width, self.K)) for start in range(0, self.K, width))
 
 
 def _inverse_factor_(H: Tensor) -> bool:
-    """Puts L^-1, with H = L L^T, into the lower half of H, by halves; False where H is not positive definite.
+    """Writes L^-1, where H = L L^T, into the lower half of H, by halves; False where H is not positive definite.
 
     Small factorisations and products of 64 n channels do not depend on the number of threads. LAPACK's sums over a
-    large matrix do, in the last bit, and GPTQ turns another last bit into other codes.
+    large matrix do, in the last bit, and another last bit leads GPTQ to other codes.
     """
     n = len(H)
     if n <= 64:

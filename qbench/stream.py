@@ -1,12 +1,12 @@
 """Quantizes a model one block at a time: only that block and the hidden states are in memory.
 
-The loop knows ``Method`` and no method by name. Whatever the method, each linear's error is measured on the
-Gram of the inputs it saw. Each finished block is written at once with the hidden states behind it, so that a
-quantization that was cut off goes on at the block where it stopped, with the same numbers to the last bit.
+The loop knows ``Method`` and no method by name. Each linear's error is measured on the Gram of its calibration inputs.
+Each finished block is written at once, together with its outputs, so that an interrupted quantization resumes at the
+block where it stopped, with the same numbers to the last bit.
 
-What a method that sees "float" wants to know of a block depends on the model and the calibration data alone. Given a
-``Remembered`` folder, ``Gram`` and ``AbsMax`` are kept there and serve every such method at every bit-width; a method
-with a statistic of its own observes it anew.
+The statistics of a method that calibrates on "float" depend on the model and the calibration data alone. Given
+``CachedStatistics``, ``Gram`` and ``AbsMax`` are kept there for every such method at every bit-width; a method with a
+statistic of its own observes it anew.
 """
 
 import time
@@ -21,7 +21,7 @@ from qbench.methods.base import Method
 from qbench.models.checkpoint import OpenCheckpoint, is_finite
 from qbench.models.quantized import QuantizedFolder
 from qbench.record import LayerReport
-from qbench.statistics_cache import Remembered
+from qbench.statistics_cache import CachedStatistics
 from qbench.stats import AbsMax, Gram
 from qbench.weights import QuantWeight
 
@@ -35,17 +35,17 @@ def quantize(
     *,
     device="cpu",
     rest="cpu",
-    remembered: Remembered | None = None,
+    statistics: CachedStatistics | None = None,
     progress: Callable = iter,
 ) -> list[LayerReport]:
-    """Runs ``method`` over every block that ``folder`` does not have yet and saves it there; all blocks' reports.
+    """Runs ``method`` over every block that ``folder`` lacks, saves it there, and returns the reports of all blocks.
 
-    ``ids_BT`` are the calibration tokens; hidden states wait on the device ``rest``.
+    ``ids_BT`` are the calibration tokens; hidden states are kept on the device ``rest``.
     Raises: ArithmeticError or ValueError naming the linear when a number is not finite.
     """
     kinds = list(dict.fromkeys(kind for kind in (Gram, method.statistic) if kind is not None))
-    if not {Gram, AbsMax}.issuperset(kinds):
-        remembered = None  # a file knows its statistics by name, and another class may have that name
+    if method.calibrates_on != "float" or not {Gram, AbsMax}.issuperset(kinds):
+        statistics = None  # files name statistics, and another class may have the name of one of these two
     hidden = _Hidden(ckpt, method, ids_BT, folder, device, rest)
     reports: list[LayerReport] = []
     for index in progress(range(ckpt.config.num_hidden_layers)):
@@ -53,14 +53,7 @@ def quantize(
             reports += folder.reports(index)
             continue
         block = ckpt.block(index, device)
-        calib, after = BlockCalibration(block, [], device), None
-        shares = remembered is not None and method.calibrates_on == "float"
-        if not (shares and not method.reads_inputs and remembered.read(index, calib, kinds)):
-            calib = BlockCalibration(block, hidden.before(index), device)
-            if method.calibrates_on == "float":
-                after = calib.observe([Gram, AbsMax] if shares else kinds)
-                if shares:
-                    remembered.write(index, calib)
+        calib, after = _calibrate(block, hidden, method, kinds, statistics, device)
         weights, done = _quantize_block(method, block, calib, kinds)
         folder.save(block, weights, done)
         reports += done
@@ -68,6 +61,21 @@ def quantize(
             hidden.put(index + 1, calib.outputs() if after is None else after)
     folder.drop_hidden()
     return reports
+
+
+def _calibrate(block, hidden, method, kinds, statistics, device) -> tuple[BlockCalibration, list[Inputs] | None]:
+    """The block's calibration, without inputs where all statistics are cached; and the outputs of the unquantized
+    block where they were computed."""
+    calib = BlockCalibration(block, [], device)
+    if statistics is not None and not method.reads_inputs and statistics.read(block.index, calib, kinds):
+        return calib, None
+    calib = BlockCalibration(block, hidden.before(block.index), device)
+    if method.calibrates_on != "float":
+        return calib, None
+    after = calib.observe(kinds if statistics is None else [Gram, AbsMax])
+    if statistics is not None:
+        statistics.write(block.index, calib)
+    return calib, after
 
 
 def _quantize_block(method, block, calib, kinds):
@@ -110,7 +118,7 @@ def _quantize_stage(method, block, stage, stats):
 
 
 class _Hidden:
-    """What the next block reads, from the model's start or from where an earlier run was cut off."""
+    """The inputs of the next block, from the model's embedding or from where an earlier run stopped."""
 
     def __init__(self, ckpt, method, ids_BT, folder, device, rest):
         self.ckpt, self.method, self.ids_BT, self.folder = ckpt, method, ids_BT, folder
@@ -118,7 +126,7 @@ class _Hidden:
         self.at, self.inputs = 0, None
 
     def before(self, index: int) -> list[Inputs]:
-        """The inputs of block ``index``; blocks between the last ones known and it are run as they are on disk."""
+        """The inputs of block ``index``. The blocks after the last known inputs run as they are on disk."""
         if self.inputs is None:
             self._start(index)
         while self.at < index:
@@ -140,7 +148,7 @@ class _Hidden:
         layer0 = model.model.layers[0]
         self.inputs = first_block_inputs(model, layer0, self.ids_BT, self.device, self.rest)
         kept = self.folder.hidden()
-        if kept is not None and kept[0] <= index:  # a damaged block may lie before it
+        if kept is not None and kept[0] <= index:  # it is later where an earlier block was damaged
             self.at, x_BTD = kept
             parts = x_BTD.split(len(self.inputs[0].x_BTD))
             self.inputs = [Inputs(x.to(self.rest), item.kwargs) for x, item in zip(parts, self.inputs)]

@@ -1,6 +1,6 @@
-"""Quantized weights as they are stored: what each class holds, how it decodes and how many bits it takes.
+"""Quantized weights as they are stored: the tensors of each kind, decoding, and the number of bits.
 
-The kernels, the files and the tables each look at the class of a weight, so a new kind of weight starts here.
+Kernels, files and tables all dispatch on the class of a weight, so a new kind of weight starts here.
 
 Dimension key: N output channels, K input channels, G groups of K, C blocks of columns.
 """
@@ -15,22 +15,22 @@ from qbench.grid import Grid
 
 
 class QuantWeight:
-    """A quantized weight: a frozen dataclass whose fields are tensors (what is stored) and plain values.
+    """A quantized weight: a frozen dataclass whose fields are the stored tensors and plain values.
 
-    Subclasses give ``dequantize() -> w_NK`` (float32), ``nominal_bits`` (what papers print) and ``stored_bits``
-    (bits a weight with everything that decoding needs). ``notes`` says what did not go as asked. ``kernel`` names the
-    kind of kernel that multiplies with it packed (``qbench.kernels.packed``), None where there is none.
+    Subclasses define ``dequantize() -> w_NK`` (float32), ``nominal_bits`` (what papers print) and ``stored_bits``
+    (bits per weight with everything that decoding needs). ``notes`` lists what did not go as asked. ``kernel`` names
+    the kind of kernel that multiplies with the packed weight (``qbench.kernels.packed``); None: there is none.
     """
 
     kernel: ClassVar[str | None] = None
     notes: tuple[str, ...] = ()
 
     def state(self) -> dict[str, Tensor]:
-        """The tensors, by field name."""
+        """{field: tensor}."""
         return {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
 
     def settings(self) -> dict:
-        """The plain values, by field name; ``type(self)(**state, **settings)`` is this weight again."""
+        """{field: plain value}; ``type(self)(**state, **settings)`` is this weight again."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {k: v for k, v in values.items() if v is not None and not isinstance(v, Tensor)}
 
@@ -39,8 +39,8 @@ class QuantWeight:
 class UniformWeight(QuantWeight):
     """Codes on a uniform grid. ``zero_NG`` is None on a symmetric grid.
 
-    ``group_K`` is None where groups are runs of consecutive columns, else each column's group (GPTQ with
-    act_order and groups that move).
+    ``group_K`` is None where groups are runs of consecutive columns; otherwise it names each column's group (GPTQ with
+    act_order and without static groups).
     """
 
     kernel = "uniform"
@@ -53,10 +53,10 @@ class UniformWeight(QuantWeight):
 
     @classmethod
     def of(cls, grid: Grid, codes_NK: Tensor, scale_NG: Tensor, zero_NG: Tensor, group_K=None, notes=()):
-        """Stores what a method computed in float32."""
+        """Converts float32 results of a method to the stored types; ValueError for a scale beyond float16."""
         if not torch.isfinite(scale_NG).all():
             raise ValueError(
-                "a scale is not a finite float16 number: the weight has NaN or inf, or is over 65504 steps wide"
+                "a scale is not a finite float16 number: the weight has NaN or inf, or its steps are above 65504"
             )
         return cls(
             codes_NK=codes_NK.to(torch.uint8).contiguous(),
@@ -68,7 +68,7 @@ class UniformWeight(QuantWeight):
         )
 
     def split(self, rows: list[int]) -> list["UniformWeight"]:
-        """The weight cut into runs of so many rows, each in memory of its own."""
+        """Consecutive parts with the given numbers of rows, each in its own memory."""
 
         def cut(x):
             return [None] * len(rows) if x is None else [part.clone() for part in x.split(rows)]
@@ -92,7 +92,7 @@ class UniformWeight(QuantWeight):
 
     @property
     def stored_bits(self) -> float:
-        """b bits a code, 16 a scale, b a zero, 16 a column where groups move."""
+        """b bits per code, 16 per scale, b per zero, and 16 per column where ``group_K`` is stored."""
         bits = self.codes_NK.numel() * self.bits + self.scale_NG.numel() * 16
         bits += 0 if self.zero_NG is None else self.zero_NG.numel() * self.bits
         bits += 0 if self.group_K is None else self.group_K.numel() * 16
@@ -101,7 +101,7 @@ class UniformWeight(QuantWeight):
 
 @dataclass(frozen=True)
 class FloatWeight(QuantWeight):
-    """A weight left as it was."""
+    """A weight that is not quantized."""
 
     w_NK: Tensor
 
@@ -116,7 +116,7 @@ class FloatWeight(QuantWeight):
 
 
 def round_to_nearest(w_NK: Tensor, grid: Grid, clip_NG: Tensor | float = 1.0) -> UniformWeight:
-    """Every weight to the nearest level of its group's grid."""
+    """Rounds every weight to the nearest level of its group's grid."""
     N, K = w_NK.shape
     w_NGk = w_NK.float().view(N, -1, grid.columns(K))
     scale_NG, zero_NG = grid.fit(w_NGk, clip_NG)
@@ -126,30 +126,29 @@ def round_to_nearest(w_NK: Tensor, grid: Grid, clip_NG: Tensor | float = 1.0) ->
 
 @dataclass(frozen=True)
 class BinaryWeight(QuantWeight):
-    """Planes of signs, masks, and for each row and block four (mean, scale) pairs: salient, salient residual,
-    concentrated, sparse."""
+    """BiLLM's weight: planes of signs, masks, and four (mean, scale) pairs per row and block of columns, for the parts
+    salient, salient residual, concentrated and sparse."""
 
     kernel = "binary"
     sign_NK: Tensor  # bool
-    residual_NK: Tensor  # bool, meaningful in salient columns
+    residual_NK: Tensor  # bool: sign of the residual, used in salient columns
     salient_K: Tensor  # bool
-    sparse_NK: Tensor  # bool, meaningful in the other columns
+    sparse_NK: Tensor  # bool: sparse part, used in the other columns
     levels_NC42: Tensor  # float16
     block_size: int
     count: str = "all"
     notes: tuple[str, ...] = ()
 
     def dequantize(self):
-        K = self.sign_NK.shape[1]
-        column = torch.arange(K, device=self.sign_NK.device) // self.block_size
-        levels = self.levels_NC42.float()[:, column]  # N, K, 4, 2
-        value = lambda part, sign: levels[:, :, part, 0] + levels[:, :, part, 1] * (2.0 * sign - 1)  # noqa: E731
-        salient = value(0, self.sign_NK) + value(1, self.residual_NK)
-        return torch.where(
-            self.salient_K,
-            salient,
-            torch.where(self.sparse_NK, value(3, self.sign_NK), value(2, self.sign_NK)),
-        )
+        block_K = torch.arange(self.sign_NK.shape[1], device=self.sign_NK.device) // self.block_size
+        mean_NK4, scale_NK4 = self.levels_NC42.float()[:, block_K].unbind(-1)
+
+        def part(i: int, sign_NK: Tensor) -> Tensor:
+            return mean_NK4[..., i] + scale_NK4[..., i] * (2.0 * sign_NK - 1)
+
+        salient = part(0, self.sign_NK) + part(1, self.residual_NK)
+        others = torch.where(self.sparse_NK, part(3, self.sign_NK), part(2, self.sign_NK))
+        return torch.where(self.salient_K, salient, others)
 
     @property
     def nominal_bits(self):
@@ -159,6 +158,6 @@ class BinaryWeight(QuantWeight):
 
     @property
     def stored_bits(self):
-        """A sign everywhere; on top, a second sign in salient columns and a part elsewhere; column mask; 16 a level."""
+        """Two bits per weight (the sign; the residual's sign or the part), one per column, 16 per level."""
         N, K = self.sign_NK.shape
         return (2 * N * K + K + 16 * self.levels_NC42.numel()) / (N * K)

@@ -1,7 +1,7 @@
-"""Quantized weights in the cache: one folder per quantization, shared by the processes of all results folders.
+"""Quantized weights in the cache: one folder per quantization, shared by all processes.
 
-A lock per folder says who uses it. One process alone quantizes while others wait for it; then any number evaluate. The
-weights are deleted by the last one that used them.
+Each folder has a lock. One process quantizes while others wait for it; then any number evaluate at once. The last
+process that used the weights deletes them.
 """
 
 import shutil
@@ -23,8 +23,8 @@ class CachedWeights:
 
     @contextmanager
     def whole(self, make: Callable[[QuantizedFolder], None]) -> Iterator[QuantizedFolder]:
-        """The folder with all its blocks, which ``make`` completes if need be; no process deletes it while the context
-        is open."""
+        """The folder with all its blocks, after ``make`` wrote those that are missing. No process deletes it while the
+        context is open."""
         try:
             while not self._is_ready(make):
                 self._lock.release()
@@ -35,7 +35,7 @@ class CachedWeights:
     def _is_ready(self, make) -> bool:
         if self._lock.acquire():
             if not self.folder.is_complete(self.blocks):
-                remove_stale(self.folder.path, age=0)  # no other process writes here now
+                remove_stale(self.folder.path, age=0)  # no other process is writing here
                 make(self.folder)
         elif not self._lock.acquire(shared=True):
             print(f"waiting for another process that quantizes {self.folder.path}", file=sys.stderr, flush=True)

@@ -116,20 +116,20 @@ def test_statistics_that_do_not_fit_the_disk_do_not_stop_a_run(configure, tmp_pa
 
 
 def test_statistics_used_longest_ago_make_room(tmp_path):
-    from qbench.statistics_cache import remember
+    from qbench.statistics_cache import open_statistics
 
     def fill(id, used):
-        folder = remember(tmp_path, id, size=1000, limit=2500, spare=0).folder
+        folder = open_statistics(tmp_path, id, size=1000, limit=2500, spare=0).folder
         (folder / "block-00000.safetensors").write_bytes(bytes(1000))
         os.utime(folder, (used, used))
 
     fill("a", 1)
     fill("b", 2)
-    assert remember(tmp_path, "c", size=3000, limit=2500, spare=0) is None
+    assert open_statistics(tmp_path, "c", size=3000, limit=2500, spare=0) is None
     fill("c", 3)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["b", "c"]
     with pytest.warns(UserWarning, match="statistics are not kept"):
-        assert remember(tmp_path, "d", size=1000, limit=2500, spare=2**60) is None
+        assert open_statistics(tmp_path, "d", size=1000, limit=2500, spare=2**60) is None
 
 
 # --- locks, scratch folders, what killed processes leave ---

@@ -21,7 +21,7 @@ from qbench.methods.rtn import RTN
 from qbench.methods.smoothquant import SmoothQuant
 from qbench.models.checkpoint import Checkpoint
 from qbench.models.quantized import QuantizedFolder
-from qbench.statistics_cache import Remembered
+from qbench.statistics_cache import CachedStatistics
 from qbench.stats import AbsMax, Gram, Statistic
 from qbench.stream import quantize
 from qbench.weights import FloatWeight, round_to_nearest
@@ -283,11 +283,11 @@ def test_a_killed_quantization_goes_on_bit_identical(tiny, tmp_path, ids, method
     whole = QuantizedFolder(tmp_path / "whole")
     reports = quantize(ckpt, method, ids, whole)
     spied, done = counted(method)
-    notes = Remembered(tmp_path / "statistics") if remember else None
+    notes = CachedStatistics(tmp_path / "statistics") if remember else None
     with pytest.raises(Killed):
-        quantize(ckpt, spied, ids, killed_at(tmp_path / "cut", 1, moment), remembered=notes)
+        quantize(ckpt, spied, ids, killed_at(tmp_path / "cut", 1, moment), statistics=notes)
     again = QuantizedFolder(tmp_path / "cut")
-    resumed = quantize(ckpt, spied, ids, again, remembered=notes)
+    resumed = quantize(ckpt, spied, ids, again, statistics=notes)
     linears = 7 * (4 if moment == "before" else 3)  # the block that died unwritten is the only one done again
     assert len(done) == linears
     for index in range(3):
@@ -303,15 +303,15 @@ def test_a_killed_quantization_goes_on_bit_identical(tiny, tmp_path, ids, method
 
 def test_statistics_are_shared_by_methods_and_bits(tiny, tmp_path, ids, monkeypatch):
     """The second method and every further bit-width run no forward pass, and give the same weights."""
-    ckpt, notes = opened(tiny, "bfloat16"), Remembered(tmp_path / "statistics")
-    quantize(ckpt, AWQ(Grid(4, 64)), ids, QuantizedFolder(tmp_path / "first"), remembered=notes)
+    ckpt, notes = opened(tiny, "bfloat16"), CachedStatistics(tmp_path / "statistics")
+    quantize(ckpt, AWQ(Grid(4, 64)), ids, QuantizedFolder(tmp_path / "first"), statistics=notes)
     for method in (AWQ(Grid(3, 64)), SmoothQuant(), RTN(Grid(2, 64))):
         fresh, shared = QuantizedFolder(tmp_path / f"{method.name}-fresh"), QuantizedFolder(tmp_path / method.name)
         expected = quantize(ckpt, method, ids, fresh)
         with monkeypatch.context() as m:
             m.setattr(BlockCalibration, "observe", lambda *a: pytest.fail("the model was run again"))
             m.setattr(BlockCalibration, "outputs", lambda *a: pytest.fail("the model was run again"))
-            got = quantize(ckpt, method, ids, shared, remembered=notes)
+            got = quantize(ckpt, method, ids, shared, statistics=notes)
         assert [r.error for r in got] == [r.error for r in expected]
         for index in range(3):
             assert torch.equal(
@@ -347,9 +347,9 @@ def test_a_method_sees_its_own_statistic_where_others_are_remembered(tiny, tmp_p
             seen.append((type(stat), stat.tokens))
             return super().quantize(w_NK, stat, name)
 
-    ckpt, notes = opened(tiny), Remembered(tmp_path / "statistics")
+    ckpt, notes = opened(tiny), CachedStatistics(tmp_path / "statistics")
     for method in (RTN(), Own(), RTN(), Own()):
-        quantize(ckpt, method, ids, Shelf(), remembered=notes)
+        quantize(ckpt, method, ids, Shelf(), statistics=notes)
     assert seen == 2 * 21 * [(Own.statistic, ids.numel())]
 
 
@@ -374,8 +374,8 @@ def test_what_is_damaged_in_the_cache_is_named_and_made_again(tiny, tmp_path, id
 
 @pytest.mark.parametrize("damage", ["cut", "without a tensor", "another shape"])
 def test_damaged_statistics_are_named_and_observed_again(tiny, tmp_path, ids, damage):
-    ckpt, notes = opened(tiny), Remembered(tmp_path / "statistics")
-    reports = quantize(ckpt, AWQ(), ids, QuantizedFolder(tmp_path / "a"), remembered=notes)
+    ckpt, notes = opened(tiny), CachedStatistics(tmp_path / "statistics")
+    reports = quantize(ckpt, AWQ(), ids, QuantizedFolder(tmp_path / "a"), statistics=notes)
     path = notes.folder / "block-00001.safetensors"
     tensors = load_file(path)
     if damage == "cut":
@@ -384,7 +384,7 @@ def test_damaged_statistics_are_named_and_observed_again(tiny, tmp_path, ids, da
         gram = tensors.pop("1/Gram/_sum_KK")
         save_file(tensors | ({"1/Gram/_sum_KK": gram[:3, :3].clone()} if damage == "another shape" else {}), path)
     with pytest.warns(UserWarning, match=r"block-00001.safetensors is damaged and made again"):
-        again = quantize(ckpt, AWQ(), ids, QuantizedFolder(tmp_path / "b"), remembered=notes)
+        again = quantize(ckpt, AWQ(), ids, QuantizedFolder(tmp_path / "b"), statistics=notes)
     assert [r.error for r in again] == [r.error for r in reports]
     assert load_file(path).keys() == tensors.keys() | {"1/Gram/_sum_KK"}
 

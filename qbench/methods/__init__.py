@@ -1,1 +1,1 @@
-"""One quantization method a file."""
+"""One quantization method per file."""

@@ -1,22 +1,22 @@
-"""AWQ, arXiv 2306.00978, sections 3.2 and 4: channels that carry large activations are scaled up before rounding, so
-that they lose less, and ranges are clipped where that costs less than it saves.
+"""AWQ, arXiv 2306.00978, sections 3.2 and 4: channels with large activations are scaled up before rounding, so that
+their relative error is smaller, and ranges are clipped where that lowers the error.
 
-Scale search: s = mean|x|^a, normalised so that max(s) min(s) = 1, for a = 0, 1/20, ..., 19/20; the least loss
-wins and is folded into the operation before. Clip search: each group's range is cut to (1 - i/20) of max|w|, i
-= 0..9, the least loss wins; q and k are never clipped, they meet in a product where errors grow.
+Scale search: s = mean|x|^a, normalised so that max(s) min(s) = 1, for a = 0, 1/20, ..., 19/20; the s with the least
+loss is folded into the preceding operation. Clip search: each group's range is cut to (1 - i/20) of max|w|, i = 0..9,
+and the least loss decides; q and k are not clipped, because their product amplifies errors.
 
-``loss``: "gram" is the output error of the linears themselves, ||(Q(W s)/s - W) X||^2 = tr(D G D^T) with the
-Gram G, exact over all calibration tokens and without a forward pass. "module" is the authors': the output error
-of the whole attention or MLP.
+``loss``: "gram" is the output error of the linears themselves, ||(Q(W s)/s - W) X||^2 = tr(D G D^T) with the Gram G,
+exact over all calibration tokens and without a forward pass. "module" is the authors': the output error of the whole
+attention or MLP.
 
 Deviations from the authors' code (mit-han-lab/llm-awq):
-* The grid always contains zero and keeps its scales in float16, as for every method here; theirs is computed in
-  the weight's dtype and may leave zero out of a one-sided group (``arithmetic: bfloat16`` does so too).
+* The grid always contains zero and its scales are float16, as for every method here. Theirs is computed in the weight's
+  dtype and may leave zero out of a one-sided group; ``arithmetic: bfloat16`` does the same.
 * The clip search uses all calibration tokens through the Gram; theirs, and so the study's, samples 512 of them. No
   setting samples: the released protocol clips on all tokens too.
-* v to o is scaled only where every value head has one query head; under grouped-query attention it is skipped,
-  as theirs does silently, and the record's notes say so.
-* The columns take the ratio that the norm's rounded gain really has.
+* v to o is scaled only where every value head has one query head. Under grouped-query attention it is skipped, as in
+  their code, and the record's notes say so.
+* The columns are multiplied by the ratio of the norm's rounded gains.
 
 Dimension key: N output channels, K input channels, G groups of K, A exponents.
 """
@@ -32,12 +32,12 @@ from qbench.methods.base import Method
 from qbench.stats import Gram
 from qbench.weights import round_to_nearest
 
-TILE = 2**19  # weights tried at a time, so that a CPU's caches hold them
+TILE = 2**19  # weights searched at a time: they fit a CPU's cache
 DEVICE_TILE = 2**25  # on an accelerator
 
 
 class WeightDtypeGrid(Grid):
-    """llm-awq's quantizer: everything in bfloat16, a group's range as it is, with or without zero."""
+    """llm-awq's quantizer: all arithmetic in bfloat16, and a group's range need not contain zero."""
 
     def fit(self, w, clip=1.0):
         w = w.bfloat16()
@@ -55,8 +55,8 @@ class WeightDtypeGrid(Grid):
 
 @dataclass(frozen=True)
 class AWQ(Method):
-    """``n_scale`` exponents and ``n_clip`` ranges are tried; ``n_clip: 1`` does not clip. ``unclipped``: linears, by
-    the end of their names, whose range is left whole."""
+    """``n_scale`` exponents and ``n_clip`` ranges are tried; ``n_clip: 1`` does not clip. ``unclipped``: ends of the
+    names of linears that are not clipped."""
 
     name: ClassVar[str] = "awq"
     version: ClassVar[int] = 3
@@ -85,7 +85,7 @@ class AWQ(Method):
 
     def transform(self, block, calib):
         stages = [stage for stage in block.stages if stage.fold is not None]
-        found = [self._search_scale(block, calib, stage) for stage in stages]  # all on the weights as they were
+        found = [self._search_scale(block, calib, stage) for stage in stages]  # all before any weight changes
         for stage, s_K in zip(stages, found):
             calib.rescale(stage, s_K)
 
@@ -102,16 +102,15 @@ class AWQ(Method):
             loss_A = torch.tensor([module.loss([self._scaled(w.float(), s_K) for w in weights]) for s_K in s_AK])
         loss_A = torch.where(torch.isfinite(loss_A), loss_A, torch.inf)
         if torch.isinf(loss_A).all():
-            raise ArithmeticError(
-                f"AWQ: no scale gives a finite loss in block {block.index}, {', '.join(stage.linears)}"
-            )
+            where = f"block {block.index}, {', '.join(stage.linears)}"
+            raise ArithmeticError(f"AWQ: no scale gives a finite loss in {where}")
         return s_AK[int(loss_A.argmin())]
 
     def _scaled(self, w_NK, s_K):
         return rounded(w_NK * s_K, self._grid) / s_K
 
     def _gram_loss(self, w_NK, gram, s_AK):
-        """sum over rows of ||(W' - W) X||^2, for each scale."""
+        """The sum over rows of ||(W' - W) X||^2 per scale."""
         loss_A = torch.zeros(len(s_AK), device=w_NK.device)
         for w in _tiles(w_NK):
             for a, s_K in enumerate(s_AK):
@@ -129,7 +128,7 @@ class AWQ(Method):
         return round_to_nearest(w_NK, self._grid, clip)
 
     def _search_clip(self, w_NK, blocks_Ggg):
-        """The best range of each group, as a share of max|w|: [N, G]."""
+        """The best range per group, as a share of max|w|: [N, G]."""
         N, (G, g, _) = len(w_NK), blocks_Ggg.shape
         best_NG = torch.full((N, G), float("inf"), device=w_NK.device)
         clip_NG = torch.ones_like(best_NG)
@@ -143,13 +142,13 @@ class AWQ(Method):
 
 
 def _tiles(w_NK: Tensor):
-    """Runs of rows in float32."""
+    """The rows in float32, a bounded number at a time."""
     most = TILE if w_NK.device.type == "cpu" else DEVICE_TILE
     return (w.float() for w in w_NK.split(max(1, most // w_NK.shape[1])))
 
 
 class _Module:
-    """The module that holds a stage, or a single linear, and what it puts out as it is."""
+    """The module that contains a stage, or the stage's only linear, and its outputs under the current weights."""
 
     def __init__(self, block, calib, stage):
         self.linears = [block[name] for name in stage.linears]
@@ -165,7 +164,7 @@ class _Module:
 
     @torch.no_grad()
     def loss(self, new_weights) -> float:
-        """The mean squared change of the output under other weights, up to a factor."""
+        """The sum of squared changes of the output under other weights."""
         kept = [linear.weight.data for linear in self.linears]
         for linear, w in zip(self.linears, new_weights):
             linear.weight.data = w.to(linear.weight.dtype)

@@ -1,8 +1,8 @@
-"""Write your own method: one file here, one yaml in conf/method.
+"""The contract of a method. To write your own, add one file here and one yaml in conf/method.
 
-A method is a frozen dataclass. Its fields are its hyperparameters; they stand in the yaml beside ``_target_``,
-are checked against their annotations (check ranges in your ``__post_init__``, after the base's) and become part
-of every record's identity. Raise ``version`` when the numbers change.
+A method is a frozen dataclass. Its fields are its hyperparameters: the yaml lists them next to ``_target_``, they are
+checked against their annotations (check ranges in your ``__post_init__``, after the base's), and they are part of every
+record's identity. Raise ``version`` when the numbers change.
 
     @dataclass(frozen=True)
     class Ternary(Method):
@@ -13,18 +13,18 @@ of every record's identity. Raise ``version`` when the numbers change.
             ...
             return UniformWeight.of(...)
 
-Declare what you need instead of fetching it:
+A method declares what it needs:
 
-* ``statistic``: what calibration shall gather of each linear's inputs (``Gram``, ``AbsMax`` or your own ``Statistic``);
-  it comes to ``quantize`` as ``stat``. None: the method looks at weights only, ``stat`` is None.
-* ``calibrates_on``: which activations calibration shows. "float": those of the unquantized model throughout. "block":
-  earlier blocks are quantized. "stage": so are the earlier linears of the same block.
+* ``statistic``: what calibration gathers about each linear's inputs (``Gram``, ``AbsMax`` or your own ``Statistic``);
+  ``quantize`` gets it as ``stat``. None: the method reads weights only, and ``stat`` is None.
+* ``calibrates_on``: the activations it is calibrated on. "float": those of the unquantized model. "block": those of a
+  model whose earlier blocks are quantized. "stage": the earlier linears of the same block are quantized too.
 * ``reads_inputs``: whether ``transform`` needs the activations themselves (``calib.calls``), not only statistics.
-* ``grid``: a field of type Grid, if the method has bits. ``acts``: a field of type ActQuant, if activations are
-  quantized.
+* ``grid``: a field of type Grid, if the method has bits. ``acts``: a field of type ActQuant, if it quantizes
+  activations.
 
-Override ``quantize`` and, if scales should move between layers first, ``transform``. The contract tests
-find every yaml by themselves.
+Override ``quantize`` and, if scales should move between layers first, ``transform``. The contract tests find every
+yaml by themselves.
 
 Dimension key: N output channels, K input channels.
 """
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Method:
-    """The contract; by itself it leaves the model as it is."""
+    """The base class; used as a method, it leaves the model unquantized."""
 
     name: ClassVar[str] = "none"
     version: ClassVar[int] = 1
@@ -61,7 +61,7 @@ class Method:
         settings.check(self, "method")
 
     def check(self, shapes: dict[str, tuple[int, int]]) -> None:
-        """ValueError, before weights load, for a linear (name -> N, K) that this method cannot take."""
+        """Raises ValueError, before weights load, for a linear (name -> N, K) that this method cannot quantize."""
         if self.grid is not None:
             for name, (_, K) in shapes.items():
                 self.grid.columns(K, name)
@@ -69,24 +69,24 @@ class Method:
     def transform(self, block: Block, calib: "BlockCalibration") -> None:
         """Moves scales inside ``block`` without changing its function, before anything is quantized.
 
-        ``calib.stats[stage]`` holds the statistics; go through ``calib.rescale`` so that they follow.
-        Only for methods that see "float".
+        ``calib.stats[stage]`` holds the statistics; ``calib.rescale`` changes weights and statistics together.
+        Called only for methods that calibrate on "float".
         """
 
     def quantize(self, w_NK: Tensor, stat: Statistic | None, name: str) -> QuantWeight:
-        """The quantized weight of the linear ``name``. Pure: ``w_NK`` (in the model's dtype) stays as it is."""
+        """The quantized weight of the linear ``name``. Must not change ``w_NK`` (in the model's dtype)."""
         return FloatWeight(w_NK.clone())
 
     def quantize_stage(self, weights: dict[str, Tensor], stat: Statistic | None) -> dict[str, QuantWeight]:
-        """The quantized weights of linears that read the same input; override where doing them together is faster."""
+        """The quantized weights of linears that read the same input; override it where one call for all is faster."""
         return {name: self.quantize(w_NK, stat, name) for name, w_NK in weights.items()}
 
     def stage_notes(self, stage: Stage) -> tuple[str, ...]:
-        """What every linear of ``stage`` must say in the record about how it was treated."""
+        """Notes for the record of every linear of ``stage``."""
         return ()
 
     def science(self) -> dict:
-        """Name, version and every field but the grid: this method's part of a record's identity."""
+        """This method's part of a record's identity: name, version and every field but the grid."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "grid"}
         plain = {k: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for k, v in fields.items()}
         return {"name": self.name, "version": self.version} | plain

@@ -1,27 +1,26 @@
-"""BiLLM, arXiv 2402.04291, algorithm 1: one sign a weight, a second one for the columns that matter most.
+"""BiLLM, arXiv 2402.04291, algorithm 1: one sign per weight, and a second one in the most important columns.
 
 Blocks of 128 columns are binarized one after another. In a block:
-* salient columns, ranked by the sum over rows of s = w^2 / [H^-1]_jj^2 (section 3.2), are binarized twice, the
+* Salient columns, ranked by the sum over rows of s = w^2 / [H^-1]_jj^2 (section 3.2), are binarized twice, the
   second time their residual. Their number, 1..``max_salient``, is the one that separates s best: both parts of s,
-  salient columns and rest, are binarized twice, and the error is least;
-* the other weights, bell-shaped, are split at a magnitude p into a concentrated and a sparse part, each
-  binarized for itself (section 3.3); p is the best of 81 quantiles from 10 % to 90 %;
-* what the block lost is made up for in the columns still to come, E = (W - W_hat) / diag(U), W_rest -= E U, U
-  as in GPTQ.
+  salient columns and rest, are binarized twice, and the number with the least error is taken.
+* The other weights, whose distribution is bell-shaped, are split at a magnitude p into a concentrated and a sparse
+  part, and each part is binarized separately (section 3.3); p is the best of 81 quantiles from 10 % to 90 %.
+* Later columns make up for the block's error: E = (W - W_hat) / diag(U), W_rest -= E U, with U as in GPTQ.
 
-To binarize a set of weights, row by row: mean + scale sign(w - mean), scale = mean|w - mean|. The mean is not in the
-paper's equation 2 but in the authors' code, which made the published numbers.
+A set of weights is binarized per row: mean + scale sign(w - mean), scale = mean|w - mean|. The mean is missing in the
+paper's equation 2; the authors' code, which made the published numbers, subtracts it.
 
 Deviations from the authors' code:
-* s uses diag(H^-1), as the paper writes; the code takes the diagonal of its Cholesky factor (``salience``).
-* The split minimises the error of the weights, as the paper writes; the code minimises that of s, and its quantiles
-  count a zero for each salient weight (``split_on``).
-* The search for the number of salient columns is the code's, not the paper's, which compares errors of the weights.
-* All salient columns are counted; the code counts those of each linear's last block (``count``).
-* sign(0) is +1, so that a bit can hold it. Means and scales are float16.
+* s uses diag(H^-1), as in the paper; the code takes the diagonal of its Cholesky factor (``salience``).
+* The split minimises the error of the weights, as in the paper; the code minimises that of s, and its quantiles count a
+  zero per salient weight (``split_on``).
+* The search for the number of salient columns is the code's; the paper's compares errors of the weights.
+* The salient columns of all blocks are counted; the code counts those of each linear's last block (``count``).
+* sign(0) is +1, so that a sign is one bit. Means and scales are float16.
 
-The bits: ``nominal_bits`` is the paper's 1 + share of salient columns. ``stored_bits`` also counts which columns are
-salient, which part each other weight belongs to (one bit each), and the means and scales.
+``nominal_bits`` is the paper's 1 + share of salient columns. ``stored_bits`` also counts which columns are salient,
+which part each other weight belongs to (one bit each), and the means and scales.
 
 Dimension key: N output channels, K input channels, C blocks of columns, k columns of one block.
 """
@@ -39,9 +38,8 @@ from qbench.weights import BinaryWeight
 
 @dataclass(frozen=True)
 class BiLLM(Method):
-    """``max_salient``: salient columns tried in a block; ``damp`` as in GPTQ; the others are the authors' code's ways,
-    see the module's head: ``salience`` inverse or cholesky, ``split_on`` weights or salience, ``count`` all or
-    last_block."""
+    """``max_salient``: the largest number of salient columns per block; ``damp`` as in GPTQ. ``salience``, ``split_on``
+    and ``count`` choose between the paper and the authors' code; see the module's head."""
 
     name: ClassVar[str] = "billm"
     version: ClassVar[int] = 2
@@ -106,7 +104,7 @@ class BiLLM(Method):
         return BinaryWeight(sign, residual, torch.cat(masks), sparse, levels_NC42, self.block_size, self.count, notes)
 
     def _search_salient(self, metric):
-        """The salient columns of a block, as a mask."""
+        """The mask of a block's salient columns."""
         rank = torch.argsort(metric.sum(0), descending=True, stable=True)
         ranked = metric[:, rank]
         counts = range(1, self.max_salient + 1)
@@ -117,7 +115,7 @@ class BiLLM(Method):
 
 
 def _twice_binarized_error(x):
-    """The squared error that is left when x, row by row, and then the residual are binarized."""
+    """The squared error after the rows of x, and then the rows of the residual, are binarized."""
     for _ in range(2):
         x = x - x.mean(1, keepdim=True)
         x -= torch.copysign(x.abs().mean(1, keepdim=True), x)
@@ -125,7 +123,7 @@ def _twice_binarized_error(x):
 
 
 class _Binary:
-    """The best mean + scale * sign of the masked weights, row by row; rows with an empty mask get zeros."""
+    """mean + scale * sign of the masked weights, per row; rows with an empty mask get zeros."""
 
     def __init__(self, w: Tensor, mask: Tensor):
         n = mask.sum(1, keepdim=True).clamp(min=1)
@@ -137,9 +135,10 @@ class _Binary:
 
 
 def _search_split(x, among, sizes):
-    """Which entries of the mask ``among`` are sparse: those from the best magnitude p on, a quantile of ``sizes``.
+    """The mask of the sparse entries among those of ``among``: magnitudes of at least p, where p is the quantile of
+    ``sizes`` with the least error.
 
-    A part with n entries leaves the error sum (x - mean)^2 - n scale^2, so nothing has to be binarized to compare.
+    A part with n entries leaves the error sum (x - mean)^2 - n scale^2, so the search binarizes nothing.
     """
     size, square = x.abs(), x.square()
     ordered = sizes.sort().values

@@ -1,6 +1,6 @@
-"""RTN, round to nearest: the baseline that looks at nothing but the weight.
+"""RTN, round to nearest: the baseline that reads nothing but the weight.
 
-Deviation from the study's code, which ignores the group size: groups are honoured. ``whole_rows`` does as it does.
+Deviation from the study's code: that ignores the group size, and only ``whole_rows`` does so here.
 
 Dimension key: N output channels, K input channels.
 """
@@ -15,8 +15,8 @@ from qbench.weights import round_to_nearest
 
 @dataclass(frozen=True)
 class RTN(Method):
-    """Every weight to the nearest level of its group's min-max grid; ``whole_rows``: of its row's, whatever the group
-    size."""
+    """Rounds every weight to the nearest level of its group's min-max grid. ``whole_rows``: one group per row, whatever
+    the group size."""
 
     name: ClassVar[str] = "rtn"
     grid: Grid = Grid()

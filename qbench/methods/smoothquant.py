@@ -1,13 +1,13 @@
 """SmoothQuant, arXiv 2211.10438, equation 4: outliers of the activations move into the weights before both are rounded.
 
-For the linears behind a norm, channel j of the input is divided by s_j = max|X_j|^alpha / max|W_j|^(1 - alpha)
-and column j of the weights multiplied by it. Then weights are rounded symmetrically, one scale a row, and
-activations symmetrically, one scale a token, as they come ("per-token dynamic").
+For the linears behind a norm, channel j of the input is divided by s_j = max|X_j|^alpha / max|W_j|^(1 - alpha), and
+column j of the weights is multiplied by it. Then weights are rounded symmetrically with one scale per row, and
+activations symmetrically with one scale per token ("per-token dynamic").
 
-As in the authors' code o_proj and down_proj are not smoothed (nothing before them is a norm) but are quantized,
-weights and inputs. Deviations:
-* The columns take the ratio that the norm's rounded gain really has.
-* One bit a weight, which equation 1 does not define, is +-mean|w|.
+As in the authors' code, o_proj and down_proj are quantized, weights and inputs, but not smoothed, because no norm
+precedes them. Deviations:
+* The columns are multiplied by the ratio of the norm's rounded gains.
+* One bit per weight, which equation 1 does not define, is +-mean|w|.
 The study's released "SmoothQuant" never smooths; that is ``alpha: null`` here.
 
 Dimension key: K input channels.
@@ -48,11 +48,8 @@ class SmoothQuant(Method):
             if stage.fold is None or block[stage.fold].weight.ndim != 1:
                 continue
             x = calib.stats[stage][AbsMax].absmax_K.clamp(min=1e-5)
-            w = (
-                torch.stack([block[name].weight.float().abs().amax(0) for name in stage.linears])
-                .amax(0)
-                .clamp(min=1e-5)
-            )
+            largest = [block[name].weight.float().abs().amax(0) for name in stage.linears]
+            w = torch.stack(largest).amax(0).clamp(min=1e-5)
             calib.rescale(stage, (x**self.alpha / w ** (1 - self.alpha)).clamp(min=1e-5))
 
     def quantize(self, w_NK, stat, name):
