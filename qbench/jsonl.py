@@ -33,11 +33,12 @@ def _lines(path: Path, mtime: int, size: int, strict: bool) -> list[tuple[str, d
 
 def write_lines(path: Path, records: Iterable[dict]) -> None:
     """Writes the records, sorted by model, method, bits, group size and evaluation; equal records give equal bytes."""
-    text = [json.dumps(d, separators=(",", ":"), allow_nan=False) + "\n" for d in sorted(records, key=_order)]
+    text = [json.dumps(d, separators=(",", ":"), allow_nan=False) + "\n" for d in sorted(records, key=order)]
     write_atomic(path, "".join(text))
 
 
-def _order(d: dict) -> tuple:
+def order(d: dict) -> tuple:
+    """Sorts the JSON of records by model, method, bits, group size and evaluation."""
     science = d["science"]
     grid = science.get("grid") or {}
     model, method, eval = (str((science.get(part) or {}).get("name")) for part in ("model", "method", "eval"))

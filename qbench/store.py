@@ -2,24 +2,24 @@
 
     measurements/<id>.json   one file per measurement, written atomically and never changed
     failures/<id>.json       one file per failure, removed when the same id is measured
-    <name>.jsonl             folded records: one line per measurement or failure, sorted by model, method and bits
+    <name>.jsonl             folded records: one line per measurement or failure (``qbench.folding``)
     .locks/                  claims of running processes
 
-A sweep writes files. ``fold`` moves them into a .jsonl, of which a repository needs only a few. Both are read alike.
+A sweep writes files; a repository holds a few .jsonl instead. Both are read alike.
 """
 
 import os
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from qbench.files import Lock, locked, remove_stale, write_atomic
+from qbench.files import Lock, remove_stale, write_atomic
 from qbench.json_values import write_json
-from qbench.jsonl import lines, write_lines
+from qbench.jsonl import lines
 from qbench.record import Failure, Measurement, NewerRecord, measurement, parse
 
 
@@ -92,7 +92,7 @@ class Store:
     def measurements(self) -> list[Measurement]:
         """All readable measurements, sorted by id; a damaged one is left out with a warning."""
         found: dict[str, tuple[dict, Measurement]] = {}
-        for where, d in [*self._files("measurements"), *self.folded()]:
+        for where, d in [*self.files("measurements"), *self.folded()]:
             try:
                 if "error" not in d and found.setdefault(d["id"], (d, measurement(d, where)))[0] != d:
                     raise ValueError(f"{where} differs from the other record {d['id']}; delete one of them")
@@ -103,7 +103,7 @@ class Store:
     def failures(self) -> list[Failure]:
         """All readable failures of what is not measured, sorted by id; a damaged one is left out with a warning."""
         folded = self.folded()
-        found = {d["id"]: d for _, d in [*folded, *self._files("failures")] if "error" in d}
+        found = {d["id"]: d for _, d in [*folded, *self.files("failures")] if "error" in d}
         measured = {d["id"] for _, d in folded if "error" not in d}
         return [found[id] for id in sorted(found) if id not in measured and not self.path(id).is_file()]
 
@@ -125,43 +125,13 @@ class Store:
             for lock in locks.values():
                 lock.release(remove=True)
 
-    def fold(self, name: str, wanted: Callable[[dict], bool] = lambda science: True) -> Path:
-        """Moves the files whose science is ``wanted`` into ``<name>.jsonl``. A file goes when its line is written.
+    def where(self, id: str) -> str:
+        """The file, or the file and line, that holds the record; "" where there is none."""
+        files = [str(path) for path in (self.path(id), self.failure_path(id)) if path.is_file()]
+        return next(iter([*files, *(where for where, d in self.folded() if d["id"] == id)]), "")
 
-        Raises: ValueError where a line of the .jsonl is damaged, or where two records of one id differ.
-        """
-        target, moved = self.root / f"{name}.jsonl", []
-        with locked(self.root / ".locks" / "lines"):
-            found = {d["id"]: d for _, d in lines(target, strict=True)} if target.is_file() else {}
-            elsewhere = {d["id"]: d for _, d in self.folded() if d["id"] not in found}
-            for where, d in [*self._files("measurements"), *self._files("failures")]:
-                if not wanted(d["science"]):
-                    continue
-                if "error" not in d:
-                    measurement(d, where)  # refuses what is damaged
-                there = found.get(d["id"]) or elsewhere.get(d["id"])
-                if there is None or "error" in there:
-                    found[d["id"]] = d
-                elif "error" not in d and there != d:
-                    raise ValueError(f"{where} differs from the folded record of this id; delete one of them")
-                moved.append(Path(where))
-            write_lines(target, found.values())
-            for path in moved:
-                path.unlink(missing_ok=True)
-        return target
-
-    def delete(self, id: str) -> None:
-        """Removes the measurement or failure, wherever it lies."""
-        with locked(self.root / ".locks" / "lines"):
-            for path in self.root.glob("*.jsonl"):
-                there = [d for _, d in lines(path, strict=True)]
-                if len(kept := [d for d in there if d["id"] != id]) < len(there):
-                    write_lines(path, kept)
-            for path in (self.path(id), self.failure_path(id)):
-                path.unlink(missing_ok=True)
-
-    def _files(self, room: str) -> Iterator[tuple[str, dict]]:
-        """(path, JSON) of all readable files, sorted."""
+    def files(self, room: str) -> Iterator[tuple[str, dict]]:
+        """(path, JSON) of all readable files in the folder ``room``; a damaged one is left out with a warning."""
         for path in sorted((self.root / room).glob("*.json")):
             try:
                 d = _read(path)
