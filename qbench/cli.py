@@ -19,6 +19,7 @@ qbench: post-training quantization of Qwen3, measured.
   qbench run --help                                      all groups, choices and fields
   qbench plan experiment=table3 ...                      what a sweep would measure, what is there, what it would cost
   qbench fetch experiment=table3 ...                     its models and data, for machines without a network
+  qbench records [FOLDER] [ID | FILTER=VALUE ...]        what is recorded; one record, and the command that measures it
   qbench report [RESULTS_DIR]                            tables and figures from the records, the paper's beside ours
   qbench report --table 4 --metric mmlu                  one of the paper's tables in the terminal
   qbench audit [FOLDER]                                  what is wrong in the paper's printed numbers, by themselves
@@ -31,7 +32,7 @@ First steps, with models that are inside the package (no network, no GPU):
   qbench report
 
 The same with a real model from the Hub: model=qwen3-0.6b instead of nano-s.
-Records land in ./results (machine.results_dir=...); what is there already is not measured again.
+Records go to ./runs (machine.results_dir=...). Existing records are not measured again.
 Tab completion in bash: eval "$(qbench -sc install=bash)"
 
 Exit codes: 0  all is there    1  something failed or was refused    2  the command line cannot be read
@@ -74,6 +75,10 @@ def _command(command: str, rest: list[str]) -> int:
 
         _stop_by_exception()
         return fetch.main(rest)
+    if command == "records":
+        from qbench import records
+
+        return records.main(rest)
     if command == "report":
         return _report(rest)
     if command == "audit":
@@ -81,7 +86,7 @@ def _command(command: str, rest: list[str]) -> int:
     if command in ("-h", "--help", "help", "--version"):
         print(HELP if command != "--version" else f"qbench {version('qbench')}")
         return 0
-    known = "run, plan, fetch, report or audit"
+    known = "run, plan, fetch, records, report or audit"
     print(f"qbench: unknown command {command!r}; it is {known}, see qbench --help", file=sys.stderr)
     return 2
 
@@ -180,10 +185,8 @@ def _report(args: list[str]) -> int:
 
     _stop_by_exception()
     parser = argparse.ArgumentParser(prog="qbench report", description="Tables and figures from the records.")
-    default = os.environ.get("QBENCH_RESULTS", "results")
-    parser.add_argument(
-        "results_dir", nargs="?", default=default, help="folder with measurements/ (default: %(default)s)"
-    )
+    default = os.environ.get("QBENCH_RESULTS", "runs")
+    parser.add_argument("results_dir", nargs="?", default=default, help="folder with records (default: %(default)s)")
     parser.add_argument("--table", type=int, help="print one of the paper's tables, 1 to 4, beside ours")
     parser.add_argument("--protocol", help="paper or released (with --table)")
     parser.add_argument("--metric", help="one column, e.g. mmlu or c4_ppl (with --table)")
@@ -197,7 +200,7 @@ def _audit(args: list[str]) -> int:
     from qbench.printed.audit import write_audit
 
     parser = argparse.ArgumentParser(prog="qbench audit", description="Checks the printed numbers of the paper.")
-    parser.add_argument("folder", nargs="?", default="results/audit", help="where the page goes (default: %(default)s)")
+    parser.add_argument("folder", nargs="?", default="runs/audit", help="where the page goes (default: %(default)s)")
     for path in write_audit(parser.parse_args(args).folder):
         print(path)
     return 0

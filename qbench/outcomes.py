@@ -34,6 +34,7 @@ class Outcome:
     message: str = ""
     seconds: float = 0.0
     metrics: dict[str, Metric] = field(default_factory=dict)
+    records: dict[str, str] = field(default_factory=dict)  # where each record lies, by id
 
     @property
     def is_bad(self) -> bool:
@@ -65,7 +66,7 @@ class Outcomes(Callback):
         outcome: Outcome = job_return.return_value
         if self.folder is None:
             self.single.append(outcome)
-            print(line(outcome) + table(outcome), flush=True)
+            print(line(outcome) + table(outcome.metrics) + records(outcome), flush=True)
             return
         number = config.hydra.job.num + 1
         write_json(self.folder / f"{number:06}.json", replace(outcome, metrics={}))
@@ -107,10 +108,10 @@ def headline(metrics: dict[str, Metric]) -> dict[str, Metric]:
     return {key: m for key, m in metrics.items() if m.samples is not None or key.startswith(kernels)}
 
 
-def table(outcome: Outcome) -> str:
-    """Value and standard error of every number of one run, as lm-eval prints them."""
+def table(metrics: dict[str, Metric]) -> str:
+    """Value and standard error of every number, as lm-eval prints them."""
     rows = [("data", "metric", "value", "", "stderr", "n")]
-    for key, m in headline(outcome.metrics).items():
+    for key, m in headline(metrics).items():
         data, _, metric = key.partition("/")
         rows.append((data, metric, f"{m.value:.4g}", "±", "n/a" if m.stderr is None else f"{m.stderr:.2g}", str(m.n)))
     if len(rows) == 1:
@@ -119,6 +120,11 @@ def table(outcome: Outcome) -> str:
     rows.insert(1, tuple("-" * width for width in widths))
     cells = ([w.ljust(n) if i < 2 else w.rjust(n) for i, (w, n) in enumerate(zip(row, widths))] for row in rows)
     return "".join("\n|" + "|".join(row) + "|" for row in cells)
+
+
+def records(outcome: Outcome) -> str:
+    """One line per record: its id and where it lies."""
+    return "".join(f"\nrecord {id}  {where}" for id, where in outcome.records.items())
 
 
 def summary(outcomes: list[Outcome]) -> str:

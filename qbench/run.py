@@ -18,7 +18,7 @@ from qbench.outcomes import Outcome
 from qbench.plan.footprint import hidden_bytes, statistics_bytes, waiting_bytes
 from qbench.progress import Progress
 from qbench.protocol import judge
-from qbench.record import LayerReport, Measurement, Metric, digest
+from qbench.record import LayerReport, Measurement, digest
 from qbench.shape import Shape
 from qbench.statistics_cache import CachedStatistics, open_statistics
 from qbench.store import Store
@@ -74,7 +74,7 @@ class Run:
         """Measures and records what is missing and no other process measures. Errors are in the outcome."""
         started = time.perf_counter()
         if not (missing := self._missing()):
-            return Outcome(self.cell, "present", metrics=self._metrics())
+            return self._outcome("present")
         preflight.check_room(self.ckpt, self.method, self.machine, self.cell)
         with self.store.claim(*(self.ids[name] for name in missing)) as mine:
             missing = self._missing()  # another process may have finished just now
@@ -83,11 +83,10 @@ class Run:
         seconds = time.perf_counter() - started
         left = len(missing) - len(mine.intersection(self.ids[name] for name in missing))
         if errors:
-            return Outcome(self.cell, "failed", "; ".join(errors), seconds, self._metrics())
+            return self._outcome("failed", "; ".join(errors), seconds)
         if left:
-            message = f"another process measures {left} of {len(self.ids)}"
-            return Outcome(self.cell, "elsewhere", message, seconds, self._metrics())
-        return Outcome(self.cell, "measured" if todo else "present", seconds=seconds, metrics=self._metrics())
+            return self._outcome("elsewhere", f"another process measures {left} of {len(self.ids)}", seconds)
+        return self._outcome("measured" if todo else "present", seconds=seconds)
 
     def _missing(self) -> list[str]:
         return [name for name, id in self.ids.items() if self.store.get(id) is None]
@@ -203,9 +202,11 @@ class Run:
         rest = self.ckpt.parameters() - total
         return nominal / total, stored / total, round(stored / 8) + 2 * rest
 
-    def _metrics(self) -> dict[str, Metric]:
-        records = (self.store.get(id) for id in self.ids.values())
-        return {key: metric for r in records if r for key, metric in r.metrics.items()}
+    def _outcome(self, status: str, message: str = "", seconds: float = 0.0) -> Outcome:
+        """With the metrics of all records that there are, and where those lie."""
+        records = [r for id in self.ids.values() if (r := self.store.get(id))]
+        metrics = {key: metric for r in records for key, metric in r.metrics.items()}
+        return Outcome(self.cell, status, message, seconds, metrics, {r.id: self.store.where(r.id) for r in records})
 
 
 def run(cfg: DictConfig) -> Outcome:

@@ -2,7 +2,7 @@
 
     measurements/<id>.json   one file per measurement, written atomically and never changed
     failures/<id>.json       one file per failure, removed when the same id is measured
-    <name>.jsonl             folded records: one line per measurement or failure (``qbench.folding``)
+    <name>.jsonl             folded records: one line per measurement or failure (``qbench.records.folding``)
     .locks/                  claims of running processes
 
 A sweep writes files; a repository holds a few .jsonl instead. Both are read alike.

@@ -24,7 +24,7 @@ LAYERS = [
     ("measure",),
     ("config", "overrides"),
     ("plan",),
-    ("preflight", "fetch"),
+    ("preflight", "fetch", "records"),
     ("run",),
     ("cli",),
 ]
@@ -64,6 +64,7 @@ def test_imports_point_down(path):
     [
         ("qbench.cli", "torch"),
         ("qbench.report", "torch"),
+        ("qbench.records", "torch"),
         ("qbench.stream", "hydra"),
         ("qbench.stream", "lm_eval"),
         ("qbench.kernels.packed", "hydra"),

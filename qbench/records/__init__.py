@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from qbench.folding import delete, fold
 from qbench.jsonl import order
 from qbench.outcomes import headline
 from qbench.protocol import name_of
 from qbench.record import Failure, Measurement
+from qbench.records.folding import delete, fold
 from qbench.report.quality.variants import canon, distinguish, quant_labels, quantization
 from qbench.store import Store
 
@@ -97,7 +97,7 @@ def main(args: list[str]) -> int:
             delete(store, entry.json["id"])
             print(f"{entry.json['id']} is deleted")
         elif ids:
-            from qbench.record_page import page  # composes a configuration, which takes seconds
+            from qbench.records.page import page  # composes a configuration, which takes seconds
 
             print(page(store, find(store, *ids).record))
         else:

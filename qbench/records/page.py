@@ -5,13 +5,14 @@ from pathlib import Path
 
 from qbench.outcomes import table
 from qbench.record import Failure, LayerReport, Measurement, digest
-from qbench.redo import command, overrides
+from qbench.records.redo import command, overrides
 from qbench.report.quality.variants import flatten, quantization
 from qbench.store import Store
 
 
 def page(store: Store, record: Measurement | Failure) -> str:
-    """Everything that a person asks of one record."""
+    """All of one record; its quantized weights are looked for in $QBENCH_CACHE or ~/.cache/qbench."""
+    cache = Path(os.environ.get("QBENCH_CACHE", Path.home() / ".cache" / "qbench"))
     d = vars(record) if isinstance(record, Measurement) else record
     lines = [f"{d['id']}  in {store.where(d['id'])}", ""]
     lines += [f"  {key:<24} {value}" for key, value in flatten(d["science"]).items()]
@@ -27,7 +28,7 @@ def page(store: Store, record: Measurement | Failure) -> str:
     lines += [f"  {command([*words, f'machine.results_dir={store.root}'])}"]
     lines += [f"  (gives a new record: this one has {', '.join(left)}, which the code no longer has)"] * bool(left)
     if d["science"]["method"]["name"] != "none":
-        lines += ["", *_weights(d["science"], words)]
+        lines += ["", *_weights(d["science"], cache)]
     return "\n".join(lines)
 
 
@@ -44,16 +45,19 @@ def _sizes(record: Measurement) -> list[str]:
     return lines + [f"note: {note}" for note in dict.fromkeys(note for r in layers for note in r.notes)]
 
 
-def _weights(science: dict, words: list[str]) -> list[str]:
-    """Where the quantized weights lie, and how they get into plain transformers."""
-    cache = Path(os.environ.get("QBENCH_CACHE", Path.home() / ".cache" / "qbench"))
-    folder = cache / "quantized" / digest(quantization(science))
-    there = "are there" if folder.is_dir() else "are not there now: add machine.keep_weights=true to the command above"
-    asked = ", ".join(f'"{word}"' for word in words)
+def _weights(science: dict, cache: Path) -> list[str]:
+    """Where the quantized weights lie, and the Python that makes a checkpoint for plain transformers of them."""
+    folder, model = cache / "quantized" / digest(quantization(science)), science["model"]
+    is_there = "there now" if folder.is_dir() else "not there now; add machine.keep_weights=true to the command"
+    where = f'repo="{model["repo"]}", revision="{model["revision"]}"'
+    where = 'path="FOLDER"' if model["repo"] == "local" else where
+    where = f'nano="{model["name"]}"' if model["repo"].startswith("qbench/") else where
     return [
-        f"Its quantized weights belong in {folder} and {there}.",
-        "In Python, as a transformers model, and as a checkpoint that AutoModelForCausalLM.from_pretrained reads:",
-        f"  from qbench import load_quantized",
-        f"  model, tokenizer = load_quantized({asked})",
-        '  model.save_pretrained("FOLDER"); tokenizer.save_pretrained("FOLDER")',
+        f"Its quantized weights go to {folder} ({is_there}).",
+        "From there to a folder with dequantized weights, which AutoModelForCausalLM.from_pretrained reads:",
+        "  from qbench.models.checkpoint import Checkpoint",
+        "  from qbench.models.quantized import QuantizedFolder",
+        f'  ckpt = Checkpoint("{model["name"]}", {where}, dtype="{model["dtype"]}").open()',
+        f'  QuantizedFolder("{folder}").load(ckpt, None, "cpu").save_pretrained("NEW_FOLDER")',
+        '  ckpt.tokenizer.save_pretrained("NEW_FOLDER")',
     ]
