@@ -20,7 +20,7 @@ def main(args: list[str]) -> int:
     table, overrides = args[0], args[1:]
     qbench = [sys.executable, "-m", "qbench.cli"]
     chosen = dict(o.split("=", 1) for o in overrides if "=" in o)
-    report = ["report", chosen.get("machine.results_dir", "results"), "--table", table]
+    report = ["report", chosen.get("machine.results_dir", "runs"), "--table", table]
     report += ["--protocol", chosen.get("protocol", "paper")]
     if code := subprocess.run([*qbench, "plan", "--strict", f"experiment=table{table}", *overrides]).returncode:
         return code
