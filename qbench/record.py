@@ -27,7 +27,8 @@ class Metric:
 
     ``samples`` holds one outcome per item, in the order of the data: a window's mean negative log-likelihood, a
     question's 0 or 1. Paired differences need them. ``stderr`` is the standard error of ``value`` over the ``n`` items,
-    None where there is none.
+    None where there is none. ``higher_is_better``, ``chance`` (the value of guessing) and ``header`` tell tables how to
+    show it. Where a measure leaves them out, as in old records, tables go by the metric's name.
     """
 
     value: float
@@ -35,6 +36,9 @@ class Metric:
     n: int
     stderr: float | None = None
     samples: list[float] | None = None
+    higher_is_better: bool | None = None
+    chance: float | None = None
+    header: str = ""
 
 
 @dataclass(frozen=True)

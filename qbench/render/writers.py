@@ -95,7 +95,7 @@ def to_text(*sheets: Sheet) -> str:
             *(x for line in s.lines for x in _fold(line)),
         ]
     for mark, text in (sheets[0].footnotes.texts() if sheets else {}).items():
-        lines += _fold(f"{_raised([mark])} {text}")
+        lines += _fold(f"{raised([mark])} {text}")
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
@@ -146,11 +146,16 @@ def _once(rows: list[list[Cell]]) -> list[list[Cell]]:
 
 
 def _text_rows(s: Sheet) -> list[str]:
-    """Blocks of aligned lines. A name too long for the terminal has lines of its own above its cells."""
+    """Blocks of aligned lines; a title takes the place of the first heads.
+
+    A row's name that is too long for the terminal has lines of its own above the cells.
+    """
     left = len(s.align) - len(s.align.lstrip("l"))
     rows = [row for _, rows in s.blocks for row in _once(rows)]
-    tails = [max((len(_tail(row[j])) for row in rows), default=0) for j in range(len(s.align))]
-    texts = [[c.text + f"{_tail(c):{n}}" for c, n in zip(row, tails)] for row in rows]
+    tail = max((len(_tail(c)) for row in rows for c, a in zip(row, s.align) if a == "r"), default=0)
+    texts = [
+        [c.text + f"{_tail(c):{tail if a == 'r' and c.text else 0}}" for c, a in zip(row, s.align)] for row in rows
+    ]
     head = s.full_head()
     widths = [max(len(t[j]) for t in [head, *texts]) for j in range(len(s.align))]
 
@@ -162,8 +167,7 @@ def _text_rows(s: Sheet) -> list[str]:
     lines, found = [], iter(texts)
     for title, block in s.blocks:
         name, rest = halves(head)
-        lines += [(title, "")] if title and name else []
-        lines += [(name or title, rest), *(halves(next(found)) for _ in block), ("", "")]
+        lines += [(title or name, rest), *(halves(next(found)) for _ in block), ("", "")]
     room = max(WIDTH - 2 - max((len(rest) for _, rest in lines), default=0), NAME)
     width = max((len(name) for name, rest in lines if rest and len(name) <= room), default=0)
     out = []
@@ -175,10 +179,10 @@ def _text_rows(s: Sheet) -> list[str]:
 
 
 def _tail(c: Cell) -> str:
-    return "*" * c.bold + _raised(c.marks)
+    return "*" * c.bold + raised(c.marks)
 
 
-def _raised(marks: list[str]) -> str:
+def raised(marks: list[str]) -> str:
     """Letters as superscripts; other signs as they are."""
     return "".join(marks).translate(_RAISED)
 

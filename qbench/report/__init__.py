@@ -14,14 +14,13 @@ from qbench.printed.audit import write_audit
 from qbench.printed.published import METRICS, TABLES
 from qbench.printed.published import load as load_published
 from qbench.protocol import PROTOCOLS, name_of
-from qbench.render import writers
-from qbench.render.write import to_csv, to_latex, to_markdown
+from qbench.render.footnotes import Footnotes
+from qbench.render.writers import to_text, write
 from qbench.report.latency import write_latency
 from qbench.report.quality.frame import frame, layer_frame
-from qbench.report.quality.packed_models import write_of_kernels
-from qbench.report.quality.specs import specs
-from qbench.report.quality.summary import summarize
-from qbench.report.quality.table import TableSpec, make_table
+from qbench.report.quality.packed_models import KERNEL_TABLES, kernel_sheet
+from qbench.report.quality.table import TableSpec, make_table, specs
+from qbench.report.quality.text import matrix_sheet, summary_sheet
 from qbench.report.quality.variants import flaw
 from qbench.report.reproduction.compare import reproduce
 from qbench.report.reproduction.measured_cells import of_table
@@ -61,21 +60,20 @@ def build(
         write_atomic(path, text)
         written.append(path)
 
-    for spec in specs(df["science"]):
-        table = make_table(spec, df)
-        deltas = [("_delta", make_table(spec, df, delta=True))] if spec.delta else []
-        for suffix, t in [("", table), *deltas]:
-            if t.rows and t.columns:
-                for extension, write in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex)):
-                    put(f"{spec.name}{suffix}.{extension}", write(t))
+    for spec in specs(df["model"].unique()):
+        table, tables = make_table(spec, df), out / "tables"
+        for t in (table, make_table(spec, df, delta=True)) if spec.delta else (table,):
+            written += write(matrix_sheet(t), tables) if t.rows and t.columns else []
         if spec.summary:
             name = spec.name.removesuffix("_matrix") + "_summary.md"
-            put(name, f"```text\n{summarize(table)}```\n")
+            put(name, f"```text\n{to_text(summary_sheet(table, Footnotes()))}```\n")
         if spec.figures and figures:
             from qbench.report.figures import draw  # matplotlib takes a second to import
 
             written += draw(table, df, layer_frame(measurements), out / "figures")
-    written += write_of_kernels(measurements, failures, out)
+    kernels = frame(measurements, failures, kernels=True)
+    for sheet in (kernel_sheet(kernels, table) for table in KERNEL_TABLES):
+        written += write(sheet, out / "tables") if sheet.csv_rows else []
     written += write_latency(results_dir, measurements, out, figures=figures)
     if paper and len(df):
         written += write_audit(out / "audit", figures=figures)
@@ -97,7 +95,7 @@ def _paper_tables(measurements: list, failures: list[dict], out: Path, figures: 
                 refused.append(f"table {k}, protocol {protocol}: {e}")
                 continue
             tables.append(t)
-            written += writers.write(paper_sheet(t), out / "tables")
+            written += write(paper_sheet(t), out / "tables")
         if figures and any(line.measured for t in tables for line in t.lines):
             from qbench.report.reproduction.figure import draw
 
@@ -111,13 +109,14 @@ def paper_table(results_dir: str | Path, table: int, protocol: str | None = None
     """One of the paper's tables with ours beside it, as text; ValueError as in ``reproduce``."""
     measurements, failures = load(results_dir)
     metrics = (metric,) if metric else METRICS
-    return writers.to_text(paper_sheet(reproduce(measurements, table, protocol, metrics, failures)))
+    return to_text(paper_sheet(reproduce(measurements, table, protocol, metrics, failures)))
 
 
 def summary(results_dir: str | Path) -> str:
     """The compact tables as text for a terminal, at most 100 columns wide; "" where there is no record."""
-    df = frame(*load(results_dir))
-    return "\n".join(summarize(make_table(spec, df)) for spec in specs(df["science"]) if spec.summary)
+    df, footnotes = frame(*load(results_dir)), Footnotes()
+    tables = [make_table(spec, df) for spec in specs(df["model"].unique()) if spec.summary]
+    return to_text(*(summary_sheet(t, footnotes) for t in tables)) if tables else ""
 
 
 def main(

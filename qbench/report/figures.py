@@ -20,8 +20,7 @@ from qbench.report.quality.heatmap import layer_heatmap
 from qbench.report.quality.over_bits import bits_figure, differences_figure
 from qbench.report.quality.pareto import pareto_figure
 from qbench.report.quality.series import quantized
-from qbench.report.quality.specs import specs
-from qbench.report.quality.table import Table, make_table, one_evaluation
+from qbench.report.quality.table import Table, make_table, one_evaluation, specs
 from qbench.report.quality.variants import quant_labels
 
 Metrics = tuple[str, ...]
@@ -70,7 +69,7 @@ def draw(t: Table, df: pd.DataFrame, layers: pd.DataFrame, folder: Path) -> list
 
 
 def _table(df: pd.DataFrame, delta: bool = False) -> Table:
-    found = [spec for spec in specs(df["science"]) if spec.figures]
+    found = [spec for spec in specs(df["model"]) if spec.figures]
     if len(found) != 1:
         models = ", ".join(sorted(set(df["model"]))) or "none"
         raise ValueError(f"a figure shows one family of models, these are {models}: filter the frame first")

@@ -17,10 +17,8 @@ from qbench.report.latency.figures import crossing
 from qbench.report.latency.model_figures import joined, kernel_of
 from qbench.report.latency.rows import BF16, FUSED, W4, Latency, geomean, label, load
 from qbench.report.latency.targets import all_targets, headlines
-from qbench.report.quality.packed_models import KINDS as RUNS
-from qbench.report.quality.packed_models import sheet as of_kernels
-from qbench.report.quality.specs import generic
-from qbench.report.quality.table import make_table
+from qbench.report.quality.packed_models import KERNEL_TABLES, kernel_sheet
+from qbench.report.quality.table import make_table, matrix
 from qbench.shape import QWEN3
 from qbench.store import Store
 
@@ -402,7 +400,7 @@ def test_only_points_with_quality_and_latency_are_joined(tmp_path):
         ("qwen3-8b", "billm", None),
     ]  # no such row of a decoder
     measured = [m for s in wanted + without for m in real(*s)]
-    pairs = joined(r, make_table(generic("qwen3"), frame(measured)).rows)
+    pairs = joined(r, make_table(matrix("qwen3"), frame(measured)).rows)
     assert {(row.model, row.method) for row, _ in pairs} == {s[:2] for s in wanted}
     for row, decoder in pairs:
         assert decoder["model"] == row.model.removesuffix("-base")
@@ -429,7 +427,7 @@ def test_agreement_has_its_own_table(tmp_path):
     text = (tmp_path / "tables" / "agreement.md").read_text()
     assert "| nano-s | GPTQ | 4 | 16 | 128 | 0.002 | 0.004 | 0.006 | 99.0 | bfloat16 | NVIDIA H200 |" in text
     assert "failed: ArithmeticError: logits differ by 0.3" in text
-    assert of_kernels([]).csv_rows == []
+    assert kernel_sheet(frame([], kernels=True), KERNEL_TABLES[0]).csv_rows == []
 
 
 def test_latency_of_quantized_weights_has_its_own_table(tmp_path):
@@ -443,7 +441,7 @@ def test_latency_of_quantized_weights_has_its_own_table(tmp_path):
     assert names == {f"quantized_latency.{extension}" for extension in ("csv", "md", "tex")}
     text = (tmp_path / "tables" / "quantized_latency.md").read_text()
     assert "| 1.5 | 667 | 3.9 | 2.6 | 81.0 | 1 | 1024 | bfloat16 | NVIDIA H200 |" in text
-    assert of_kernels([m], kind=RUNS[1]).csv_rows == []
+    assert kernel_sheet(frame([m], kernels=True), KERNEL_TABLES[1]).csv_rows == []
 
 
 def test_kernels_leave_the_tables_of_quality_alone(tmp_path):

@@ -16,10 +16,8 @@ from fakes.report_records import evals, measure, metric, science, study
 from qbench.record import Metric, digest
 from qbench.render.footnotes import Footnotes
 from qbench.report import build, frame, layer_frame, load, main, make_table, summary
-from qbench.report.quality.columns import Column
 from qbench.report.quality.frame import paired_difference
-from qbench.report.quality.specs import specs
-from qbench.report.quality.table import TableSpec, one_evaluation
+from qbench.report.quality.table import one_evaluation, specs, winners
 from qbench.report.quality.variants import distinguish
 from qbench.store import Store
 
@@ -44,7 +42,13 @@ def records(*cells, only=("ppl",)):
 
 def table_of(measurements, failures=(), delta=False):
     df = frame(measurements, failures)
-    return make_table(specs(df["science"])[0], df, delta=delta)
+    return make_table(specs(df["model"])[0], df, delta=delta)
+
+
+def best(t, key):
+    (c,) = (c for c in t.columns if c.key == key)
+    bold = winners(t.rows, c, c.text, lambda r: r.group_size)
+    return [r for r in t.rows if id(r.cells[key]) in bold]
 
 
 def test_paired_difference_equals_the_naive_one():
@@ -106,12 +110,12 @@ def test_baseline_of_another_evaluation_is_not_used():
     longer = base.science | {"eval": base.science["eval"] | {"window": 512}}
     t = table_of([replace(base, science=longer, id=digest(longer)), rtn], delta=True)
     assert t.columns == []
-    assert any("Left out" in line and "nano/ppl" in line for line in t.protocol)
+    assert any("Left out" in line and "nano/ppl" in line for line in t.notes)
 
 
 def test_rows_are_in_the_papers_order(results):
     df = frame(*load(results))
-    t = make_table(specs(df["science"])[0], df)
+    t = make_table(specs(df["model"])[0], df)
     assert list(dict.fromkeys(r.model for r in t.rows)) == ["nano-s", "nano-m", "nano-l"]
     axis = [(m, b) for m in ("rtn", "gptq", "awq", "smoothquant") for b in BITS]
     small = [(r.method, r.bits) for r in t.rows if r.model == "nano-s"]
@@ -170,11 +174,10 @@ def test_failure_is_forgotten_once_measured():
 
 def test_bold_goes_to_the_best_at_equal_bits(results):
     df = frame(*load(results))
-    t = make_table(specs(df["science"])[0], df)
-    four = {r.method: r.cells["nano/ppl"].best for r in t.rows if r.model == "nano-s" and r.bits == 4}
-    assert four == {"rtn": False, "gptq": True, "awq": False, "smoothquant": False}
+    t = make_table(specs(df["model"])[0], df)
+    assert {r.method for r in best(t, "nano/ppl") if r.model == "nano-s" and r.bits == 4} == {"gptq"}
     lone = table_of(records((science(), 0), (science("nano-s", "rtn", 4), 1)))
-    assert not any(c.best for r in lone.rows for c in r.cells.values())
+    assert best(lone, "nano/ppl") == []
 
 
 @pytest.mark.parametrize(
@@ -232,8 +235,7 @@ def test_a_cell_is_of_its_rows_evaluation(mixed):
     assert by["gptq", few]["nano/kl"].state == "missing", "a divergence over 48 windows is no part of this row"
     assert by["gptq", few]["nano/ppl"].value == extra.metrics["nano/ppl"].value
     assert by["gptq", few]["nano_world/acc"].state == "ok"
-    best = {key for key, cells in by.items() if cells["nano/ppl"].best}
-    assert best == {("gptq", full), ("awq", few)}
+    assert {(r.method, r.how) for r in best(t, "nano/ppl")} == {("gptq", full), ("awq", few)}
     delta = {(r.method, r.how): r.cells["nano/ppl"] for r in table_of([*mixed], delta=True).rows}
     assert delta["gptq", full].state == "ok"
     assert delta["awq", few].state == "missing"
@@ -241,7 +243,7 @@ def test_a_cell_is_of_its_rows_evaluation(mixed):
 
 def test_metrics_of_other_tables_split_no_row(mixed):
     df = frame(mixed)
-    subjects = make_table(specs(df["science"])[1], df)
+    subjects = make_table(specs(df["model"])[1], df)
     assert [(r.method, r.how) for r in subjects.rows] == [("none", ""), ("rtn", ""), ("gptq", "")]
 
 
@@ -273,7 +275,7 @@ def test_what_follows_from_a_tokenizer_is_no_other_evaluation():
 def test_no_star_across_calibrations():
     ms = records((science("nano-s", "rtn", 4), 1), (science("nano-s", "awq", 4, calib={"seed": 1}), 0.1),
                  (science("nano-s", "gptq", 4), 0.5))  # fmt: skip
-    assert [r.method for r in table_of(ms).rows if r.cells["nano/ppl"].best] == ["gptq"]
+    assert [r.method for r in best(table_of(ms), "nano/ppl")] == ["gptq"]
 
 
 def test_a_frame_tells_evaluations_apart(mixed):
@@ -423,14 +425,3 @@ def test_no_records_is_said_and_not_an_error_trace(tmp_path, capsys):
     assert build(tmp_path) == []
     assert len(frame([])) == 0
     assert len(layer_frame([])) == 0
-
-
-def test_a_paper_table_is_one_spec():
-    six = ("piqa", "boolq")
-    m = records((science(), 0))[0]
-    acc = {f"{task}/acc": metric("fraction", [0.0, 1.0, 1.0, 1.0]) for task in six}
-    df = frame([replace(m, metrics=m.metrics | acc)])
-    average = Column("avg", "Avg", True, 100.0, mean_of=tuple(f"{task}/acc" for task in six))
-    spec = TableSpec("table1", "Base models", lambda s: True, ("nano/ppl", average))
-    cell = make_table(spec, df).rows[0].cells["avg"]
-    assert average.text(cell.value, cell.stderr) == "75.0 ± 17.7"

@@ -20,8 +20,7 @@ from qbench.report.quality.frame import frame
 from qbench.report.quality.pareto import front
 from qbench.report.quality.rows import Row
 from qbench.report.quality.series import handles, looks
-from qbench.report.quality.specs import generic
-from qbench.report.quality.table import make_table, one_evaluation
+from qbench.report.quality.table import make_table, matrix, one_evaluation
 from qbench.report.quality.variants import UNQUANTIZED
 from qbench.shape import QWEN3
 
@@ -116,7 +115,7 @@ def quality_figure(record: Latency, measurements: list[Measurement]) -> Figure |
     df = frame(m for m in measurements if m.science["model"]["name"].startswith("qwen3-"))
     if df.empty:
         return None
-    t = one_evaluation(make_table(generic("qwen3"), df))
+    t = one_evaluation(make_table(matrix("qwen3"), df))
     pairs = joined(record, t.rows)
     columns = [column(key) for key in _metrics(t, pairs)]
     if not columns:

@@ -28,7 +28,6 @@ from qbench.render.escape import tex
 from qbench.report.paper.json_values import of_folders
 from qbench.report.quality.columns import column
 from qbench.report.quality.frame import of_kernels
-from qbench.report.quality.summary import short
 from qbench.report.quality.variants import UNQUANTIZED, method_of
 
 SIZES = ("s", "m", "l")
@@ -115,7 +114,7 @@ def _cells(records: list[Measurement], family: str, place) -> dict[str, str]:
     found: dict[tuple[str, str], dict[str, str]] = {}
     for m in records:
         where = f"{method_of(m.science)['name']}/{place(m)}"
-        values = {METRIC_KEYS[k]: short(column(k), x.value) for k, x in m.metrics.items() if k in METRIC_KEYS}
+        values = {METRIC_KEYS[k]: column(k).short(x.value) for k, x in m.metrics.items() if k in METRIC_KEYS}
         if "kl" in values:
             values["kl"] = f"{m.metrics['nano/kl'].value:.2g}"
         values |= {
@@ -150,7 +149,7 @@ def _study(study: list[Measurement]) -> dict[str, str]:
             out[f"nano/worst/{b}"] = f"{worst:.2g}" if worst < 100 else f"{worst:,.0f}"
     ones = [x.value for (_, name, bits), x in ppl.items() if bits == 1 and name != "billm"]
     if ones:
-        out["nano/least/1"] = short(column("nano/ppl"), min(ones))
+        out["nano/least/1"] = column("nano/ppl").short(min(ones))
     out["nano/windows"] = str(max(x.n for x in ppl.values()))
     out["nano/questions"] = str(max(m.metrics["nano_world/acc"].n for m in study if "nano_world/acc" in m.metrics))
     out["nano/devices"] = tex(joined(sorted({m.provenance["device"] for m in study})))

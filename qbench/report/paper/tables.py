@@ -10,9 +10,7 @@ from qbench.report.paper.numbers import in_study
 from qbench.report.quality.columns import column
 from qbench.report.quality.frame import frame
 from qbench.report.quality.rows import Row
-from qbench.report.quality.specs import nano
-from qbench.report.quality.summary import short
-from qbench.report.quality.table import Table, make_table, winners
+from qbench.report.quality.table import Table, make_table, matrix, winners
 from qbench.report.quality.variants import UNQUANTIZED
 
 BLOCKS = {"nano/ppl": "perplexity, lower is better", "nano_world/acc": "questions answered, \\%, higher is better"}
@@ -21,7 +19,7 @@ MOST = 40  # rows of a record that are shown
 
 def compact(measurements: list[Measurement]) -> str:
     """The nano study as one table: a block a metric, a line a model and method, bits across."""
-    t = make_table(nano()[0], frame(m for m in measurements if in_study(m)))
+    t = make_table(matrix("nano"), frame(m for m in measurements if in_study(m)))
     bits = sorted({round(r.bits) for r in t.rows if r.on_axis}, reverse=True)
     head = " & ".join(["Model", "Method", "16 bit", *(f"{b} bit" for b in bits)])
     lines = [r"\begin{tabular}{ll" + "r" * (1 + len(bits)) + "}", r"\toprule", head + r" \\"]
@@ -34,14 +32,14 @@ def compact(measurements: list[Measurement]) -> str:
 def _block(t: Table, key: str, bits: list[int]) -> list[str]:
     c, lines = column(key), []
     quantized = [r for r in t.rows if r.method != UNQUANTIZED]
-    bold = {id(x) for x in winners(quantized, c, lambda v: short(c, v))}
+    bold = winners(quantized, c, c.short)
 
     def shown(r: Row | None) -> str:
         if r is None or r.cells[key].state == "missing":
             return ""
         if r.cells[key].state == "failed":
             return "failed"
-        text = tex(short(c, r.cells[key].value))
+        text = tex(c.short(r.cells[key].value))
         return rf"\textbf{{{text}}}" if id(r.cells[key]) in bold else text
 
     for model in dict.fromkeys(r.model for r in t.rows):
@@ -61,7 +59,7 @@ def _block(t: Table, key: str, bits: list[int]) -> list[str]:
 
 def ablations(measurements: list[Measurement]) -> str:
     """What one changed field of a method does: a line a method, field value and bits; perplexity and accuracy."""
-    t = make_table(nano()[0], frame(measurements))
+    t = make_table(matrix("nano"), frame(measurements))
     models = list(dict.fromkeys(r.model for r in t.rows))
     spans = [rf"\multicolumn{{{len(models)}}}{{c}}{{{what}}}" for what in ("perplexity", r"questions answered, \%")]
     rules = rf"\cmidrule(lr){{4-{3 + len(models)}}}\cmidrule(lr){{{4 + len(models)}-{3 + 2 * len(models)}}}"
@@ -75,7 +73,7 @@ def ablations(measurements: list[Measurement]) -> str:
     last = None
     for (name, bits, variant), rows in found.items():
         lines += [r"\addlinespace"] * (last not in (None, name))
-        cells = [tex(short(column(k), rows[m].cells[k].value)) if m in rows else "--" for k in BLOCKS for m in models]
+        cells = [tex(column(k).short(rows[m].cells[k].value)) if m in rows else "--" for k in BLOCKS for m in models]
         lines.append(" & ".join([tex(name) if name != last else "", bits, tex(variant), *cells]) + r" \\")
         last = name
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"

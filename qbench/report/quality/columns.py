@@ -3,37 +3,40 @@
 import math
 from dataclasses import dataclass
 
-_DATA = {"wikitext2": "WikiText2", "c4": "C4", "mmlu": "MMLU"}
+METHODS = {"none": "unquantized", "rtn": "RTN", "gptq": "GPTQ", "awq": "AWQ"}
+METHODS |= {"smoothquant": "SmoothQuant", "billm": "BiLLM"}
+COMPARISONS = ("kl", "top1")  # metrics that are themselves a comparison with the unquantized model
+
+_DATA = {"wikitext2": "WikiText2", "c4": "C4", "mmlu": "MMLU", "nano_world": "nano tasks"}
 _DATA |= {"piqa": "PIQA", "arc_easy": "ARC-e", "arc_challenge": "ARC-c", "hellaswag": "HellaSwag"}
 _DATA |= {"winogrande": "WinoGrande", "boolq": "BoolQ"}
-_CHANCE = {"piqa": 0.5, "boolq": 0.5, "winogrande": 0.5}
-_CHANCE |= {"arc_easy": 0.25, "arc_challenge": 0.25, "hellaswag": 0.25}
+_KINDS = {"acc": "", "acc_norm": "(norm)", "top1": "top-1", "kl": "KL", "ppl": "PPL"}
+_KINDS |= {"word_perplexity": "word PPL", "byte_perplexity": "byte PPL", "perplexity": "PPL"}
+_FRACTIONS, _LOSSES = ("acc", "acc_norm", "top1"), ("kl", "ppl", "perplexity", "bits_per_byte")
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table or a panel of a figure.
+    """A column of a table or a panel of a figure: one metric.
 
-    ``key`` is a metric, or any name where ``mean_of`` lists several metrics to average.
-    ``scale`` multiplies before printing (100 for per cent), ``delta`` says whether a difference to the
-    unquantized model makes sense, ``chance`` is the value of guessing.
+    ``higher_is_better`` is None where the measure does not say it, ``scale`` multiplies before printing (100 for per
+    cent), ``log`` is for the axes of figures, ``delta`` says whether a difference to the unquantized model makes
+    sense, and ``chance`` is what guessing gives.
     """
 
     key: str
     header: str
-    higher_is_better: bool
+    higher_is_better: bool | None
     scale: float = 1.0
     log: bool = False
     delta: bool = True
     chance: float | None = None
-    mean_of: tuple[str, ...] = ()
 
     @property
     def titled(self) -> str:
-        return f"{self.header} {'↑' if self.higher_is_better else '↓'}{', %' if self.scale == 100 else ''}"
-
-    def better(self, a: float, b: float) -> bool:
-        return a > b if self.higher_is_better else a < b
+        """The header with an arrow to the better side, and its unit."""
+        arrow = {True: " ↑", False: " ↓", None: ""}[self.higher_is_better]
+        return self.header + arrow + (", %" if self.scale == 100 else "")
 
     def text(self, value: float, stderr: float = math.nan, signed: bool = False) -> str:
         """``value`` ± ``stderr`` with the digits its error and size deserve; inf and nan as such."""
@@ -48,28 +51,33 @@ class Column:
         body = f"{value:{'+' if signed else ''}.{digits}f}"
         return body if math.isnan(stderr) else f"{body} ± {stderr:.{digits}f}"
 
+    def short(self, value: float) -> str:
+        """``value`` in at most five characters."""
+        value *= self.scale
+        if not math.isfinite(value):
+            return str(value)
+        if abs(value) >= 1e4:
+            return f"{value:.0e}".replace("e+0", "e").replace("e+", "e")
+        if self.scale == 100 or 100 <= abs(value) < 1000:
+            return f"{value:.1f}"
+        return f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}" if abs(value) < 100 else f"{value:.0f}"
 
-def column(key: str) -> Column:
-    """The column of a metric key such as ``wikitext2/ppl`` or ``nano_town/acc``."""
+
+def column(
+    key: str, unit: str = "", header: str = "", higher_is_better: bool | None = None, chance: float | None = None
+) -> Column:
+    """The column of a metric such as ``wikitext2/ppl``, as its measure declares it; the rest follows from the name."""
     data, _, kind = key.rpartition("/")
-    name = _DATA.get(data, data.replace("_", " "))
-    if kind in ("acc", "acc_norm"):
-        chance = _CHANCE.get(data, 0.25 if data.startswith(("mmlu", "nano")) else None)
-        if data.startswith("nano_"):
-            name = "nano tasks" if data == "nano_world" else data.removeprefix("nano_").replace("_", " ")
-        return Column(key, name + (" (norm)" if kind == "acc_norm" else ""), True, 100.0, chance=chance)
-    if kind == "top1":
-        return Column(key, f"{name} top-1".strip(), True, 100.0, delta=False)
-    if kind == "kl":
-        return Column(key, f"{name} KL".strip(), False, log=True, delta=False)
-    if kind.endswith(("ppl", "perplexity")):
-        unit = kind.removesuffix("ppl").removesuffix("perplexity").replace("_", " ")
-        return Column(key, f"{name} {unit}PPL", False, log=True)
-    return Column(key, f"{name} {kind.replace('_', ' ')}", kind.startswith(("acc", "exact", "f1", "mcc")))
-
-
-METHODS = {"none": "unquantized", "rtn": "RTN", "gptq": "GPTQ", "awq": "AWQ"}
-METHODS |= {"smoothquant": "SmoothQuant", "billm": "BiLLM"}
+    fraction, loss = unit == "fraction" or kind in _FRACTIONS, kind.endswith(_LOSSES)
+    if higher_is_better is None:
+        rising = kind in _FRACTIONS or kind.startswith(("acc", "exact", "f1", "mcc"))
+        higher_is_better = True if rising else False if loss else None
+    if chance is None and kind in ("acc", "acc_norm"):
+        known = {"piqa": 0.5, "boolq": 0.5, "winogrande": 0.5, "hellaswag": 0.25}
+        chance = known.get(data, 0.25 if data.startswith(("arc_", "mmlu", "nano")) else None)
+    name = _DATA.get(data, data.removeprefix("nano_").replace("_", " ") if kind in ("acc", "acc_norm") else data)
+    header = header or f"{name} {_KINDS.get(kind, kind)}".replace("_", " ").strip()
+    return Column(key, header, higher_is_better, 100.0 if fraction else 1.0, loss, kind not in COMPARISONS, chance)
 
 
 def method_order(name: str) -> tuple[int, str]:

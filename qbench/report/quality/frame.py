@@ -1,4 +1,4 @@
-"""Records as a long table: one row a measurement and metric, with its difference to the unquantized model.
+"""Records as a long table: one row per measurement and metric, with its difference to the unquantized model.
 
 Both models saw the same items, so the error of their difference comes from the differences item by item.
 It is much smaller than the errors of the two values, which the choice of items dominates.
@@ -7,36 +7,38 @@ It is much smaller than the errors of the two values, which the choice of items 
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from dataclasses import fields
 
 import numpy as np
 import pandas as pd
 
 from qbench.protocol import name_of
 from qbench.record import Measurement, Metric
+from qbench.report.quality.columns import COMPARISONS
 from qbench.report.quality.variants import UNQUANTIZED, canon, eval_labels, method_of, quant_labels, quantization
 
 OF_KERNELS = ("agreement", "latency")  # evaluations of how a model runs, not of how good it is
-COMPARISONS = ("kl", "top1")  # metrics that are themselves a comparison with the unquantized model
 
 COLUMNS = [
     *("id", "quant", "model", "model_bytes", "method", "bits", "act_bits", "group_size", "label"),
     *("nominal_bits", "stored_bits", "metric", "unit", "value", "stderr", "n", "base", "delta"),
-    *("delta_stderr", "delta_note", "n_notes", "notes", "status", "error", "variant", "evaluation"),
-    *("science", "protocol"),
+    *("delta_stderr", "delta_note", "notes", "status", "error", "variant", "evaluation"),
+    *("higher_is_better", "chance", "header", "science", "protocol"),
 ]
 
 
-def frame(measurements: Iterable[Measurement], failures: Iterable[dict] = ()) -> pd.DataFrame:
-    """One row a measurement and metric, and one a failed measurement and metric it would have had.
+def frame(measurements: Iterable[Measurement], failures: Iterable[dict] = (), kernels: bool = False) -> pd.DataFrame:
+    """One row per measurement and metric, and one per failed measurement and metric it would have had.
 
     ``delta`` is value minus that of the unquantized model under the same evaluation, ``delta_stderr`` its
     paired standard error; both are NaN where no pairing exists, and ``delta_note`` says why. ``bits`` is NaN
     outside the bits axis (BiLLM), ``group_size`` -1 is one group per row. ``variant`` tells apart quantizations that
     agree in these columns, ``evaluation`` the ways in which a metric was evaluated. Failures are the dicts of
-    ``results/failures``; those whose measurement exists by now are ignored. Evaluations of kernels are left out.
+    ``results/failures``; those whose measurement exists by now are ignored. ``kernels``: only the evaluations of
+    kernels, which are left out otherwise.
     """
-    measurements = [m for m in measurements if not of_kernels(m.science)]
-    failures = [f for f in failures if not of_kernels(f["science"])]
+    measurements = [m for m in measurements if of_kernels(m.science) == kernels]
+    failures = [f for f in failures if of_kernels(f["science"]) == kernels]
     baselines = {
         (canon(m.science["model"]), canon(m.science["eval"])): m
         for m in measurements
@@ -45,11 +47,9 @@ def frame(measurements: Iterable[Measurement], failures: Iterable[dict] = ()) ->
     rows = []
     for m in measurements:
         base = baselines.get((canon(m.science["model"]), canon(m.science["eval"])))
-        notes = Counter(note for layer in m.layers for note in layer.notes)
-        shared = _identity(m.id, m.science, m.protocol) | dict(status="ok", error="")
-        shared |= dict(n_notes=sum(notes.values()), notes=notes)
-        shared |= dict(model_bytes=m.model_bytes, nominal_bits=m.nominal_bits, stored_bits=m.stored_bits)
-        shared["label"] = _label(shared)
+        shared = _identity(m.id, m.science, m.protocol, m.nominal_bits) | dict(status="ok", error="")
+        shared |= dict(model_bytes=m.model_bytes, stored_bits=m.stored_bits)
+        shared |= dict(notes=Counter(note for layer in m.layers for note in layer.notes))
         for key, metric in m.metrics.items():
             reference = base.metrics.get(key) if base else None
             if shared["method"] == UNQUANTIZED:
@@ -58,13 +58,13 @@ def frame(measurements: Iterable[Measurement], failures: Iterable[dict] = ()) ->
                 delta, stderr, note = math.nan, math.nan, "already a comparison with the unquantized model"
             else:
                 delta, stderr, note = paired_difference(metric, reference)
-            row = shared | dict(metric=key, unit=metric.unit, value=metric.value, n=metric.n)
-            row |= dict(stderr=math.nan if metric.stderr is None else metric.stderr)
-            row |= dict(base=reference.value if reference else math.nan)
+            row = shared | {f.name: getattr(metric, f.name) for f in fields(metric) if f.name in COLUMNS}
+            row |= dict(metric=key, base=reference.value if reference else math.nan)
             rows.append(row | dict(delta=delta, delta_stderr=stderr, delta_note=note))
     rows += _failed_rows(failures, measurements)
     df = pd.DataFrame(rows, columns=COLUMNS)
-    df["variant"] = df["quant"].map(quant_labels(list(df["science"])))
+    df["stderr"] = df["stderr"].astype(float)  # None is NaN
+    df["variant"] = df["quant"].map(quant_labels(df["science"]))
     names = df["science"].map(lambda s: str((s.get("eval") or {}).get("name", "eval")))
     df["evaluation"] = eval_labels(df).where(lambda label: label != "", names)
     return df.sort_values(["quant", "metric", "id"], kind="stable", ignore_index=True)
@@ -97,19 +97,20 @@ def paired_difference(metric: Metric, base: Metric | None) -> tuple[float, float
 
 
 def layer_frame(measurements: Iterable[Measurement]) -> pd.DataFrame:
-    """One row a quantization and linear: its relative output error, in network order."""
+    """One row per quantization and linear: its relative output error, in network order."""
     rows, seen = [], set()
-    measurements = [m for m in measurements if not of_kernels(m.science)]
-    for m in sorted(measurements, key=lambda m: (not m.layers, m.id)):
-        who = _identity(m.id, m.science, m.protocol) | dict(nominal_bits=m.nominal_bits, model_bytes=m.model_bytes)
-        if m.layers and who["quant"] not in seen:
+    measurements = [m for m in measurements if m.layers and not of_kernels(m.science)]
+    for m in sorted(measurements, key=lambda m: m.id):
+        who = _identity(m.id, m.science, m.protocol, m.nominal_bits) | dict(model_bytes=m.model_bytes)
+        if who["quant"] not in seen:
             seen.add(who["quant"])
             rows += [
                 who | dict(order=i, block=r.block, name=r.name, error=r.error, notes=Counter(r.notes))
                 for i, r in enumerate(m.layers)
             ]
-    columns = [*COLUMNS[:8], "nominal_bits", "order", "block", "name", "error", "notes", "science"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(
+        rows, columns=[*COLUMNS[:8], "nominal_bits", "order", "block", "name", "error", "notes", "science"]
+    )
 
 
 def of_kernels(science: dict) -> bool:
@@ -117,43 +118,29 @@ def of_kernels(science: dict) -> bool:
     return (science.get("eval") or {}).get("name") in OF_KERNELS
 
 
-def _identity(id: str, science: dict, protocol: dict) -> dict:
+def _identity(id: str, science: dict, protocol: dict, nominal_bits: float = math.nan) -> dict:
+    """What tells whose numbers a row has; its label is as papers write it: W4A16 g128."""
     method, grid = method_of(science), science.get("grid") or {}
-    return dict(
-        id=id,
-        science=science,
-        protocol=name_of(protocol),
-        quant=canon(quantization(science)),
-        model=science["model"]["name"],
-        method=method["name"],
-        bits=16.0 if method["name"] == UNQUANTIZED else float(grid.get("bits", math.nan)),
-        act_bits=float((method.get("acts") or {"bits": 16})["bits"]),
-        group_size=float(grid.get("group_size", math.nan)),
-    )
-
-
-def _label(row: dict) -> str:
-    """As papers write it: W4A16 g128."""
-    bits = row["nominal_bits"] if math.isnan(row["bits"]) else row["bits"]
-    group = f" g{row['group_size']:.0f}" if row["group_size"] > 0 else ""
-    return f"W{bits:.3g}A{row['act_bits']:.0f}{group}"
+    bits = 16.0 if method["name"] == UNQUANTIZED else float(grid.get("bits", math.nan))
+    acts, group = float((method.get("acts") or {"bits": 16})["bits"]), float(grid.get("group_size", math.nan))
+    label = f"W{nominal_bits if math.isnan(bits) else bits:.3g}A{acts:.0f}" + (f" g{group:.0f}" if group > 0 else "")
+    who = dict(id=id, science=science, protocol=name_of(protocol), quant=canon(quantization(science)))
+    who |= dict(model=science["model"]["name"], method=method["name"], bits=bits, act_bits=acts, group_size=group)
+    return who | dict(label=label, nominal_bits=nominal_bits)
 
 
 def _failed_rows(failures: Iterable[dict], measurements: list[Measurement]) -> list[dict]:
-    """A failed measurement stands for the metrics of others with its evaluation, or with that name."""
+    """A failure stands for the metrics that others have of its evaluation, or of that name; else for the name."""
     done, by_eval, by_name = {m.id for m in measurements}, defaultdict(set), defaultdict(set)
     for m in measurements:
         by_eval[canon(m.science["eval"])] |= set(m.metrics)
         by_name[m.science["eval"].get("name")] |= set(m.metrics)
     rows = []
     for f in sorted(failures, key=lambda f: f["id"]):
-        if f["id"] in done:
-            continue
-        ev = f["science"].get("eval") or {}
-        keys = by_eval.get(canon(ev)) or by_name.get(ev.get("name")) or {""}
-        who = _identity(f["id"], f["science"], f.get("protocol", {})) | dict(
-            nominal_bits=math.nan, n_notes=0, notes=Counter()
-        )
-        who |= dict(label=_label(who), status="failed", error=f["error"].strip().split("\n")[0])
-        rows += [who | dict(metric=key) for key in sorted(keys)]
+        if f["id"] not in done:
+            ev = f["science"].get("eval") or {}
+            who = _identity(f["id"], f["science"], f.get("protocol", {})) | dict(notes=Counter())
+            who |= dict(status="failed", error=f["error"].strip().split("\n")[0])
+            keys = by_eval.get(canon(ev)) or by_name.get(ev.get("name")) or {str(ev.get("name", "eval"))}
+            rows += [who | dict(metric=key) for key in sorted(keys)]
     return rows

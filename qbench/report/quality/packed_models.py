@@ -1,17 +1,16 @@
-"""Records of how a quantized model runs on the kernels: whether it agrees with the dequantized one, and how fast it is.
+"""Tables of how quantized models run on the kernels: whether they agree with the dequantized ones, and how fast.
 
-They say nothing of how good a model is, so no table of quality has their metrics or counts them.
+These say nothing of how good a model is, so no table of quality has their metrics or counts them.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-from qbench.record import Measurement
+import pandas as pd
+
 from qbench.render.sheet import Cell, Sheet
-from qbench.render.writers import write
-from qbench.report.quality.columns import METHODS, method_order
-from qbench.report.quality.variants import method_of
+from qbench.report.quality.columns import METHODS, column
+from qbench.report.quality.rows import bits_text, row_order
 
 
 def short(value: float) -> str:
@@ -23,20 +22,23 @@ def percent(value: float) -> str:
 
 
 @dataclass(frozen=True)
-class Kind:
-    """Records whose evaluation has this ``name``: {metric: (column, how it is shown)}, {column: field of the
-    evaluation}, and what to know of them."""
+class KernelTable:
+    """The table ``name`` of the records of one evaluation.
 
+    ``metrics``: {metric: (header, how it is shown)}; one that is not listed gets a column behind them.
+    ``settings``: {header: field of the evaluation}. ``lines`` explain the headers.
+    """
+
+    evaluation: str
     name: str
-    table: str
-    title: str
+    caption: str
     metrics: dict[str, tuple[str, Callable[[float], str]]]
     settings: dict[str, str]
     lines: tuple[str, ...]
 
 
-KINDS = (
-    Kind(
+KERNEL_TABLES = (
+    KernelTable(
         "agreement",
         "agreement",
         "Packed weights on the kernels against dequantized weights",
@@ -54,7 +56,7 @@ KINDS = (
             "kernels: the GPU they ran on, or interpreted: the same kernels in Triton's interpreter on a CPU.",
         ),
     ),
-    Kind(
+    KernelTable(
         "latency",
         "quantized_latency",
         "A step of decoding with quantized weights, packed",
@@ -74,62 +76,31 @@ KINDS = (
 )
 
 
-def write_of_kernels(measurements: list[Measurement], failures: list[dict], out: Path) -> list[Path]:
-    """``out``/tables/agreement and quantized_latency, as csv, md and tex, where there are records. The paths."""
-    written = []
-    for kind in KINDS:
-        s = sheet(measurements, failures, kind)
-        if s.csv_rows:
-            written += write(s, out / "tables")
-    return written
+def kernel_sheet(df: pd.DataFrame, table: KernelTable) -> Sheet:
+    """A row per quantized model and place where the kernels ran; ``df`` is ``frame(..., kernels=True)``."""
+    df = df[df["science"].map(lambda s: s["eval"]["name"]) == table.evaluation]
+    others = sorted(set(df["metric"]) - {table.evaluation, *table.metrics})
+    metrics = table.metrics | {key: (column(key).header, short) for key in others}
+    s = Sheet(table.name, table.caption, [], "llrrr" + "r" * len(metrics) + "l" * len(table.settings))
+    s.head = ["Model", "Method", "#W", "#A", "#G", *(head for head, _ in metrics.values()), *table.settings]
+    s.csv_head = ["model", "method", "w_bits", "a_bits", "group_size", *metrics, *table.settings.values(), "notes"]
+    s.blocks, s.lines = [("", [])], list(table.lines)
+    sizes = df.groupby("model")["model_bytes"].max().fillna(0)
 
+    def order(part: pd.DataFrame) -> tuple:
+        r = part.iloc[0]
+        return (sizes[r.model], r.model, *row_order(r), str(sorted(r.science["eval"].items(), key=str)), r.error)
 
-def sheet(measurements: Iterable[Measurement], failures: Iterable[dict] = (), kind: Kind = KINDS[0]) -> Sheet:
-    """A row a quantized model and a place the kernels ran, in the order of the other tables."""
-    s = Sheet(kind.table, kind.title, [], "llrrr" + "r" * len(kind.metrics) + "l" * len(kind.settings))
-    s.head = ["Model", "Method", "#W", "#A", "#G", *(head for head, _ in kind.metrics.values()), *kind.settings]
-    s.csv_head = ["model", "method", "w_bits", "a_bits", "group_size", *kind.metrics, *kind.settings.values(), "notes"]
-    done, rows = set(), []
-    for m in measurements:
-        if _is(kind, m.science):
-            done.add(m.id)
-            rows.append((m.science, {k: x.value for k, x in m.metrics.items()}, m.model_bytes, ""))
-    rows += [
-        (f["science"], {}, 0, f"failed: {f['error'].strip().splitlines()[0]}")
-        for f in failures
-        if _is(kind, f["science"]) and f["id"] not in done
-    ]
-    sizes: dict[str, int] = {}
-    for science, _, size, _ in rows:
-        sizes[science["model"]["name"]] = max(size, sizes.get(science["model"]["name"], 0))
-    table = []
-    for science, values, _, failed in sorted(rows, key=lambda r: (sizes[r[0]["model"]["name"]], _order(r[0]), r[3])):
-        settings, name = [science["eval"].get(key) for key in kind.settings.values()], science["model"]["name"]
-        method, bits, acts, group = _who(science)
-        found = [values.get(k) for k in kind.metrics]
-        s.csv_rows.append([name, method, bits, acts, group, *found, *settings, failed])
+    for part in sorted((part for _, part in df.groupby("id")), key=order):
+        r, found = part.iloc[0], dict(zip(part["metric"], part["value"]))
+        failed, values = f"failed: {r.error}" * (r.status == "failed"), [found.get(key) for key in metrics]
+        settings = [r.science["eval"].get(key) for key in table.settings.values()]
+        s.csv_rows.append([r.model, r.method, r.bits, r.act_bits, r.group_size, *values, *settings, failed])
+        who = [r.model, METHODS.get(r.method, r.method), *bits_text(r)]
         shown = [
             Cell("failed", [s.mark(failed)]) if failed else Cell("–" if v is None else text(v))
-            for (_, text), v in zip(kind.metrics.values(), found)
+            for (_, text), v in zip(metrics.values(), values)
         ]
-        size = "–" if group is None else "row" if group < 0 else f"{group}"
-        who = [name, METHODS.get(method, method), "–" if bits is None else f"{bits}", f"{acts}", size]
-        table.append([*map(Cell, who), *shown, *(Cell("–" if x is None else f"{x}") for x in settings)])
-    s.blocks, s.lines = [("", table)], list(kind.lines)
+        where = ["–" if x is None else f"{x}" for x in settings]
+        s.blocks[0][1].append([*map(Cell, who), *shown, *map(Cell, where)])
     return s
-
-
-def _is(kind: Kind, science: dict) -> bool:
-    return (science.get("eval") or {}).get("name") == kind.name
-
-
-def _who(science: dict) -> tuple[str, int | None, int, int | None]:
-    method, grid = method_of(science), science.get("grid") or {}
-    acts = (method.get("acts") or {}).get("bits", 16)
-    return method["name"], grid.get("bits"), acts, grid.get("group_size")
-
-
-def _order(science: dict) -> tuple:
-    method, bits, acts, group = _who(science)
-    name = science["model"]["name"]
-    return (name, *method_order(method), -(bits or 0), -acts, group or 0, str(sorted(science["eval"].items(), key=str)))

@@ -12,28 +12,35 @@ from qbench.report.quality.variants import UNQUANTIZED, eval_labels, quant_label
 _DTYPES = {"bfloat16": "BF16", "float16": "FP16", "float32": "FP32"}
 
 
-@dataclass
-class Cell:
-    """``state``: ok, failed or missing; ``marks`` are footnote letters."""
+@dataclass(frozen=True)
+class Value:
+    """One metric of one row. ``state``: ok, failed or missing; ``note`` says why there is no number."""
 
     state: str = "missing"
     value: float = math.nan
     stderr: float = math.nan
-    best: bool = False
-    marks: list[str] = field(default_factory=list)
+    note: str = ""
 
     @property
     def finite(self) -> bool:
         return self.state == "ok" and math.isfinite(self.value)
 
+    def text(self, c: Column, signed: bool = False) -> str:
+        return {"failed": "failed", "missing": "–"}.get(self.state) or c.text(self.value, self.stderr, signed)
+
 
 @dataclass
 class Row:
-    """One quantized model. ``bits`` are the nominal ones where the method is outside the bits axis.
+    """One quantized model.
 
-    ``size`` is the bytes of the largest form of its model, ``differs`` what sets its quantization apart from others
-    of the table beyond its columns and ``how`` what sets its evaluation apart, ``notes`` counts the linears with each
-    note, ``records`` are its rows of the long frame by metric; ``cells`` and ``marks`` are filled by ``table``.
+    ``quant``         its quantization, as ``variants.canon``
+    ``bits``          the nominal ones where the method is outside the bits axis (``on_axis``)
+    ``name``          the method as printed; the number format where nothing is quantized
+    ``differs``       what sets its quantization apart from others of the table, beyond its columns
+    ``how``           what sets its evaluation apart
+    ``notes``         how many linears have each note
+    ``records``       its rows of the long frame, by metric
+    ``cells``         a Value per metric, filled by ``table``
     """
 
     quant: str
@@ -44,29 +51,17 @@ class Row:
     group_size: float
     stored_bits: float
     model_bytes: float
-    size: float
-    dtype: str
+    name: str
     differs: str
     how: str
     on_axis: bool
     notes: Counter
     records: dict[str, dict]
-    cells: dict[str, Cell] = field(default_factory=dict)
-    marks: list[str] = field(default_factory=list)
+    cells: dict[str, Value] = field(default_factory=dict)
 
     @property
     def variant(self) -> str:
         return "; ".join(v for v in (self.differs, self.how) if v)
-
-    def found(self, c: Column) -> list[dict]:
-        """Its rows of the long frame that the cell of ``c`` is made from."""
-        keys = c.mean_of or (c.key,)
-        return [r for r in (self.records.get(k) or self.records.get("") for k in keys) if r is not None]
-
-    @property
-    def name(self) -> str:
-        """The method as printed; the number format where nothing is quantized."""
-        return self.dtype if self.method == UNQUANTIZED else METHODS.get(self.method, self.method)
 
     @property
     def series(self) -> tuple:
@@ -83,52 +78,43 @@ class Row:
 
 
 def make_rows(df: pd.DataFrame) -> list[Row]:
-    """One row a quantization, or several where its evaluations differ; by size, method, bits falling.
+    """One row per quantization, or several where its evaluations differ; by size, method, falling bits.
 
-    A metric appears in the rows of its own evaluation; one that was evaluated in one way only in all rows.
+    A metric appears in the rows of its own evaluation; one that was evaluated in one way only, in all rows.
     """
     if df.empty:
         return []
-    df = df.assign(how=eval_labels(df))
-    labels, sizes = quant_labels(list(df["science"])), df.groupby("model")["model_bytes"].max().fillna(0)
+    df, labels = df.assign(how=eval_labels(df)), quant_labels(df["science"])
+    sizes = df.groupby("model")["model_bytes"].max().fillna(0)
     rows = []
-    for quant, part in df.groupby("quant"):
-        first, notes = part.iloc[0], Counter()
+    for quant, part in df.sort_values("status", kind="stable").groupby("quant"):  # failed, then ok, which stays
+        first, most, notes = part.iloc[0], part[["nominal_bits", "stored_bits", "model_bytes"]].max(), Counter()
         for n in part["notes"]:
             notes |= n
-        off_axis = math.isnan(first["bits"])
+        dtype = first["science"]["model"].get("dtype") or "unquantized"
+        unquantized, off_axis = first["method"] == UNQUANTIZED, math.isnan(first["bits"])
+        shared = first[["quant", "model", "method", "act_bits", "group_size"]].to_dict() | dict(
+            bits=float(most["nominal_bits"] if off_axis else first["bits"]),
+            stored_bits=float(most["stored_bits"]),
+            model_bytes=float(most["model_bytes"]),
+            name=_DTYPES.get(dtype, dtype) if unquantized else METHODS.get(first["method"], first["method"]),
+            differs=labels[quant],
+            on_axis=not off_axis and not unquantized,
+            notes=notes,
+        )
         for how in sorted(set(part["how"]) - {""}) or [""]:
-            rows.append(
-                Row(
-                    quant=quant,
-                    model=first["model"],
-                    method=first["method"],
-                    bits=float(part["nominal_bits"].max() if off_axis else first["bits"]),
-                    act_bits=first["act_bits"],
-                    group_size=first["group_size"],
-                    stored_bits=float(part["stored_bits"].max()),
-                    model_bytes=float(part["model_bytes"].max()),
-                    size=float(sizes[first["model"]]),
-                    dtype=_dtype(first["science"]),
-                    differs=labels[quant],
-                    how=how,
-                    on_axis=not off_axis and first["method"] != UNQUANTIZED,
-                    notes=notes,
-                    records={
-                        r["metric"]: r
-                        for r in part.sort_values("status").to_dict("records")  # failed, then ok, which stays
-                        if r["how"] in ("", how)
-                    },
-                )
-            )
-    return sorted(rows, key=_order)
+            records = part[part["how"].isin(["", how])].to_dict("records")
+            rows.append(Row(**shared, how=how, records={r["metric"]: r for r in records}))
+    return sorted(rows, key=lambda r: (sizes[r.model], r.model, *row_order(r)))
 
 
-def _order(r: Row) -> tuple:
+def row_order(r: Row | pd.Series) -> tuple:
+    """Within one model: by method, falling bits, group size."""
     bits, group = (0.0 if math.isnan(x) else x for x in (r.bits, r.group_size))
-    return (r.size, r.model, *method_order(r.method), -bits, -r.act_bits, group, r.variant)
+    return (*method_order(r.method), -bits, -r.act_bits, group, r.variant)
 
 
-def _dtype(science: dict) -> str:
-    dtype = science["model"].get("dtype") or "unquantized"
-    return _DTYPES.get(dtype, dtype)
+def bits_text(r: Row | pd.Series) -> list[str]:
+    """#W, #A and #G as printed; "row" is one scale per row."""
+    group = "–" if math.isnan(r.group_size) else "row" if r.group_size < 0 else f"{r.group_size:.0f}"
+    return ["–" if math.isnan(r.bits) else f"{r.bits:.3g}", f"{r.act_bits:.3g}", group]

@@ -1,65 +1,94 @@
-"""The long frame as a table of the paper's shape: model, method, #W, #A, #G, then one column a metric."""
+"""Which tables of quality there are, and what each shows: rows, columns and a value per cell.
+
+One table per family of models. A metric that no pattern names gets a column of its own behind the others.
+"""
 
 import fnmatch
-import math
-from collections import Counter, defaultdict
-from collections.abc import Callable
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
-from qbench.protocol import NOT_STORED, OWN, PROTOCOLS
-from qbench.render.footnotes import Footnotes
 from qbench.report.quality.columns import Column, column
-from qbench.report.quality.rows import Cell, Row, make_rows
-from qbench.report.quality.variants import UNQUANTIZED, canon, flatten, is_hash
+from qbench.report.quality.rows import Row, Value, make_rows
+from qbench.report.quality.variants import UNQUANTIZED, canon
+
+ZERO_SHOT = ("piqa", "arc_easy", "arc_challenge", "hellaswag", "winogrande", "boolq")
+SUBJECTS = ("nano_*/acc*", "mmlu_*/acc*")  # parts of nano_world and MMLU, which have a column together
+COLUMNS = ("nano/ppl", "wikitext2/ppl*", "c4/ppl*", "*/ppl", "*perplexity", "*/kl", "*/top1", "nano_world/acc")
+COLUMNS += (*(f"{task}/acc*" for task in ZERO_SHOT), "mmlu/acc", "mmlu_hendrycks/acc", "*")
+SUMMARY = ("nano/ppl", "wikitext2/ppl", "nano_world/acc", "mmlu/acc", "*/acc", "*/ppl", "*/kl")
+FIGURES = ("nano/ppl", "wikitext2/ppl", "*/kl", "nano_world/acc", "mmlu/acc", "*/ppl", "*/acc")
 
 
 @dataclass(frozen=True)
 class TableSpec:
-    """One family of tables and figures: a table of the paper is one of these.
+    """A table of the models of one ``family``.
 
-    ``keep`` takes a science dict. ``columns`` are metric keys, globs over them or ``Column``s; a glob stands
-    for the metrics that exist, a plain key keeps its column even without a record. ``summary`` and
-    ``figures`` choose among them (by globs) for the compact table and the panels of the figures; without
-    them there is none. ``delta``: whether the table of paired differences is written.
+    ``columns`` are globs over metrics, in order; "*" stands for all but SUBJECTS. ``summary`` and ``figures`` choose
+    among them for the compact table and the panels of the figures; without them there is none. ``delta``: whether
+    the table of paired differences is written.
     """
 
     name: str
     caption: str
-    keep: Callable[[dict], bool]
-    columns: tuple[str | Column, ...]
-    summary: tuple[str, ...] = ()
-    figures: tuple[str, ...] = ()
+    family: str
+    columns: tuple[str, ...] = COLUMNS
+    summary: tuple[str, ...] = SUMMARY
+    figures: tuple[str, ...] = FIGURES
     delta: bool = True
 
     def select(self, df: pd.DataFrame) -> pd.DataFrame:
-        return df[[self.keep(s) for s in df["science"]]] if len(df) else df
+        return df[df["model"].map(family) == self.family]
 
     def resolve(self, df: pd.DataFrame) -> list[Column]:
-        """The columns that the spec's patterns stand for among the metrics of ``df``."""
-        found, out = sorted(set(df["metric"]) - {""}), {}
-        for p in self.columns:
-            if isinstance(p, Column):
-                out.setdefault(p.key, p)
-            else:
-                for key in fnmatch.filter(found, p) if set("*?[") & set(p) else [p]:
-                    out.setdefault(key, column(key))
-        return list(out.values())
+        """The columns that the patterns stand for among the metrics of ``df``, as their measures declare them."""
+        said = df.sort_values("status", kind="stable", ascending=False).groupby("metric").first()
+        said = said[["unit", "header", "higher_is_better", "chance"]]
+        subjects = {key for p in SUBJECTS for key in fnmatch.filter(said.index, p)}
+        keys = [k for p in self.columns for k in fnmatch.filter(said.index, p) if p != "*" or k not in subjects]
+        told = {key: {k: v for k, v in said.loc[key].items() if not pd.isna(v)} for key in dict.fromkeys(keys)}
+        return [column(key, **fields) for key, fields in told.items()]
+
+
+def family(model: str) -> str:
+    """The model's name up to its first "-": qwen3-0.6b and qwen3-8b-base are both of ``qwen3``."""
+    name = re.sub(r"\W+", "_", model.split("-")[0].lower())
+    return name[:64] or "unnamed"  # it is part of file names
+
+
+def specs(models: Iterable[str]) -> list[TableSpec]:
+    """The tables that records of ``models`` give rise to, the nano study's first."""
+    families = sorted({family(m) for m in models}, key=lambda f: (f != "nano", f))
+    return [spec for f in families for spec in [matrix(f), *[subjects()] * (f == "nano")]]
+
+
+def matrix(family: str) -> TableSpec:
+    captions = {"nano": "The study in small: five methods on the embedded models"}
+    return TableSpec(f"{family}_matrix", captions.get(family, f"Post-training quantization of {family} models"), family)
+
+
+def subjects() -> TableSpec:
+    caption = "Accuracy on the subjects of the nano tasks"
+    return TableSpec("nano_subjects", caption, "nano", ("nano_*/acc",), (), (), delta=False)
 
 
 @dataclass
 class Table:
-    """``footnotes`` maps a mark to its text; ``protocol`` are lines that hold for the whole table.
+    """What is shown: one value per row and column.
 
-    ``chosen`` is of ``one_evaluation``: {metric: (the evaluation that is shown, {others: their records})}.
+    ``records``: a row of the long frame per record of the family. ``notes`` are sentences on what is left out.
+    ``delta``: values are differences to the unquantized model.
+    ``chosen`` is set by ``one_evaluation``: {metric: (the evaluation that is shown, {others: their records})}.
     """
 
     spec: TableSpec
     columns: list[Column]
     rows: list[Row]
-    footnotes: dict[str, str]
-    protocol: list[str]
+    records: pd.DataFrame
+    notes: list[str]
     delta: bool = False
     chosen: dict[str, tuple[str, dict[str, int]]] = field(default_factory=dict)
 
@@ -81,26 +110,19 @@ class Table:
 
 def make_table(spec: TableSpec, df: pd.DataFrame, delta: bool = False) -> Table:
     """The table of ``spec``, or with ``delta`` the paired differences to the unquantized models."""
-    df, unpaired = spec.select(df), []
+    df, notes = spec.select(df), []
     columns = spec.resolve(df)
     if delta:
-        paired = df[(df["status"] == "ok") & (df["delta_note"] == "") & (df["method"] != UNQUANTIZED)]
-        comparable, paired = [c for c in columns if c.delta], set(paired["metric"])
-        columns = [c for c in comparable if paired.issuperset(c.mean_of or (c.key,))]
-        unpaired = sorted({c.key for c in comparable} - {c.key for c in columns})
-    shown = {"", *(key for c in columns for key in c.mean_of or (c.key,))}
-    feet, rows = Footnotes(), make_rows(df[df["metric"].isin(shown)])
+        paired = set(df[(df["status"] == "ok") & (df["delta_note"] == "") & (df["method"] != UNQUANTIZED)]["metric"])
+        comparable = [c for c in columns if c.delta]
+        columns = [c for c in comparable if c.key in paired]
+        if unpaired := sorted({c.key for c in comparable} - paired):
+            notes = [f"Left out, as nothing is paired: {', '.join(unpaired)}."]
+    rows = make_rows(df[df["metric"].isin([c.key for c in columns])])
     rows = [r for r in rows if not (delta and r.method == UNQUANTIZED)]
-    protocol = _protocol(df, columns)
     for r in rows:
-        r.marks = sorted({feet.mark(text, n) for text, n in sorted(r.notes.items())})
-        r.cells = {c.key: _cell(c, r.records, delta, feet) for c in columns}
-    for c in columns:
-        for cell in winners(rows, c, c.text, lambda r: r.group_size):
-            cell.best = True
-    if unpaired:
-        protocol.append(f"Left out, as nothing is paired: {', '.join(unpaired)}.")
-    return Table(spec, columns, rows, feet.texts(), protocol, delta)
+        r.cells = {c.key: _value(r.records.get(c.key), delta) for c in columns}
+    return Table(spec, columns, rows, df.drop_duplicates("id"), notes, delta)
 
 
 def one_evaluation(t: Table) -> Table:
@@ -116,81 +138,50 @@ def one_evaluation(t: Table) -> Table:
     chosen = {}
     for c in t.columns:
         ids = defaultdict(set)
-        for x in (x for r in t.rows for x in r.found(c) if x["how"]):
-            ids[x["how"]].add(x["id"])
+        for x in (r.records.get(c.key) for r in t.rows):
+            if x and x["how"]:
+                ids[x["how"]].add(x["id"])
         if ids:
             how = max(ids, key=lambda how: (size[how], how))
             chosen[c.key] = (how, {other: len(found) for other, found in ids.items() if other != how})
     rows: dict[str, Row] = {}
     for r in t.rows:
-        row = rows.setdefault(r.quant, replace(r, how="", cells={c.key: Cell() for c in t.columns}, records={}))
-        for c in t.columns:
-            if c.key not in chosen or r.how == chosen[c.key][0]:
-                row.cells[c.key] = r.cells[c.key]
-                row.records |= {x["metric"]: x for x in r.found(c)}
+        row = rows.setdefault(r.quant, replace(r, how="", cells={c.key: Value() for c in t.columns}, records={}))
+        for key in r.cells:
+            if key not in chosen or r.how == chosen[key][0]:
+                row.cells[key] = r.cells[key]
+                row.records |= {x["metric"]: x for x in [r.records.get(key)] if x}
     return replace(t, rows=list(rows.values()), chosen={k: v for k, v in chosen.items() if v[1]})
 
 
 def winners(
     rows: list[Row], c: Column, text: Callable[[float], str], also: Callable[[Row], object] = lambda r: None
-) -> list[Cell]:
-    """The cells of ``c`` that are ``best`` among their rivals: one model, equal weight and activation bits, equal
-    ``also``, and the same calibration and evaluation."""
+) -> set[int]:
+    """The ``id`` of each cell of ``c`` that prints like the best finite one of its rivals; none where all print alike.
+
+    Rivals have one model, equal weight and activation bits, equal ``also``, and the same calibration and evaluation.
+    """
     rivals = defaultdict(list)
     for r in rows:
-        if found := r.found(c):
-            science = found[0]["science"]
-            same = (canon(science["model"]), canon(science.get("calib")), *(x["how"] for x in found))
+        if x := r.records.get(c.key):
+            same = (canon(x["science"]["model"]), canon(x["science"].get("calib")), x["how"])
             rivals[f"{r.bits:.3g}", r.act_bits, str(also(r)), *same].append(r.cells[c.key])
-    return [cell for cells in rivals.values() for cell in best(cells, c, text)]
+    best = set()
+    for cells in rivals.values() if c.higher_is_better is not None else ():
+        values = [v.value for v in cells if v.finite]
+        top = text((max if c.higher_is_better else min)(values)) if values else ""
+        first = {id(v) for v in cells if v.finite and text(v.value) == top}
+        best |= first if len(first) < len(cells) else set()
+    return best
 
 
-def best(cells: list[Cell], c: Column, text: Callable[[float], str]) -> list[Cell]:
-    """The cells that print like the best finite one; none where all print alike."""
-    finite = [x for x in cells if x.finite]
-    if not finite:
-        return []
-    top = (max if c.higher_is_better else min)(x.value for x in finite)
-    first = [x for x in finite if text(x.value) == text(top)]
-    return first if len(first) < len(cells) else []
-
-
-def _cell(c: Column, records: dict[str, dict], delta: bool, feet: Footnotes) -> Cell:
-    if c.mean_of:
-        parts = [_cell(column(key), records, delta, feet) for key in c.mean_of]
-        state = next((s for s in ("failed", "missing") if any(p.state == s for p in parts)), "ok")
-        stderr = math.sqrt(sum(p.stderr**2 for p in parts)) / len(parts)
-        return Cell(state, sum(p.value for p in parts) / len(parts), stderr)
-    r = records.get(c.key) or records.get("")
+def _value(r: dict | None, delta: bool) -> Value:
     if r is None:
-        return Cell()
+        return Value()
     if r["status"] == "failed":
-        return Cell("failed", marks=[feet.mark(f"failed: {r['error']}")])
+        return Value("failed", note=f"failed: {r['error']}")
     if not delta:
-        return Cell("ok", r["value"], r["stderr"])
+        return Value("ok", r["value"], r["stderr"])
     if r["delta_note"]:
-        return Cell(marks=[feet.mark(f"no paired difference: {r['delta_note']}")])
-    return Cell("ok", r["delta"], r["delta_stderr"])
-
-
-def _protocol(df: pd.DataFrame, columns: list[Column]) -> list[str]:
-    """One line for each evaluation and calibration in use: its columns and fields, digests shortened."""
-
-    def say(d: dict) -> str:
-        short = {k: f"{len(v)} items" if isinstance(v, dict | list) and len(v) > 3 else v for k, v in d.items()}
-        fields = sorted((k, v) for k, v in flatten(short).items() if k != "name" and v is not None)
-        return ", ".join(f"{k}={v[:8] if is_hash(v) else v}" for k, v in fields)
-
-    headers = {k: c.header for c in columns for k in (c.mean_of or (c.key,))}
-    evals, calibs = defaultdict(set), {}
-    for metric, science in zip(df["metric"], df["science"]):
-        if science.get("calib"):
-            calibs[canon(science["calib"])] = science["calib"]
-        if metric in headers and science.get("eval"):
-            evals[f"{science['eval'].get('name', 'eval')}: {say(science['eval'])}"].add(headers[metric])
-    order = list(headers.values())
-    named = Counter(dict(zip(df["id"], df["protocol"])).values())
-    which = [f"{p} ({named[p]} records)" if len(named) > 1 else p for p in (*PROTOCOLS, OWN, NOT_STORED) if named[p]]
-    lines = [f"Protocol: {', '.join(which)}."] if which else []
-    lines += [f"{', '.join(sorted(evals[text], key=order.index))} by {text}." for text in sorted(evals)]
-    return lines + [f"Calibration: {say(calibs[k])}." for k in sorted(calibs)]
+        return Value(note=f"no paired difference: {r['delta_note']}")
+    return Value("ok", r["delta"], r["delta_stderr"])

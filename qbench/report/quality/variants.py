@@ -114,7 +114,7 @@ def eval_labels(df: pd.DataFrame) -> pd.Series:
     """
     labels, evals = pd.Series("", index=df.index), df["science"].map(lambda s: canon(s.get("eval") or {}))
     kin: list[set[str]] = []
-    for metrics in df[df["metric"] != ""].groupby(evals)["metric"].agg(set):
+    for metrics in df.groupby(evals)["metric"].agg(set):
         touching = [k for k in kin if k & metrics]
         kin = [k for k in kin if not k & metrics] + [metrics.union(*touching)]
     for metrics in kin:
