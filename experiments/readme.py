@@ -23,15 +23,10 @@ from qbench.report.latency.targets import headlines
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
 
-# Table of the README: one small model, five bit-widths
+# The table of the README: perplexity and accuracy of one small model at five bit-widths
 MODEL, BITS = "nano-m", (8, 4, 3, 2, 1)
-METRICS = {"nano/ppl": "perplexity ↓,", "nano_world/acc": "accuracy ↑ %,"}
-METHODS = {  # name in the records: name in the table
-    "rtn": "RTN, groups of 128",
-    "gptq": "GPTQ, groups of 128",
-    "awq": "AWQ, groups of 128",
-    "smoothquant": "SmoothQuant, 8-bit activations",
-}
+PPL, ACC = "nano/ppl", "nano_world/acc"
+METHODS = {"rtn": "RTN", "gptq": "GPTQ", "awq": "AWQ", "smoothquant": "SmoothQuant, 8-bit activations"}
 
 
 def main(arguments: list[str]) -> int:
@@ -85,41 +80,35 @@ def wrapped(text: str, mark: str = "") -> str:
 def results_table() -> str:
     """Perplexity and accuracy of one model: unquantized, four methods over bits, and BiLLM at its own bits."""
     df = frame(*load(RESULTS))
-    df = df[(df.model == MODEL) & df.metric.isin(METRICS)]
-    billm = df[df.method == "billm"].iloc[0]
-    heads = [f"{name} {bits} bits" if bits == BITS[0] else str(bits) for name in METRICS.values() for bits in BITS]
-    lines = [f"| {MODEL} | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]
-    unquantized = df[df.method == "none"]
+    df = df[(df.model == MODEL) & df.metric.isin([PPL, ACC])]
+    df = df[(df.method == "billm") | df.bits.isin([*BITS, 16])]
+    unquantized, billm = df[df.method == "none"], df[df.method == "billm"]
+    (nominal,), (stored,) = billm.nominal_bits.unique(), billm.stored_bits.unique()
+    heads = [f"{bits} bit{'s' if bits > 1 else ''}" for bits in BITS]
+    lines = [f"| {MODEL}: perplexity ↓, accuracy ↑ | {' | '.join(heads)} |", "|---|" + "---:|" * len(BITS)]
     lines.append(row("unquantized", pd.concat(unquantized.assign(bits=bits) for bits in BITS)))
     lines += [row(shown, df[df.method == method]) for method, shown in METHODS.items()]
-    name = f"BiLLM, {billm.nominal_bits:.2f} bits ({billm.stored_bits:.2f} stored)"
-    lines.append(row(name, df[df.method == "billm"].assign(bits=1)))
-    shown = df[(df.method == "billm") | df.bits.isin([*BITS, 16])]
-    errors = {key: cells for key, cells in shown.groupby("metric")}
-    relative = 100 * errors["nano/ppl"].stderr / errors["nano/ppl"].value
-    points = 100 * errors["nano_world/acc"].stderr
-    n = {key: int(cells.n.iloc[0]) for key, cells in errors.items()}
+    lines.append(row(f"BiLLM, {nominal:.2f} bits ({stored:.2f} stored)", billm.assign(bits=1)))
+    ppl, acc = df[df.metric == PPL], df[df.metric == ACC]
+    relative, points = 100 * ppl.stderr / ppl.value, 100 * acc.stderr
     note = (
-        f"Standard errors: {relative.min():.1f} to {relative.max():.1f} % of a perplexity ({n['nano/ppl']} windows), "
-        f"{points.min():.1f} to {points.max():.1f} points of accuracy ({n['nano_world/acc']} questions; guessing "
-        "gives 25 %)."
+        f"Perplexity on {int(ppl.n.max())} windows and accuracy on {int(acc.n.max())} questions (guessing gives 25 %); "
+        f"RTN, GPTQ and AWQ with groups of 128. Standard errors: {relative.min():.1f} to {relative.max():.1f} % of a "
+        f"perplexity, {points.min():.1f} to {points.max():.1f} points of accuracy."
     )
     return "\n".join([*lines, "", wrapped(note)])
 
 
 def row(name: str, cells: pd.DataFrame) -> str:
     """One line of the table; a bit-width that was not measured stays empty."""
-    out = [name]
-    for metric in METRICS:
-        values = cells[cells.metric == metric].set_index("bits").value
-        out += [number(metric, values[bits]) if bits in values.index else "" for bits in BITS]
-    return f"| {' | '.join(out)} |"
+    values = {(metric, bits): value for metric, bits, value in zip(cells.metric, cells.bits, cells.value)}
+    shown = [f"{short(values[PPL, b])}, {values[ACC, b]:.1%}" if (PPL, b) in values else "" for b in BITS]
+    return f"| {name} | {' | '.join(shown)} |"
 
 
-def number(metric: str, value: float) -> str:
-    if metric == "nano_world/acc":
-        return f"{100 * value:.1f}"
-    return f"{value:.3f}" if value < 10 else f"{value:.2f}" if value < 100 else f"{value:,.0f}"
+def short(perplexity: float) -> str:
+    digits = 3 if perplexity < 10 else 2 if perplexity < 100 else 0
+    return f"{perplexity:,.{digits}f}"
 
 
 def latency() -> list[str]:
