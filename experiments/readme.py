@@ -1,11 +1,13 @@
 """Fills the generated sections of README.md and docs/ from results/.
 
-    python experiments/readme.py             # writes
-    python experiments/readme.py --check     # exit code 1, and the pages' names, where a section is out of date
+    python experiments/readme.py                                    # writes
+    python experiments/readme.py --check                            # exit code 1 where a section is out of date
+    python experiments/readme.py --print SECTION [--results DIR]    # one section, of any results folder
 
 A section stands between ``<!-- name -->`` and ``<!-- /name -->``.
 """
 
+import argparse
 import json
 import re
 import sys
@@ -21,7 +23,6 @@ from qbench.report.latency.rows import load as load_latency
 from qbench.report.latency.targets import headlines
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "results"
 
 # The table of the README: perplexity and accuracy of one small model at five bit-widths
 MODEL, BITS = "nano-m", (8, 4, 3, 2, 1)
@@ -29,40 +30,40 @@ PPL, ACC = "nano/ppl", "nano_world/acc"
 METHODS = {"rtn": "RTN", "gptq": "GPTQ", "awq": "AWQ", "smoothquant": "SmoothQuant, 8-bit activations"}
 
 
-def main(arguments: list[str]) -> int:
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--print", dest="section", choices=[name for names in PAGES.values() for name in names])
+    parser.add_argument("--results", type=Path, default=ROOT / "results")
+    options = parser.parse_args()
+    if options.section:
+        print(SECTIONS[options.section](options.results))
+        return 0
     stale = []
-    for page, text in pages().items():
+    for page, text in pages(options.results).items():
         if (ROOT / page).read_text() != text:
             stale.append(page)
-            if "--check" not in arguments:
+            if not options.check:
                 write_atomic(ROOT / page, text)
-    if "--check" in arguments and stale:
+    if options.check and stale:
         print(f"out of date: {', '.join(stale)}; run python experiments/readme.py")
         return 1
     return 0
 
 
-def pages() -> dict[str, str]:
+def pages(results: Path) -> dict[str, str]:
     """Path: the page as it should be. ValueError for a page without its section."""
     full = {}
-    for page, sections in generated().items():
+    for page, names in PAGES.items():
         text = (ROOT / page).read_text()
-        for name, shown in sections.items():
+        for name in names:
+            shown = SECTIONS[name](results).rstrip("\n") + "\n"
             pattern = re.compile(f"(?<=<!-- {name} -->\n).*?(?=<!-- /{name} -->)", re.DOTALL)
-            text, found = pattern.subn(lambda _, s=shown: s.rstrip("\n") + "\n", text)
+            text, found = pattern.subn(lambda _, s=shown: s, text)
             if found != 1:
                 raise ValueError(f"{page} has {found} sections <!-- {name} -->, not one")
         full[page] = text
     return full
-
-
-def generated() -> dict[str, dict[str, str]]:
-    """Page: section: its text."""
-    return {
-        "README.md": {"results": results_table()},
-        "docs/results.md": {"nano_summary": f"```text\n{summary(RESULTS)}```"},
-        "docs/speed.md": {"speed": bullets(speed()), "latency": bullets(latency())},
-    }
 
 
 def bullets(lines: Iterable[str]) -> str:
@@ -77,9 +78,9 @@ def wrapped(text: str, mark: str = "") -> str:
     )
 
 
-def results_table() -> str:
+def results_table(results: Path) -> str:
     """Perplexity and accuracy of one model: unquantized, four methods over bits, and BiLLM at its own bits."""
-    df = frame(*load(RESULTS))
+    df = frame(*load(results))
     df = df[(df.model == MODEL) & df.metric.isin([PPL, ACC])]
     df = df[(df.method == "billm") | df.bits.isin([*BITS, 16])]
     unquantized, billm = df[df.method == "none"], df[df.method == "billm"]
@@ -111,15 +112,15 @@ def short(perplexity: float) -> str:
     return f"{perplexity:,.{digits}f}"
 
 
-def latency() -> list[str]:
+def latency(results: Path) -> str:
     """The main figures of each GPU in results/latency with the notes of its record, or that there is none."""
-    found = [f for r in load_latency(RESULTS) for f in (*headlines(r), *(f"Note: {note}" for note in r.notes))]
-    return found or ["No GPU has been measured yet: `python experiments/latency.py` on one does it."]
+    found = [f for r in load_latency(results) for f in (*headlines(r), *(f"Note: {note}" for note in r.notes))]
+    return bullets(found or ["No GPU has been measured yet. `python experiments/latency.py` measures one."])
 
 
-def speed() -> list[str]:
+def speed(results: Path) -> str:
     """One line for each thing that was timed, from results/speed and results/full_size, as far as they exist."""
-    files = (p for room in ("speed", "full_size") for p in (RESULTS / room).glob("*.json"))
+    files = (p for room in ("speed", "full_size") for p in (results / room).glob("*.json"))
     found = {p.stem: json.loads(p.read_text()) for p in files}
     tell = {
         "quantization": quantization,
@@ -129,7 +130,7 @@ def speed() -> list[str]:
         "killed": killed,
         "large": large,
     }
-    return [line for name, lines in tell.items() if name in found for line in lines(found[name])]
+    return bullets(line for name, lines in tell.items() if name in found for line in lines(found[name]))
 
 
 def quantization(q: dict) -> list[str]:
@@ -198,5 +199,12 @@ def large(found: dict) -> list[str]:
     return [f"**Memory over blocks**: peaks up to each of the first blocks of Qwen3-8B's shape are {trace} GiB."]
 
 
+def nano_summary(results: Path) -> str:
+    return f"```text\n{summary(results)}```"
+
+
+SECTIONS = {"results": results_table, "nano_summary": nano_summary, "speed": speed, "latency": latency}
+PAGES = {"README.md": ["results"], "docs/results.md": ["nano_summary"], "docs/speed.md": ["speed", "latency"]}
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
