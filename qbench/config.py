@@ -15,6 +15,7 @@ from qbench.machine import Machine
 from qbench.measure.base import Measure
 from qbench.methods.base import Method
 from qbench.models.checkpoint import Checkpoint
+from qbench.printed import published
 from qbench.tracking import Tracking
 
 
@@ -71,6 +72,23 @@ class Config:
         if bare := [name for name, part in parts.items() if not (isinstance(part, Mapping) and "_target_" in part)]:
             raise ValueError(f"eval.{bare[0]} is unknown; {settings.near(bare[0], set(parts) - set(bare))}")
         return settings.build(plain | {"eval": parts}, "", cls)
+
+    @property
+    def quantizes(self) -> bool:
+        return self.method.name != "none"
+
+    @property
+    def readers(self) -> list[Measure | Calibration]:
+        """What may read data sets from the Hub: nothing where there is a machine.data_dir."""
+        calib = [self.calib] if self.quantizes else []
+        return [*self.eval.values(), *calib] if self.machine.data_dir is None else []
+
+    @property
+    def is_wanted(self) -> bool:
+        """False where ``table`` names a table of the paper that does not print this cell."""
+        grid, acts = self.method.grid, self.method.acts
+        bits = (grid.bits if grid else 16, acts.bits if acts else 16)
+        return self.table is None or published.is_printed(self.table, self.model.name, self.method.name, *bits)
 
     def settings(self) -> dict:
         """The part of every record's identity that needs neither the model's files nor data; ``eval`` is not in it.

@@ -17,13 +17,13 @@ from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub.utils import filter_repo_objects
 from omegaconf.errors import OmegaConfBaseException
 
-from qbench.config import Config
 from qbench.data.pins import HubFile
 from qbench.hub import hub_error
 from qbench.measure.lm_eval.local_files import load_whole
 from qbench.models.checkpoint import PATTERNS, Checkpoint
+from qbench.overrides import sweep_arguments
 from qbench.plan import fits
-from qbench.plan.sweep import cells
+from qbench.plan.sweep import configs
 
 ELSEWHERE = "fetch it where there is one, and copy the cache"
 
@@ -42,14 +42,10 @@ def main(args: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="qbench fetch", description="Downloads models and data; arguments as for `qbench run`."
     )
-    parser.add_argument("overrides", nargs="*", help="GROUP=CHOICE or GROUP.FIELD=VALUE, commas for several")
     parser.add_argument("--dry-run", action="store_true", help="only say what and how much")
-    parser.add_argument("-m", "--multirun", action="store_true", help=argparse.SUPPRESS)
-    options, more = parser.parse_known_args(args)
-    if wrong := [word for word in more if word.startswith("--") or "=" not in word]:
-        parser.error(f"unknown argument {wrong[0]}")
+    options = sweep_arguments(parser, args)
     try:
-        found = wanted(cells([*options.overrides, *more]))
+        found = wanted(options.overrides)
         lines, missing = overview(found)
         print("\n".join(lines), flush=True)
         if (free := fits.free(constants.HF_HUB_CACHE)) < missing:
@@ -63,14 +59,13 @@ def main(args: list[str]) -> int:
     return 0
 
 
-def wanted(cells: list[dict]) -> Wanted:
-    """What ``cells`` read from the Hub."""
-    found, readers = Wanted(), set()
-    for config in map(Config.of, cells):
-        found.models |= {config.model} if config.model.repo else set()
-        if config.machine.data_dir is None:
-            readers |= set(config.eval.values()) | ({config.calib} if config.method.name != "none" else set())
-    for reader in readers:
+def wanted(overrides: list[str]) -> Wanted:
+    """What a sweep reads from the Hub; ValueError for a cell that cannot run."""
+    cells, refused = configs(overrides)
+    if refused:
+        raise ValueError(refused[0])
+    found = Wanted(models={config.model for config in cells if config.model.repo})
+    for reader in {reader for config in cells for reader in config.readers}:
         for item in reader.hub_files():
             (found.files if isinstance(item, HubFile) else found.whole).add(item)
     return found

@@ -1,6 +1,7 @@
 """Overrides of the command line, ``grid.bits=3``, read before Hydra composes: what is misspelt is refused by name."""
 
 import re
+from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Iterable
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -27,16 +28,27 @@ def prepared(words: Iterable[str]) -> list[str]:
     """
     words, known = list(words), groups()
     heads = {"home", "hydra", *known, *OmegaConf.load(conf_dir() / "config.yaml")} - {"defaults"}
-    swept = {key for word in words for key in _swept(word)}
+    swept = {key for word in words for key in swept_by(word)}
     return [_prepared(word, known, heads, swept) for word in words]
 
 
-def _swept(word: str) -> list[str]:
-    """What the experiment sweeps over that ``word`` chooses."""
-    name, path = word.removeprefix("experiment="), conf_dir() / "experiment"
-    if name == word or not (path / f"{name}.yaml").is_file():
-        return []
-    return list(OmegaConf.select(OmegaConf.load(path / f"{name}.yaml"), "hydra.sweeper.params") or ())
+def swept_by(word: str) -> dict[str, str]:
+    """{key: values}: what an experiment sweeps over, where ``word`` chooses one."""
+    group, _, name = word.partition("=")
+    path = conf_dir() / "experiment" / f"{name}.yaml"
+    is_one = group == "experiment" and path.is_file()
+    return dict(OmegaConf.select(OmegaConf.load(path), "hydra.sweeper.params") or {}) if is_one else {}
+
+
+def sweep_arguments(parser: ArgumentParser, args: list[str]) -> Namespace:
+    """The overrides of a sweep beside the options of ``parser``, for commands that take them as ``qbench run`` does."""
+    parser.add_argument("overrides", nargs="*", help="GROUP=CHOICE or GROUP.FIELD=VALUE, commas for several")
+    parser.add_argument("-m", "--multirun", action="store_true", help=SUPPRESS)
+    options, more = parser.parse_known_args(args)
+    if wrong := [word for word in more if word.startswith("--") or "=" not in word]:
+        parser.error(f"unknown argument {wrong[0]}")
+    options.overrides += more
+    return options
 
 
 def _prepared(word: str, known: set[str], heads: set[str], swept: set[str]) -> str:

@@ -1,20 +1,12 @@
-"""What is checked before a run starts: that it is wanted, that it fits, and that it continues the records there are."""
-
-from dataclasses import asdict
+"""What is checked before a run starts: that it fits, that kernels can run it, and that its model is that of the records
+which exist."""
 
 from qbench.machine import Machine
 from qbench.methods.base import Method
 from qbench.models.checkpoint import OpenCheckpoint
-from qbench.plan import estimate, fits
-from qbench.printed import published
+from qbench.plan import fits, footprint
 from qbench.shape import Shape
 from qbench.store import Store
-
-
-def is_printed(table: int, model: str, method: Method) -> bool:
-    """Whether a table of the paper prints this cell; ValueError for an unknown table."""
-    bits, acts = (method.grid.bits if method.grid else 16), (method.acts.bits if method.acts else 16)
-    return published.is_printed(table, model, method.name, bits, acts)
 
 
 def check_revision(store: Store, ckpt: OpenCheckpoint) -> None:
@@ -44,12 +36,6 @@ def check_room(ckpt: OpenCheckpoint, method: Method, machine: Machine, cell: str
     if machine.max_memory is not None:
         return
     shape, quantizes = Shape.of(ckpt.config), method.name != "none"
-    stored = stored_bytes(ckpt, method) if quantizes else 0
+    stored = footprint.stored_bytes(shape, method) if quantizes else 0
     need = fits.needs(shape, device=machine.device, dtype=ckpt.model.dtype, quantizes=quantizes, stored=stored)
     fits.check_fits(need, fits.available(machine.device, machine.cache_dir), cell)
-
-
-def stored_bytes(ckpt: OpenCheckpoint, method: Method) -> int:
-    """Bytes of the quantized weights in the cache."""
-    settings = {"grid": method.grid and asdict(method.grid), "block_size": getattr(method, "block_size", None)}
-    return estimate.stored(Shape.of(ckpt.config), method.name, settings)

@@ -15,7 +15,7 @@ from qbench.files import remove_stale, scratch
 from qbench.measure.base import Context
 from qbench.models.quantized import QuantizedFolder
 from qbench.outcomes import Outcome
-from qbench.plan.footprint import hidden_bytes, statistics_bytes, waiting_bytes
+from qbench.plan.footprint import hidden_bytes, statistics_bytes, stored_bytes, waiting_bytes
 from qbench.progress import Progress
 from qbench.protocol import judge
 from qbench.record import LayerReport, Measurement, digest
@@ -189,7 +189,7 @@ class Run:
             digest(what | {"device": self.machine.device}),
             size=statistics_bytes(Shape.of(self.ckpt.config)),
             limit=self.machine.statistics_gib * 2**30,
-            spare=hidden + preflight.stored_bytes(self.ckpt, self.method),
+            spare=hidden + stored_bytes(Shape.of(self.ckpt.config), self.method),
         )
 
     def sizes(self, reports: list[LayerReport]) -> tuple[float, float, int]:
@@ -213,7 +213,7 @@ def run(cfg: DictConfig) -> Outcome:
     """Runs one configuration; bad input is an Outcome too, with the reason, and so is a bug, with its traceback."""
     try:
         config = Config.of(cfg)
-        if config.table is not None and not preflight.is_printed(config.table, config.model.name, config.method):
+        if not config.is_wanted:
             return Outcome(name_of(cfg), "left out", f"not in table {config.table} of the paper")
         return Run(config).execute()
     except Exception as e:

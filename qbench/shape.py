@@ -145,6 +145,18 @@ def binary_weight_bytes(M: int, N: int, K: int, block: int = 128) -> int:
     return packed_bytes(N, K, 2) + K + 16 * N * -(-K // block) + activation_traffic(M, N, K)
 
 
+def codes_bytes(N: int, K: int, group: int = 128, symmetric: bool = False) -> int:
+    """A weight on a grid as it lies on disk: one byte per code, and a float16 scale and, unless symmetric, a byte for
+    the zero per group (-1: per row)."""
+    return N * K + N * (1 if group == -1 else -(-K // group)) * (2 if symmetric else 3)
+
+
+def binary_bytes(N: int, K: int, block: int = 128) -> int:
+    """BiLLM's weight as it lies on disk: three planes of one byte per weight, a mask of columns, eight float16 levels
+    per row and block."""
+    return 3 * N * K + K + N * -(-K // block) * 16
+
+
 def _filled(K: int) -> int:
     return -(-K // CHUNK) * CHUNK
 

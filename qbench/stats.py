@@ -11,15 +11,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-PARTS = 8  # block columns of a symmetric product
+from qbench.costs import PARTS, Work, gram_flops
 
 
 class Statistic:
     """Gathers what a method needs to know about the inputs of a stage, chunk by chunk."""
 
     def __init__(self, K: int, device: torch.device | str):
-        self.K = K
-        self.device = device
+        self.K, self.device = K, device
 
     def update(self, x_TK: Tensor) -> None:
         """Adds a chunk of inputs."""
@@ -36,6 +35,11 @@ class Statistic:
     def state(self) -> dict[str, Tensor]:
         """{attribute: tensor}, all that ``restore`` needs."""
         raise NotImplementedError(f"{type(self).__name__} does not define state")
+
+    @classmethod
+    def work(cls, K: int, tokens: int) -> Work:
+        """What ``update`` does with that many tokens; only ``qbench plan`` asks."""
+        return Work(unknown=(f"the statistic {cls.__name__}",))
 
     def restore(self, state: dict[str, Tensor]) -> None:
         for name, value in state.items():
@@ -61,18 +65,20 @@ class AbsMax(Statistic):
     def state(self):
         return {"absmax_K": self.absmax_K}
 
+    @classmethod
+    def work(cls, K, tokens):
+        return Work(bytes=6 * K * tokens)  # x is read, |x| written and read, 16 bits each
+
 
 class Gram(Statistic):
-    """``gram_KK`` = mean over tokens of x x^T, and ``mean_abs_K`` = mean |x| per channel. The layer-wise Hessian is
-    twice the Gram."""
+    """``gram_KK``: mean over tokens of x x^T, half the layer-wise Hessian; ``mean_abs_K``: mean of |x|."""
 
     def __init__(self, K, device):
         super().__init__(K, device)
         self._sum_KK = torch.zeros(K, K, device=device)  # only blocks on and above the diagonal until mirrored
         self._abs_K = torch.zeros(K, device=device)
         self._tokens = torch.zeros((), dtype=torch.int64)
-        self._mirrored = False
-        self._factors: dict = {}
+        self._mirrored, self._factors = False, dict[tuple, tuple]()
 
     @property
     def tokens(self) -> int:
@@ -83,8 +89,7 @@ class Gram(Statistic):
         for start, end in self._parts():
             self._sum_KK[:end, start:end].addmm_(x[:, :end].T, x[:, start:end])
         self._abs_K += x.abs().sum(0)
-        self._tokens = self._tokens + len(x)
-        self._mirrored = False
+        self._tokens, self._mirrored = self._tokens + len(x), False
         self._factors.clear()
 
     def rescale(self, s_K):
@@ -102,6 +107,10 @@ class Gram(Statistic):
         super().restore(state)
         self._tokens, self._mirrored = self._tokens.cpu(), False
         self._factors.clear()
+
+    @classmethod
+    def work(cls, K, tokens):
+        return Work(float32=gram_flops(K, tokens))
 
     @property
     def gram_KK(self) -> Tensor:
@@ -140,9 +149,7 @@ class Gram(Statistic):
         a channel that is always zero gets the damping alone, and takes part in no other channel's update.
         U comes from one Cholesky factorisation of the reversed matrix: G = R R^T with R upper, U = R^-1.
         Where the factorisation fails, more damping is tried, then float64; each step is a note. The result is kept for
-        the other linears with this input.
-
-        Raises: ArithmeticError when all attempts fail.
+        the other linears with this input. Raises: ArithmeticError when all attempts fail.
         """
         key = (damp, None if perm_K is None else tuple(perm_K.tolist()))
         if key not in self._factors:
@@ -162,19 +169,15 @@ class Gram(Statistic):
                     if torch.isfinite(U).all():
                         return U, tuple(notes)
                 notes.append(f"Cholesky failed with damping {damp * factor:g} in {str(dtype).removeprefix('torch.')}")
-        raise ArithmeticError(
-            f"the {self.K} x {self.K} Gram matrix of {self.tokens} tokens cannot be factorised, "
-            f"not with damping {100 * damp:g} in float64; use more calibration tokens or a larger damping"
-        )
+        what = f"the {self.K} x {self.K} Gram matrix of {self.tokens} tokens cannot be factorised"
+        tried = f"not with damping {100 * damp:g} in float64"
+        raise ArithmeticError(f"{what}, {tried}; use more calibration tokens or a larger damping")
 
     def _backwards(self, damp, perm_K, dtype) -> Tensor:
         """The damped Gram, rows and columns reversed: Cholesky reads its lower half, which is our upper half."""
-        if perm_K is None:
-            H = self._sum_KK.to(dtype).flip(0, 1)
-        else:
-            back = perm_K.flip(0)
-            H = self._symmetric_sum()[back][:, back].to(dtype)
-        H /= self.tokens
+        back = None if perm_K is None else perm_K.flip(0)
+        H = self._sum_KK.flip(0, 1) if back is None else self._symmetric_sum()[back][:, back]
+        H = H.to(dtype).div_(self.tokens)
         diagonal = H.diagonal()
         mean = diagonal.sum() / diagonal.count_nonzero()
         diagonal += damp * mean.nan_to_num(1)  # where all inputs are zero, any damping will do

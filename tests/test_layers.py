@@ -10,10 +10,10 @@ import pytest
 ROOT = Path(__file__).parent.parent / "qbench"
 LAYERS = [
     ("hub", "settings", "progress", "shape"),
-    ("data.pins",),
+    ("data.pins", "costs"),
     ("nano", "data.texts", "shipped", "files"),
     ("json_values", "faults", "protocol"),
-    ("grid", "stats", "record", "data.windows", "models.block", "models.placement", "plan.costs", "plan.footprint"),
+    ("grid", "stats", "record", "data.windows", "models.block", "models.placement"),
     ("jsonl", "weights", "data.corpus", "models.random_weights", "models.anatomies", "models.files", "render"),
     ("store", "calibration", "provenance", "machine", "kernels", "printed"),
     ("methods.base", "linear", "models.checkpoint", "tracking", "outcomes", "report"),

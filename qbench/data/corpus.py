@@ -37,6 +37,7 @@ from qbench.settings import check
 Source = Literal["nano", "c4", "wikitext2", "text"]
 EVALUATED = {"c4": "validation", "wikitext2": "test"}  # the split of each text
 C4_DOCUMENTS, C4_TOKENS = 1100, 256 * 2048
+TOKENS = {"wikitext2": 299_078, "c4": C4_TOKENS, "nano": 30_785}  # of each text, by Qwen3's or the nanos' tokenizer
 NANO_TOKENS = 2**22  # the world has no end; so much of it is written and tokenized in a minute
 
 

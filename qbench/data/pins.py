@@ -45,6 +45,11 @@ class HubFile(NamedTuple):
     revision: str
     path: str
 
+    @property
+    def size(self) -> int:
+        """Bytes, of the files in ``BYTES``; 0 for others."""
+        return sum(n for (repo, split), n in BYTES.items() if repo == self.repo and split in self.path)
+
     def cached(self) -> Path | None:
         """Where the file lies in the Hub's cache; None if it is not there. Asks no network."""
         found = try_to_load_from_cache(self.repo, self.path, revision=self.revision, repo_type="dataset")

@@ -16,11 +16,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from qbench.costs import Work
 from qbench.linear import QuantLinear
 from qbench.measure.base import Context, TextMeasure, hidden_states
 from qbench.measure.perplexity import batches, float_head, logit_chunks
 from qbench.models.checkpoint import DTYPES
 from qbench.record import Metric
+from qbench.shape import Shape
 
 LAYER_LIMIT = (
     4  # rounding errors of the dtype (its eps) that an output of a linear may differ by, in the root mean square
@@ -76,6 +78,9 @@ class Agreement(TextMeasure):
             "agreement/worst_layer": Metric(worst[0], "relative", len(layers.errors)),
             "agreement/top1": Metric(same / count, "fraction", count),
         }
+
+    def work(self, shape: Shape) -> Work:
+        return super().work(shape).times(3)  # dequantized, with noise, packed
 
 
 class Comparison:

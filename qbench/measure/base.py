@@ -22,11 +22,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from qbench.data.corpus import Corpus, Source, sha256_of_tokens
+from qbench.costs import Work, forward_flops, head_flops
+from qbench.data.corpus import TOKENS, Corpus, Source, sha256_of_tokens
 from qbench.data.pins import HubFile
 from qbench.data.windows import windows
 from qbench.record import Metric
 from qbench.settings import check
+from qbench.shape import Shape
 
 PAPER_WINDOW, NANO_WINDOW = 2048, 256
 
@@ -81,6 +83,10 @@ class Measure:
         """The metrics of `model`, which is on ctx.device and in eval mode."""
         raise NotImplementedError
 
+    def work(self, shape: Shape) -> Work:
+        """What ``run`` does. Only ``qbench plan`` asks; without an answer it says that this is not counted."""
+        return Work(unknown=(f"the measurement {self.name}",))
+
 
 @dataclass(frozen=True)
 class TextMeasure(Measure):
@@ -128,6 +134,14 @@ class TextMeasure(Measure):
         if ctx.data_dir is None and (files := self.hub_files()):
             found["data_sets"] = {file.repo: file.revision for file in files}
         return found
+
+    def work(self, shape: Shape) -> Work:
+        """One pass over all windows, and the head in float32 over what they predict."""
+        if self.source not in TOKENS:
+            return Work(unknown=(f"text {self.path}, whose size is not known",))
+        count = min(TOKENS[self.source] // self.window, self.limit or math.inf)
+        flops = head_flops(shape, count * (self.window - 1))
+        return Work(model=forward_flops(shape, count, self.window), float32=flops)
 
 
 @torch.inference_mode()

@@ -22,10 +22,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from qbench.costs import Work
 from qbench.files import written_whole
 from qbench.measure.base import Context, TextMeasure, hidden_states, mean_metric
 from qbench.measure.perplexity import batches, float_head, logit_chunks, perplexity
 from qbench.record import Metric, digest
+from qbench.shape import Shape
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,10 @@ class Divergence(TextMeasure):
             f"{self.source}/top1": mean_metric(top1, "fraction"),
         }
         return metrics | ({f"{self.source}/ppl": perplexity(nll)} if self.perplexity else {})
+
+    def work(self, shape: Shape) -> Work:
+        work = super().work(shape)
+        return replace(work, float32=2 * work.float32)  # the head of the quantized and of the unquantized model
 
     def reference_file(self, ctx: Context) -> Path:
         """Named by all that may change its bits, the device too: its kernels sum in another order."""

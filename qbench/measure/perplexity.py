@@ -19,10 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qbench.costs import Work
 from qbench.measure.base import Context, TextMeasure, hidden_states, mean_metric
 from qbench.progress import Progress
 from qbench.record import Metric
-from qbench.shape import sequences_per_pass
+from qbench.shape import Shape, sequences_per_pass
 
 CHUNK_FLOATS = 2**25
 
@@ -42,6 +43,10 @@ class Perplexity(TextMeasure):
     def run(self, model: nn.Module, ctx: Context) -> dict[str, Metric]:
         nlls = window_nlls if self.logits == "float32" else window_nlls_in_model_dtype
         return {f"{self.source}/ppl": perplexity(nlls(model, self.windows(ctx), ctx))}
+
+    def work(self, shape: Shape) -> Work:
+        work = super().work(shape)
+        return work if self.logits == "float32" else replace(work, model=work.model + work.float32, float32=0.0)
 
 
 def perplexity(nlls: list[float]) -> Metric:

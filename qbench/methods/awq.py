@@ -27,6 +27,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from qbench.costs import Work, energy_flops, forward_flops, rounding
 from qbench.grid import Grid, rounded
 from qbench.methods.base import Method
 from qbench.stats import Gram
@@ -139,6 +140,23 @@ class AWQ(Method):
             best_NG = torch.where(better, loss_NG, best_NG)
             clip_NG[better] = 1 - i / 20
         return clip_NG
+
+    def work(self, shape, n, length):
+        """For each exponent the energy of the error, or with ``loss: module`` attention, MLP and down_proj once more;
+        for each range the product of every group with its block of the Gram."""
+        total = Work()
+        for K, linears, folds in shape.stages:
+            for name, N in linears.items():
+                scales = self.n_scale if folds else 0
+                ranges = 0 if name.endswith(self.unclipped) else self.n_clip
+                by_gram = scales * energy_flops(N, K) if self.loss == "gram" else 0
+                total += rounding(N, K, 1 + scales + ranges)
+                total += Work(float32=by_gram + ranges * 2 * N * K * self.grid.columns(K))
+        if self.loss == "module":
+            layer = forward_flops(shape, n, length) // shape.layers
+            N, K = shape.linears[-1]
+            total += Work(model=(self.n_scale + 1) * (layer + 2 * N * K * n * length) + 2 * layer)
+        return total
 
 
 def _tiles(w_NK: Tensor):

@@ -36,8 +36,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from torch import Tensor
 
 from qbench import settings
+from qbench.costs import Work
 from qbench.grid import ActQuant, Grid
 from qbench.models.block import Block, Stage
+from qbench.shape import Shape, codes_bytes
 from qbench.stats import Statistic
 from qbench.weights import FloatWeight, QuantWeight
 
@@ -80,6 +82,15 @@ class Method:
     def quantize_stage(self, weights: dict[str, Tensor], stat: Statistic | None) -> dict[str, QuantWeight]:
         """The quantized weights of linears that read the same input; override it where one call for all is faster."""
         return {name: self.quantize(w_NK, stat, name) for name, w_NK in weights.items()}
+
+    def work(self, shape: Shape, n: int, length: int) -> Work:
+        """What ``transform`` and ``quantize_stage`` do in one layer after calibration on ``n`` sequences of ``length``
+        tokens. Only ``qbench plan`` asks; without an answer it says that this is not counted."""
+        return Work(unknown=(f"the arithmetic of the method {self.name}",))
+
+    def stored_bytes(self, N: int, K: int) -> int:
+        """Bytes on disk of a quantized weight [N, K]."""
+        return 2 * N * K if self.grid is None else codes_bytes(N, K, self.grid.group_size, self.grid.symmetric)
 
     def stage_notes(self, stage: Stage) -> tuple[str, ...]:
         """Notes for the record of every linear of ``stage``."""

@@ -31,9 +31,15 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from qbench.costs import Work, factor_flops, rounding
 from qbench.methods.base import Method
+from qbench.shape import binary_bytes
 from qbench.stats import Gram
 from qbench.weights import BinaryWeight
+
+SPLITS = 81  # quantiles from 10 % to 90 % that are tried as the magnitude p
+SALIENT_PASSES, SPLIT_PASSES = 25, 41  # reads and writes of a float32 copy of the block per candidate of either search
+SALIENT_LAUNCHES, SPLIT_LAUNCHES = 29, 44  # and the operations that do it
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,22 @@ class BiLLM(Method):
         salient[rank[: 1 + int(torch.stack(errors).argmin())]] = True
         return salient
 
+    def work(self, shape, n, length):
+        """The error of a block changes all columns after it; both searches read and write the weight per candidate."""
+        total = Work()
+        for K, linears, _ in shape.stages:
+            total += Work(float32=factor_flops(K), launches=20)
+            starts = range(0, K, self.block_size)
+            later = sum(2 * min(self.block_size, K - i) * max(0, K - i - self.block_size) for i in starts)
+            launches = len(starts) * (SALIENT_LAUNCHES * self.max_salient + SPLIT_LAUNCHES * SPLITS)
+            for N in linears.values():
+                passes = SALIENT_PASSES * self.max_salient + SPLIT_PASSES * SPLITS
+                total += Work(float32=N * later, bytes=4 * N * K * passes, launches=launches) + rounding(N, K)
+        return total
+
+    def stored_bytes(self, N, K):
+        return binary_bytes(N, K, self.block_size)
+
 
 def _twice_binarized_error(x):
     """The squared error after the rows of x, and then the rows of the residual, are binarized."""
@@ -142,7 +164,7 @@ def _search_split(x, among, sizes):
     """
     size, square = x.abs(), x.square()
     ordered = sizes.sort().values
-    at = torch.linspace(0.1, 0.9, 81, device=x.device) * (len(ordered) - 1)
+    at = torch.linspace(0.1, 0.9, SPLITS, device=x.device) * (len(ordered) - 1)
     thresholds = ordered[at.floor().long()].lerp(ordered[at.ceil().long()], at.frac())
     errors = []
     for p in thresholds:

@@ -29,6 +29,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from qbench.costs import Work, factor_flops, rounding
 from qbench.grid import Grid
 from qbench.methods.base import Method
 from qbench.stats import Gram
@@ -75,6 +76,16 @@ class GPTQ(Method):
         back_K = torch.argsort(order_K)
         moved_K = group_K[back_K] if self.act_order and not static else None
         return UniformWeight.of(self.grid, codes_KN[back_K].T, scale_GN.T, zero_GN.T, moved_K, notes)
+
+    def work(self, shape, n, length):
+        """The error of column i changes the K - 1 - i columns after it in N rows, two operations each: N K (K - 1)."""
+        total = Work()
+        for K, linears, _ in shape.stages:
+            N, groups = sum(linears.values()), K // self.grid.columns(K)
+            total += Work(float32=factor_flops(K) + N * K * (K - 1), bytes=8 * N * K * 64)
+            total += Work(launches=20 + 8 * K + 12 * groups)
+            total += sum((rounding(N, K) for N in linears.values()), Work())
+        return total
 
 
 def round_columns(W_KN, U_KK, grid: Grid, scale_GN, zero_GN, group: list[int], fit: int | None) -> Tensor:

@@ -8,6 +8,7 @@ Dimension key: N output channels, K input channels.
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from qbench.costs import Work, rounding
 from qbench.grid import Grid
 from qbench.methods.base import Method
 from qbench.weights import round_to_nearest
@@ -24,3 +25,6 @@ class RTN(Method):
 
     def quantize(self, w_NK, stat, name):
         return round_to_nearest(w_NK, replace(self.grid, group_size=-1) if self.whole_rows else self.grid)
+
+    def work(self, shape, n, length):
+        return sum((rounding(N, K) for N, K in shape.linears), Work())

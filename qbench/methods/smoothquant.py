@@ -18,6 +18,7 @@ from typing import ClassVar
 
 import torch
 
+from qbench.costs import Work, rounding
 from qbench.grid import ActQuant, Grid
 from qbench.methods.base import Method
 from qbench.stats import AbsMax
@@ -54,3 +55,6 @@ class SmoothQuant(Method):
 
     def quantize(self, w_NK, stat, name):
         return round_to_nearest(w_NK, self.grid)
+
+    def work(self, shape, n, length):
+        return sum((rounding(N, K) for N, K in shape.linears), Work())

@@ -5,7 +5,7 @@
     qbench plan experiment=table3 model=qwen3-8b-base --strict
 
 Arguments are those of ``qbench run``. Nothing is loaded, downloaded or measured. The numbers are estimates: operations
-and bytes are counted, speeds are assumed (and printed), and corrected where records of the same device tell better.
+and bytes are counted, speeds are assumed (and printed), and corrected where records of the same device exist.
 """
 
 import argparse
@@ -13,12 +13,13 @@ import sys
 
 from omegaconf.errors import OmegaConfBaseException
 
-from qbench.config import Config, name_of
+from qbench.config import Config
+from qbench.overrides import sweep_arguments
 from qbench.plan import downloads, fits, overview
 from qbench.plan.estimate import shape_of
 from qbench.plan.machines import NAMED, machine
 from qbench.plan.status import Records
-from qbench.plan.sweep import cells
+from qbench.plan.sweep import configs
 
 NAMES = ", ".join(m.name for m in NAMED.values())
 
@@ -29,15 +30,11 @@ def main(args: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="qbench plan", description="What a sweep would cost; arguments as for `qbench run`, without -m."
     )
-    parser.add_argument("overrides", nargs="*", help="GROUP=CHOICE or GROUP.FIELD=VALUE, commas for several")
     parser.add_argument("--on", default="this", help=f"the machine to plan for: this (default), {NAMES}")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if something does not fit")
-    parser.add_argument("-m", "--multirun", action="store_true", help=argparse.SUPPRESS)
-    options, more = parser.parse_known_args(args)
-    if wrong := [word for word in more if word.startswith("--") or "=" not in word]:
-        parser.error(f"unknown argument {wrong[0]}")
+    options = sweep_arguments(parser, args)
     try:
-        lines, problems, refused = _plan([*options.overrides, *more], options.on)
+        lines, problems, refused = _plan(options.overrides, options.on)
     except (ValueError, OSError, OmegaConfBaseException) as e:
         print(f"qbench plan: {e}", file=sys.stderr)
         return 2
@@ -45,33 +42,24 @@ def main(args: list[str]) -> int:
     return int(bool(refused) or (options.strict and bool(problems)))
 
 
-def _plan(overrides, on) -> tuple[list[str], list[str], list[str]]:
-    """The plan, what does not fit, and which cells `qbench run` would refuse."""
-    found, refused = cells(overrides), []
-    for cell in list(found):
-        try:
-            _check(cell)
-        except (ValueError, OSError) as e:
-            refused.append(f"{name_of(cell)}: {e}")
-            found.remove(cell)
+def _plan(overrides: list[str], on: str) -> tuple[list[str], list[str], list[str]]:
+    """The plan, what does not fit, and which cells ``qbench run`` would refuse."""
+    found, refused = configs(overrides, _check)
     if not found:
         return [] if refused else ["no cells: the table of the paper prints none of these"], [], refused
-    settings = found[0]["machine"]
-    where = machine(on, settings["device"])
-    records = Records(settings["results_dir"])
-    rows = overview.rows(found, records, where)
-    here = on == "this"
-    has = fits.Bytes(where.memory, fits.memory() if here else None, fits.free(settings["cache_dir"]) if here else None)
+    here, settings = on == "this", found[0].machine
+    where = machine(on, settings.device)
+    rows = overview.rows(found, Records(settings.results_dir), where)
+    has = fits.Bytes(where.memory, fits.memory() if here else None, fits.free(settings.cache_dir) if here else None)
     problems = fits.warnings({row.model: row.peak for row in rows}, has)
-    if here and (problem := overview.folder_problem(settings["results_dir"], rows)):
+    if here and (problem := overview.folder_problem(settings.results_dir, rows)):
         problems.append(problem)
     ahead = downloads.line(found, sum(row.hub for row in rows))
-    return [overview.text(rows, where, settings["results_dir"]), *([ahead] if ahead else [])], problems, refused
+    return [overview.text(rows, where, settings.results_dir), *([ahead] if ahead else [])], problems, refused
 
 
-def _check(cell: dict) -> None:
-    """What a run checks before it opens the model."""
-    config, shape = Config.of(cell), shape_of(cell)
-    if shape is not None:
+def _check(config: Config) -> None:
+    """What a run checks before it reads weights."""
+    if (shape := shape_of(config.model)) is not None:
         config.method.check({name: (N, K) for K, names, _ in shape.stages for name, N in names.items()})
         config.check_lengths(shape.positions)

@@ -1,140 +1,130 @@
-"""Seconds, memory and disk of one cell on one machine: phases in order, nothing overlapped."""
+"""Seconds, memory and disk of one cell on one machine: phase after phase, nothing overlapped."""
 
 import json
 import math
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from qbench import nano
-from qbench.plan import footprint, work
+from qbench.config import Config
+from qbench.costs import Work, error_flops, forward_flops, rounding
+from qbench.data.corpus import Calibration
+from qbench.measure.base import TextMeasure
+from qbench.models.checkpoint import NANO, Checkpoint
+from qbench.plan import footprint
 from qbench.plan.machines import GIB, Machine
-from qbench.plan.status import evaluations, expected
-from qbench.settings import target
-from qbench.shape import BYTES, QWEN3, Shape
+from qbench.plan.status import Records
+from qbench.shape import QWEN3, Shape
+from qbench.stats import Gram
 
-READ, WRITE = 2e9, 1e9  # bytes a second from and to a disk: assumptions
+READ, WRITE = 2e9, 1e9  # bytes per second from and to a disk: assumptions
 SHORT = 203  # mean tokens of a C4 document of at most 512
 PROCESS = 4 << 30  # bytes of Python, libraries, texts and rendered prompts in CPU memory: an assumption
+BASE_POSITIONS = 32_768  # of Qwen3's base models
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds by phase; peaks in bytes; ``disk``: what lies there while the cell runs; ``left``: and what stays for
-    other cells; ``unknown``: not counted."""
+    """Seconds by phase; peaks in bytes; ``disk``: what lies there while the cell runs; ``left``: what stays there for
+    other cells; ``unknown``: what is not counted."""
 
     seconds: dict[str, float]
     gpu: int
     cpu: int
     disk: int
-    left: int = 0
-    unknown: tuple[str, ...] = ()
-
-    @property
-    def total(self) -> float:
-        return sum(self.seconds.values())
+    left: int
+    unknown: tuple[str, ...]
 
 
-def shape_of(cell: dict) -> Shape | None:
-    """The shape of a cell's model: Qwen3's by name, a folder's by its config.json; None where neither tells."""
-    model = cell["model"]
-    folder = _nano(model["nano"]) if model.get("nano") else model.get("path") and Path(model["path"]).expanduser()
+def shape_of(model: Checkpoint) -> Shape | None:
+    """Qwen3's by its name, a folder's by its config.json; None where neither tells."""
+    folder = NANO / model.nano if model.nano else model.path and Path(model.path).expanduser()
     if folder:
         file = folder / "config.json"
         if not file.is_file():
-            raise FileNotFoundError(
-                f"model {model['name']}: there is no {file}; set model.path to a checkpoint's folder"
-            )
+            raise FileNotFoundError(f"model {model.name}: there is no {file}; set model.path to a checkpoint's folder")
         return Shape.of(json.loads(file.read_text()))
-    for name in (model["name"], (model.get("repo") or "").rpartition("/")[2]):
-        size = name.lower().removeprefix("qwen3-").removesuffix("-base")
-        if size in QWEN3 and name.lower().startswith("qwen3-"):
-            return QWEN3[size]
+    for name in (model.name.lower(), (model.repo or "").rpartition("/")[2].lower()):
+        size = name.removeprefix("qwen3-").removesuffix("-base")
+        if size in QWEN3 and name.startswith("qwen3-"):
+            return replace(QWEN3[size], positions=BASE_POSITIONS) if name.endswith("-base") else QWEN3[size]
     return None
 
 
-def _nano(name) -> Path:
-    return Path(nano.__file__).parent / "models" / name
-
-
-def shares_statistics(cell: dict, shape: Shape) -> bool:
-    """Whether a cell's statistics lie in the cache, for all methods that see the unquantized model."""
-    cls, method = target(cell["method"], "method"), cell["method"]
-    if cls.name == "none" or cls.calibrates_on != "float" or method.get("loss") == "module":
+def shares_statistics(config: Config, shape: Shape) -> bool:
+    """Whether the statistics of a cell are kept for all methods that see the unquantized model."""
+    method = config.method
+    if not config.quantizes or method.calibrates_on != "float" or method.reads_inputs:
         return False
-    return footprint.statistics_bytes(shape) <= cell["machine"].get("statistics_gib", 0) * GIB
+    return footprint.statistics_bytes(shape) <= config.machine.statistics_gib * GIB
 
 
-def estimate(cell: dict, shape: Shape, machine: Machine, parts: list[str], known: bool = False) -> Estimate:
-    """What it costs to measure the evaluations ``parts`` of a cell; ``known``: statistics are in the cache by then."""
-    dtype, settings = cell["model"]["dtype"], cell["machine"]
-    cls, wanted = target(cell["method"], "method"), evaluations(cell)
-    is_float = cls.name == "none"
-    seconds = {"load": shape.weight_bytes(dtype) / READ}
-    disk = left = resting = quantizing = 0
-    if not is_float:
-        calib = expected(cell, next(iter(wanted.values())))["calib"].fields
-        n = calib["n"] if calib.get("draw") != "lines" else max(1, calib["n"] * SHORT // calib["length"])
-        tokens, on_disk = n * calib["length"], stored(shape, cls.name, cell["method"])
-        phases = {
-            "calibrate": work.calibrate(shape, cls, cell["method"], n, calib["length"], dtype),
-            "statistics": work.statistics(shape, tokens),
-            "solve": work.solve(shape, cls, cell["method"]),
-        }
-        shares = shares_statistics(cell, shape)
+def windows(calib: Calibration) -> int:
+    """How many windows of ``calib.length`` tokens calibration reads."""
+    return calib.n if calib.draw == "windows" else max(1, calib.n * SHORT // calib.length)
+
+
+def quantization(config: Config, shape: Shape) -> dict[str, Work]:
+    """The phases of a quantization: forward passes, statistics, and what the method and each linear's error take."""
+    method, n, length = config.method, windows(config.calib), config.calib.length
+    kinds = dict.fromkeys(kind for kind in (Gram, method.statistic) if kind)
+    statistics = sum((kind.work(K, n * length) for K, _, _ in shape.stages for kind in kinds), Work())
+    errors = (Work(float32=error_flops(N, K), bytes=rounding(N, K).bytes) for N, K in shape.linears)
+    return {
+        "calibrate": Work(model=forward_flops(shape, n, length) * (2 if method.calibrates_on == "block" else 1)),
+        "statistics": statistics.times(shape.layers),
+        "solve": sum(errors, method.work(shape, n, length)).times(shape.layers),
+    }
+
+
+def estimate(config: Config, shape: Shape, machine: Machine, parts: list[str], known: bool = False) -> Estimate:
+    """What measuring the evaluations ``parts`` of a cell costs; ``known``: its statistics are in the cache by then."""
+    dtype, method, length = config.model.dtype, config.method, config.calib.length
+    tokens, shares = windows(config.calib) * length, shares_statistics(config, shape)
+    load, phases = shape.weight_bytes(dtype) / READ, {}
+    disk = left = resting = peak = 0
+    if config.quantizes:
+        phases = quantization(config, shape)
         if shares and known:
             phases = {"solve": phases["solve"]}
-        seconds |= {name: done.seconds(machine) for name, done in phases.items()}
-        seconds["load"] += on_disk / WRITE + on_disk / READ
+        on_disk = footprint.stored_bytes(shape, method)
+        load += on_disk / WRITE + on_disk / READ
         if shares:
-            seconds["load"] += footprint.statistics_bytes(shape) / (READ if known else WRITE)
+            load += footprint.statistics_bytes(shape) / (READ if known else WRITE)
+            left = 0 if known else footprint.statistics_bytes(shape)
         disk = on_disk + footprint.hidden_bytes(shape, tokens, dtype)
-        left = footprint.statistics_bytes(shape) if shares and not known else 0
         waiting = footprint.waiting_bytes(shape, tokens, dtype)
-        stays = not machine.is_gpu or _stays(settings, waiting)
-        grams = "stage" if cls.calibrates_on == "stage" else "all"
-        quantizing = footprint.peak_quantize(shape, grams, calib["length"], dtype, waiting if stays else 0)
+        stays = not machine.is_gpu or _stays(config, waiting)
         resting = 0 if stays else waiting
-    jobs = {name: work.evaluate(shape, wanted[name], dtype) for name in parts}
-    seconds["evaluate"] = sum(done.seconds(machine) for done, _ in jobs.values())
-    unknown = tuple(dict.fromkeys(what for _, missing in jobs.values() for what in missing))
-    texts = any("source" in wanted[name] for name in parts)
-    peak = max(quantizing, footprint.peak_evaluate(shape, longest(wanted, parts), dtype, texts))
+        grams = "stage" if method.calibrates_on == "stage" else "all"
+        peak = footprint.peak_quantize(shape, grams, length, dtype, waiting if stays else 0)
+    phases["evaluate"] = sum((config.eval[part].work(shape) for part in parts), Work())
+    texts = [config.eval[part] for part in parts if isinstance(config.eval[part], TextMeasure)]
+    longest = max((text.window for text in texts), default=2048)  # tasks are packed to less
+    peak = max(peak, footprint.peak_evaluate(shape, longest, dtype, float_head=bool(texts)))
     gpu, cpu = (peak, resting) if machine.is_gpu else (0, peak)
+    seconds = {"load": load} | {name: work.seconds(machine, dtype) for name, work in phases.items()}
+    unknown = tuple(what for work in phases.values() for what in work.unknown)
     return Estimate(seconds, gpu, cpu + PROCESS, disk, left, unknown)
 
 
-def _stays(settings: dict, waiting: int) -> bool:
+def _stays(config: Config, waiting: int) -> bool:
     """Whether hidden states wait on the GPU."""
-    if settings["hidden_device"] == "auto":
-        return waiting <= settings["hidden_gib"] * GIB
-    return settings["hidden_device"] != "cpu"
+    if config.machine.hidden_device == "auto":
+        return waiting <= config.machine.hidden_gib * GIB
+    return config.machine.hidden_device != "cpu"
 
 
-def longest(wanted: dict[str, dict], parts: list[str]) -> int:
-    """Tokens of the longest sequence: the window of texts; tasks are packed to less."""
-    return max([part.get("window") or 2048 for name in parts if "source" in (part := wanted[name])], default=2048)
-
-
-def stored(shape: Shape, method: str, settings: dict) -> int:
-    """Bytes of the quantized weights on disk."""
-    if method == "billm":
-        return footprint.binary_bytes(shape, settings["block_size"])
-    grid = settings.get("grid")
-    if grid is None:
-        return shape.linear_parameters * BYTES["bfloat16"]
-    return footprint.codes_bytes(shape, grid["group_size"], grid["symmetric"])
-
-
-def corrections(cells, records, machine: Machine) -> dict[str, tuple[float, int]]:
+def corrections(configs: list[Config], records: Records, machine: Machine) -> dict[str, tuple[float, int]]:
     """{model: (measured / estimated seconds of evaluation, records)} where this machine has measured the model."""
-    ratios: dict[str, list[float]] = {}
-    for cell in cells:
-        shape, known = shape_of(cell), evaluations(cell)
-        for part in known.values():
-            head = records.find(cell, part)
+    ratios: dict[str, list[float]] = defaultdict(list)
+    for config in configs:
+        shape = shape_of(config.model)
+        for part, measure in config.eval.items():
+            head = records.find(config, part)
             if shape is None or head is None or not machine.is_like(head.provenance.get("device")):
                 continue
-            guess = work.evaluate(shape, part, cell["model"]["dtype"])[0].seconds(machine)
+            guess = measure.work(shape).seconds(machine, config.model.dtype)
             if guess > 0 and (took := head.provenance.get("seconds", 0)) > 0:
-                ratios.setdefault(cell["model"]["name"], []).append(took / guess)
+                ratios[config.model.name].append(took / guess)
     return {name: (math.exp(sum(map(math.log, found)) / len(found)), len(found)) for name, found in ratios.items()}

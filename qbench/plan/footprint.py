@@ -4,6 +4,7 @@ There are two kinds of answers. ``peak_*`` is what a run is expected to need: a 
 certainly needs, because these tensors are alive at the same moment: only that is a reason to refuse a run.
 """
 
+from qbench.methods.base import Method
 from qbench.shape import BYTES, Shape, sequences_per_pass
 
 LOGIT_FLOATS = 2**25  # floats of logits that perplexity holds at once
@@ -29,17 +30,10 @@ def gram_bytes(K: int) -> int:
     return 4 * K * K
 
 
-def codes_bytes(shape: Shape, group: int = 128, symmetric: bool = False) -> int:
-    """Quantized weights as they lie on disk: a byte a code, a float16 scale and, unless symmetric, a zero byte a group
-    (-1: a row); norms at 2 bytes. Embedding and head stay in the original."""
-    total = sum(N * K + N * (1 if group == -1 else -(-K // group)) * (2 if symmetric else 3) for N, K in shape.linears)
-    return shape.layers * (total + 2 * (2 * shape.hidden + 2 * shape.head_dim))
-
-
-def binary_bytes(shape: Shape, block: int = 128) -> int:
-    """BiLLM's on disk: three planes of a byte a weight, a mask of columns, eight float16 levels a row and block."""
-    total = sum(3 * N * K + K + N * -(-K // block) * 16 for N, K in shape.linears)
-    return shape.layers * (total + 2 * (2 * shape.hidden + 2 * shape.head_dim))
+def stored_bytes(shape: Shape, method: Method) -> int:
+    """Quantized weights as they lie on disk, and norms at 2 bytes; embedding and head stay in the original."""
+    linears = sum(method.stored_bytes(N, K) for N, K in shape.linears)
+    return shape.layers * (linears + 2 * (2 * shape.hidden + 2 * shape.head_dim))
 
 
 def activation_bytes(shape: Shape, tokens: int, dtype: str = "bfloat16") -> int:

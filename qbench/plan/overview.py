@@ -1,9 +1,9 @@
 """A plan as a table: one line a model, totals, and from what the numbers are."""
 
-import json
 from collections import Counter
 from dataclasses import dataclass, field
 
+from qbench.config import Config
 from qbench.plan import fits
 from qbench.plan.downloads import model_bytes
 from qbench.plan.estimate import Estimate, corrections, estimate, shape_of, shares_statistics
@@ -45,27 +45,25 @@ class Row:
         self.unknown |= set(cost.unknown)
 
 
-def rows(cells: list[dict], records: Records, machine: Machine) -> list[Row]:
-    """One row a model, in the sweep's order. A cell is done if all its evaluations are, failed if one has failed."""
-    corrected, found, known = corrections(cells, records, machine), {}, set()
-    for cell in cells:
-        name, shape = cell["model"]["name"], shape_of(cell)
+def rows(configs: list[Config], records: Records, machine: Machine) -> list[Row]:
+    """One row per model, in the sweep's order. A cell is done if all its evaluations are, failed if one has failed."""
+    corrected, found, known = corrections(configs, records, machine), {}, set()
+    for config in configs:
+        name, shape = config.model.name, shape_of(config.model)
         if name not in found:
-            found[name] = Row(name, model_bytes(cell, shape), correction=corrected.get(name))
-        row, status = found[name], records.status(cell)
+            found[name] = Row(name, model_bytes(config.model, shape), correction=corrected.get(name))
+        row, status = found[name], records.status(config)
         todo = [part for part, how in status.items() if how == "missing"]
-        failed = "failed" in status.values()
-        row.counts[
-            "failed" if failed else "done" if not todo else "part" if len(todo) < len(status) else "missing"
-        ] += 1
-        if failed or not todo:
+        partly = "part" if len(todo) < len(status) else "missing"
+        row.counts["failed" if "failed" in status.values() else partly if todo else "done"] += 1
+        if "failed" in status.values() or not todo:
             continue
         if shape is None:
-            row.unknown.add("shape of this model (not estimated)")
+            row.unknown.add("what a model of unknown shape needs")
         else:
-            data = json.dumps([cell["model"], cell["calib"]])
-            row.add(estimate(cell, shape, machine, todo, data in known), cell["machine"]["keep_weights"])
-            known |= {data} if shares_statistics(cell, shape) else set()
+            data = (config.model, config.calib)
+            row.add(estimate(config, shape, machine, todo, data in known), config.machine.keep_weights)
+            known |= {data} if shares_statistics(config, shape) else set()
     return list(found.values())
 
 

@@ -11,15 +11,16 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from transformers import AutoTokenizer
 
-from qbench import plan
-from qbench.data.corpus import Corpus
+from qbench import costs, plan
+from qbench.data.corpus import TOKENS, Corpus
 from qbench.measure.lm_eval.prefix_tree import Tree
 from qbench.measure.lm_eval.requests import build_requests
+from qbench.measure.lm_eval.sizes import SIZES
 from qbench.models.checkpoint import NANO
-from qbench.plan import costs, estimate, fits, footprint, machines, status, work
+from qbench.plan import estimate, fits, footprint, machines
 from qbench.plan.machines import GIB, NAMED
 from qbench.plan.status import Records
-from qbench.plan.sweep import cells, method_of
+from qbench.plan.sweep import cells, configs
 from qbench.printed import published
 from qbench.record import digest
 from qbench.run import Run, run
@@ -48,8 +49,14 @@ def composed(overrides):
 
 
 def one(*overrides):
-    (cell,) = cells(list(overrides))
-    return cell
+    (config,), refused = configs(list(overrides))
+    assert not refused
+    return config
+
+
+def name_of(config):
+    method = config.method
+    return config.model.name, method.name, method.grid and method.grid.bits, method.acts.bits if method.acts else 16
 
 
 @pytest.mark.parametrize(
@@ -73,18 +80,18 @@ def test_tables_are_the_papers():
     """All 250 printed rows, each once."""
     rows = published.load()
     for table in published.TABLES:
-        found = cells([f"experiment=table{table}"])
-        names = {(c["model"]["name"], *method_of(c)) for c in found}
+        found, _ = configs([f"experiment=table{table}"])
+        names = {name_of(c) for c in found}
         assert len(names) == len(found) == sum(row.table == table for row in rows)
         assert all(published.is_printed(table, *name) for name in names)
 
 
 def test_same_runs_appear_once():
-    assert len(cells(["experiment=nano_matrix"])) == 3 * (4 * 8 + 2)
-    found = [method_of(c)[0] for c in cells(["experiment=matrix", "model=qwen3-8b"])]
+    assert len(configs(["experiment=nano_matrix"])[0]) == 3 * (4 * 8 + 2)
+    found = [c.method.name for c in configs(["experiment=matrix", "model=qwen3-8b"])[0]]
     assert (found.count("none"), found.count("billm"), found.count("smoothquant")) == (1, 1, 16)
-    assert len(cells(["experiment=table1", "model=qwen3-8b-base", "method=gptq", "grid.bits=4"])) == 1
-    assert cells(["experiment=table1", "model=qwen3-8b"]) == []
+    assert one("experiment=table1", "model=qwen3-8b-base", "method=gptq", "grid.bits=4").is_wanted
+    assert configs(["experiment=table1", "model=qwen3-8b"]) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -129,15 +136,23 @@ def edited(tmp_path, change):
     path.write_text(json.dumps(record, indent=1) + "\n")
 
 
-def test_a_field_that_an_old_record_lacks_is_the_default(folders, tmp_path):
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda science: science["method"].update(version=0),
+        lambda science: science["method"].pop("act_order"),
+        lambda science: science["eval"].pop("logits"),
+    ],
+)
+def test_an_older_record_is_another_measurement(change, folders, tmp_path):
+    """Its identity is another, so that a run measures again, and a plan says so."""
     asked = ["method=gptq", "model=nano-s", *SMALL, *folders]
     run(composed(asked))
-    edited(tmp_path, lambda science: (science["method"].pop("act_order"), science["eval"].pop("logits")))
     records = Records(tmp_path / "results")
     assert records.status(one(*asked)) == {"": "done"}
     assert records.status(one(*asked, "method.act_order=true")) == {"": "missing"}
     assert records.status(one(*asked, "protocol.logits=model")) == {"": "missing"}
-    edited(tmp_path, lambda science: science["method"].update(version=0))
+    edited(tmp_path, change)
     assert Records(tmp_path / "results").status(one(*asked)) == {"": "missing"}
 
 
@@ -158,11 +173,11 @@ def test_failures_and_damaged_files(folders, tmp_path, capsys):
 
 def test_sizes_of_the_embedded_data():
     tokenizer = AutoTokenizer.from_pretrained(NANO / "nano-s")
-    assert work.WINDOWS["nano"] == len(Corpus("nano").tokens(tokenizer))
+    assert TOKENS["nano"] == len(Corpus("nano").tokens(tokenizer))
     loaded = build_requests(("nano_world",), 0, None, None)
     requests = [r for task in loaded.tasks.values() for r in task.instances]
     tree = Tree([tokenizer("".join(r.args), add_special_tokens=False)["input_ids"][:-1] for r in requests])
-    size = work.TASKS["nano_world"]
+    size = SIZES["nano_world"]
     assert size.questions == sum(len(task.eval_docs) for task in loaded.tasks.values())
     assert (size.tokens, size.scored) == (sum(map(tree.forwarded, tree.plan(256))), len(requests))
 
@@ -170,12 +185,12 @@ def test_sizes_of_the_embedded_data():
 def test_what_is_estimated_follows_what_is_counted():
     shape, cell = QWEN3["8b"], one("model=qwen3-8b", "method=gptq", "eval=paper")
     found = estimate.estimate(cell, shape, H200, ["wikitext2", "c4", "zeroshot", "mmlu"])
-    text = work.evaluate(shape, cell["eval"]["wikitext2"], "bfloat16")[0]
-    assert text.flops16 == costs.forward_flops(shape, 146, 2048)
-    assert text.flops32 == costs.head_flops(shape, 146 * 2047)
+    text = cell.eval["wikitext2"].work(shape)
+    assert text.model == costs.forward_flops(shape, 146, 2048)
+    assert text.float32 == costs.head_flops(shape, 146 * 2047)
     assert found.seconds["calibrate"] == costs.forward_flops(shape, 128, 2048) / H200.flops16
     assert found.gpu == footprint.peak_evaluate(shape, 2048) > footprint.least_evaluate(shape)
-    assert found.disk == footprint.codes_bytes(shape, 128) + footprint.hidden_bytes(shape, 128 * 2048)
+    assert found.disk == footprint.stored_bytes(shape, cell.method) + footprint.hidden_bytes(shape, 128 * 2048)
     half = one("model=qwen3-8b", "method=gptq", "eval=paper", "calib.n=64")
     halved = estimate.estimate(half, shape, H200, ["mmlu"])
     assert halved.seconds["statistics"] == found.seconds["statistics"] / 2
@@ -196,7 +211,9 @@ def test_unknown_data_is_said_and_not_counted(tmp_path, capsys):
     assert plan.main(["model=qwen3-8b", "eval=mmlu", "eval.tasks=[mmlu,swag]", "--on", "H200"]) == 0
     assert "Not in it: task swag" in capsys.readouterr().out
     assert plan.main(["model=qwen3-8b", "model.name=mine", "model.repo=me/mine", "--on", "H200"]) == 0
-    assert "shape of this model" in capsys.readouterr().out
+    assert "Not in it: what a model of unknown shape needs" in capsys.readouterr().out
+    assert plan.main(["model=nano-s", "eval=latency", "--on", "H200"]) == 0
+    assert "Not in it: the measurement latency" in capsys.readouterr().out
 
 
 def test_records_of_the_device_correct_the_estimate(folders, tmp_path):
@@ -205,7 +222,7 @@ def test_records_of_the_device_correct_the_estimate(folders, tmp_path):
     head = Records(tmp_path / "results").measured[0]
     cell = one(*asked)
     here = machines.Machine("here", head.provenance["device"], 1e9, 1e9, 1e9, None, is_gpu=False)
-    guess = work.evaluate(estimate.shape_of(cell), cell["eval"], "float32")[0].seconds(here)
+    guess = cell.eval[""].work(estimate.shape_of(cell.model)).seconds(here, "float32")
     ratio, count = estimate.corrections([cell], Records(tmp_path / "results"), here)["nano-s"]
     assert (ratio, count) == (pytest.approx(head.provenance["seconds"] / guess), 1)
     assert estimate.corrections([cell], Records(tmp_path / "results"), H200) == {}
@@ -269,7 +286,7 @@ def test_a_plan_is_light_and_complete():
 
 
 def test_sections_without_a_calibration():
-    wanted = status.expected(one("method=none"), one("method=none")["eval"])
+    wanted = one("method=none").settings()
     assert wanted["calib"] is None
     assert wanted["grid"] is None
 

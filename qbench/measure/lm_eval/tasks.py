@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import nn
 
+from qbench.costs import Work, head_flops, pair_flops
 from qbench.data.windows import Encoder
 from qbench.measure.base import Context, Measure, mean_metric
+from qbench.measure.lm_eval.sizes import SIZES
 from qbench.record import Metric
+from qbench.shape import Shape
 
 if TYPE_CHECKING:
     from qbench.measure.lm_eval.requests import Requests
@@ -77,6 +80,18 @@ class Tasks(Measure):
         found = self.requests(ctx)
         sets = {"data_sets": found.data_sets} if found.data_sets else {}
         return {"tasks": found.versions, "data": found.data} | sets
+
+    def work(self, shape: Shape) -> Work:
+        total = Work()
+        for task in self.tasks:
+            if (size := SIZES.get(task)) is None:
+                total += Work(unknown=(f"task {task}, whose size is not known",))
+                continue
+            asked = self.limit and self.limit * (57 if "mmlu" in task else 1)  # a limit counts per subject
+            share = min(1.0, asked / size.questions) if asked else 1.0
+            flops = 2 * shape.linear_parameters * size.tokens + pair_flops(shape, size.pairs)
+            total += Work(model=(flops + head_flops(shape, size.scored)) * share)
+        return total
 
     def run(self, model: nn.Module, ctx: Context) -> dict[str, Metric]:
         from qbench.measure.lm_eval.model import PrefixTreeLM

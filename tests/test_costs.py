@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,14 +12,16 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
+from qbench import costs
 from qbench.calibration import BlockCalibration, first_block_inputs
 from qbench.grid import Grid
-from qbench.methods.billm import BiLLM
+from qbench.methods.awq import AWQ
+from qbench.methods.billm import SALIENT_LAUNCHES, SALIENT_PASSES, SPLIT_LAUNCHES, SPLIT_PASSES, BiLLM
 from qbench.methods.gptq import GPTQ
 from qbench.methods.rtn import RTN
 from qbench.models import random_weights as shapes
 from qbench.models.checkpoint import Checkpoint
-from qbench.plan import costs, footprint
+from qbench.plan import footprint
 from qbench.shape import QWEN2_5_7B, QWEN3, Shape, binary_weight_bytes, integer_bytes, linear_flops, weight_only_bytes
 from qbench.stats import Gram
 
@@ -111,11 +114,21 @@ def test_factor():
     assert inside == pytest.approx(costs.factor_flops(K) - leaves, rel=1e-6)
 
 
+def work(method, N: int, K: int):
+    """What a method does to a layer of one linear."""
+    return method.work(SimpleNamespace(stages=[(K, {"w": N}, False)], linears=[(N, K)], layers=1), n=1, length=1)
+
+
+def column_flops(method, N: int, K: int) -> float:
+    return work(method, N, K).float32 - costs.factor_flops(K)
+
+
 def test_column_updates_by_a_plain_count():
     N, K, block = 3, 40, 16
-    assert costs.columns_flops(N, K) == sum(2 * N * (K - 1 - i) for i in range(K))
+    assert column_flops(GPTQ(Grid(4, -1)), N, K) == sum(2 * N * (K - 1 - i) for i in range(K))
     spans = [range(i, min(i + block, K)) for i in range(0, K, block)]
-    assert costs.block_columns_flops(N, K, block) == sum(2 * N * (K - span[-1] - 1) for span in spans for _ in span)
+    expected = sum(2 * N * (K - span[-1] - 1) for span in spans for _ in span)
+    assert column_flops(BiLLM(block_size=block, max_salient=7), N, K) == expected
 
 
 def test_column_updates_are_billms():
@@ -124,7 +137,7 @@ def test_column_updates_are_billms():
     gram.update(torch.randn(1024, K))
     gram.inverse_cholesky(0.01)
     method, w = BiLLM(), torch.randn(N, K)
-    assert counted(lambda: method.quantize(w, gram, "w")) == costs.block_columns_flops(N, K)
+    assert counted(lambda: method.quantize(w, gram, "w")) == column_flops(method, N, K)
 
 
 class Traffic(TorchDispatchMode):
@@ -152,15 +165,15 @@ def test_candidates_of_billms_searches():
             BiLLM(max_salient=most).quantize(w, gram, "w")
         found.append((traffic.elements / w.numel(), traffic.operations))
     (one, few), (all, many) = found
-    assert (all - one) / 48 == pytest.approx(costs.SALIENT_PASSES, rel=0.03)
-    assert one / 81 == pytest.approx(costs.SPLIT_PASSES, rel=0.05)
-    assert (few / 81, (many - few) / 48) == pytest.approx((costs.SPLIT_LAUNCHES, costs.SALIENT_LAUNCHES), rel=0.05)
+    assert (all - one) / 48 == pytest.approx(SALIENT_PASSES, rel=0.03)
+    assert one / 81 == pytest.approx(SPLIT_PASSES, rel=0.05)
+    assert (few / 81, (many - few) / 48) == pytest.approx((SPLIT_LAUNCHES, SALIENT_LAUNCHES), rel=0.05)
 
 
 def test_clip_search_products():
     N, K, g = 8, 256, 64
     d, gram = torch.randn(K // g, N, g), torch.randn(K // g, g, g)
-    assert counted(lambda: d @ gram) * 10 == costs.clip_search_flops(N, K, g, 10)
+    assert counted(lambda: d @ gram) * 10 == work(AWQ(Grid(4, g)), N, K).float32
 
 
 @pytest.mark.parametrize("group_size", [64, -1])
@@ -169,7 +182,7 @@ def test_stored_bytes_are_the_tensors(ckpt, shape, group_size):
     weights = [RTN(Grid(4, group_size)).quantize(block[n].weight, None, n) for s in block.stages for n in s.linears]
     found = sum(t.numel() * t.element_size() for w in weights for t in w.state().values())
     norms = 2 * (2 * shape.hidden + 2 * shape.head_dim)
-    assert footprint.codes_bytes(shape, group_size) == shape.layers * (found + norms)
+    assert footprint.stored_bytes(shape, RTN(Grid(4, group_size))) == shape.layers * (found + norms)
 
 
 def test_binary_bytes_are_the_tensors(ckpt, shape):
@@ -181,7 +194,7 @@ def test_binary_bytes_are_the_tensors(ckpt, shape):
             weight = BiLLM().quantize(block[name].weight, gram, name)
             found += sum(t.numel() * t.element_size() for t in weight.state().values())
     norms = 2 * (2 * shape.hidden + 2 * shape.head_dim)
-    assert footprint.binary_bytes(shape) == shape.layers * (found + norms)
+    assert footprint.stored_bytes(shape, BiLLM()) == shape.layers * (found + norms)
 
 
 def test_hidden_and_grams_are_the_tensors(ckpt, shape, ids):

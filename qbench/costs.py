@@ -1,0 +1,92 @@
+"""What a phase of a run costs: operations, memory traffic and kernel launches, counted before anything runs.
+
+Every method, statistic and measurement says its own ``Work``. ``qbench plan`` adds them up and divides by the speed of
+a machine. What is small beside the matrix products (norms, rotary embeddings, softmax, residuals: under 1 % at
+Qwen3's widths) is left out. ``qbench.plan.footprint`` counts memory.
+
+Dimension key: B sequences, T tokens per sequence, N output channels, K input channels, D hidden width, V vocabulary.
+"""
+
+from dataclasses import dataclass, fields
+
+from qbench.shape import Shape
+
+PARTS = 8  # block columns in which qbench.stats computes symmetric products
+ROUND_PASSES = 8  # reads and writes of a float32 copy of the weight: range, divide, round, clamp, shift, scale, store
+ROUND_LAUNCHES = 30
+
+
+@dataclass(frozen=True)
+class Work:
+    """``model``: operations in the model's dtype; ``float32``: operations in float32; ``bytes``: read and written
+    element by element; ``launches``: kernels that wait for Python; ``unknown``: what is not counted, in words."""
+
+    model: float = 0.0
+    float32: float = 0.0
+    bytes: float = 0.0
+    launches: float = 0.0
+    unknown: tuple[str, ...] = ()
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def times(self, n: float) -> "Work":
+        return Work(self.model * n, self.float32 * n, self.bytes * n, self.launches * n, self.unknown)
+
+    def seconds(self, machine, dtype: str) -> float:
+        """On a ``qbench.plan.machines.Machine``, one operation after another, nothing overlapped."""
+        rate = machine.flops32 if dtype == "float32" else machine.flops16
+        rated = self.model / rate + self.float32 / machine.flops32
+        return rated + self.bytes / machine.bandwidth + self.launches * machine.launch
+
+
+def attention_flops(shape: Shape, B: int, T: int, past: int = 0, causal: bool = True) -> int:
+    """QK^T and its product with V, in all layers.
+
+    A query sees ``past`` cached tokens and, if ``causal``, itself and those before it; else all T, which is what a
+    kernel computes that does not skip the masked half.
+    """
+    return pair_flops(shape, B * (T * past + (T * (T + 1) // 2 if causal else T * T)))
+
+
+def pair_flops(shape: Shape, pairs: int) -> int:
+    """Attention of that many (query, key) pairs: a product with the key and one with the value, per head and layer."""
+    return 4 * shape.layers * shape.heads * shape.head_dim * pairs
+
+
+def forward_flops(shape: Shape, B: int, T: int, past: int = 0, causal: bool = True) -> int:
+    """All layers over B x T tokens, without the head: 2 per weight and token, and attention."""
+    return 2 * shape.linear_parameters * B * T + attention_flops(shape, B, T, past, causal)
+
+
+def head_flops(shape: Shape, positions: int) -> int:
+    """Logits at that many positions: 2 D V each."""
+    return 2 * shape.hidden * shape.vocab * positions
+
+
+def gram_flops(K: int, tokens: int, parts: int = PARTS) -> int:
+    """X^T X in ``parts`` block columns, down to the diagonal block of each: K^2 (1 + 1/parts) per token.
+
+    With one part this is the whole product, 2 K^2; with K parts one triangle, K (K + 1).
+    """
+    return K * K * (parts + 1) * tokens // parts
+
+
+def factor_flops(K: int) -> int:
+    """The inverse Cholesky factor by halves: four products of K / 2 are K^3, and the halves add a third of that."""
+    return 4 * K**3 // 3
+
+
+def energy_flops(N: int, K: int, parts: int = PARTS) -> int:
+    """diag(W G W^T) from the block columns of a symmetric G: N K^2 (1 + 1/parts)."""
+    return N * K * K * (parts + 1) // parts
+
+
+def error_flops(N: int, K: int) -> int:
+    """||(Q - W) X|| and ||W X|| by the Gram."""
+    return 2 * energy_flops(N, K)
+
+
+def rounding(N: int, K: int, times: int = 1) -> Work:
+    """Rounds an [N, K] weight ``times`` times, element by element in float32."""
+    return Work(bytes=4 * ROUND_PASSES * N * K * times, launches=ROUND_LAUNCHES * times)
