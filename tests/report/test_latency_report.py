@@ -478,6 +478,6 @@ def test_the_pages_say_what_was_measured_or_that_nothing_was(tmp_path):
     assert shown() == "* No GPU has been measured yet. `python experiments/latency.py` measures one."
     r = read(record(), tmp_path)
     text = shown()
-    assert text.startswith("* NVIDIA H200")
+    assert text.startswith("* **NVIDIA H200**")
     assert "the GPU was busy" in text
     assert all(" ".join(line.split()) in text for line in headlines(r))
