@@ -150,7 +150,7 @@ def hidden_states(model: nn.Module, ids_BT: Tensor) -> Tensor:
     return model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
 
 
-def mean_metric(samples: list[float], unit: str) -> Metric:
+def mean_metric(samples: list[float], unit: str, higher_is_better: bool | None = None) -> Metric:
     """The mean of per-item outcomes and its standard error s / sqrt(n), where n > 1 and all are finite.
 
     Raises: ArithmeticError for an outcome that is nan. An infinite one is that of a model that diverged.
@@ -162,4 +162,4 @@ def mean_metric(samples: list[float], unit: str) -> Metric:
     stderr = None
     if n > 1 and math.isfinite(mean):
         stderr = math.sqrt(sum((x - mean) ** 2 for x in samples) / (n - 1) / n)
-    return Metric(value=mean, unit=unit, n=n, stderr=stderr, samples=samples)
+    return Metric(mean, unit, n, stderr, samples, higher_is_better)

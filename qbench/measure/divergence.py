@@ -64,8 +64,8 @@ class Divergence(TextMeasure):
                     outcomes += x_BT.double().mean(1).tolist()
                 first += len(ids_BT)
         metrics = {
-            f"{self.source}/kl": mean_metric(kl, "nats/token"),
-            f"{self.source}/top1": mean_metric(top1, "fraction"),
+            f"{self.source}/kl": mean_metric(kl, "nats/token", higher_is_better=False),
+            f"{self.source}/top1": mean_metric(top1, "fraction", higher_is_better=True),
         }
         return metrics | ({f"{self.source}/ppl": perplexity(nll)} if self.perplexity else {})
 

@@ -51,7 +51,7 @@ class Perplexity(TextMeasure):
 
 def perplexity(nlls: list[float]) -> Metric:
     """exp of the mean of the windows' mean negative log-likelihoods in nats."""
-    nll = mean_metric(nlls, unit="perplexity")
+    nll = mean_metric(nlls, "perplexity", higher_is_better=False)
     value = math.exp(nll.value) if nll.value < 700 else nll.value * math.inf
     stderr = value * nll.stderr if nll.stderr is not None and math.isfinite(value) else None
     return replace(nll, value=value, stderr=stderr)

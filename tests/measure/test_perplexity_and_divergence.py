@@ -120,6 +120,7 @@ def test_divergence_is_the_definition(model, other, ctx):
     metrics = measure.run(other, ctx)
     assert metrics["nano/kl"].samples == pytest.approx(kl.tolist(), rel=1e-3)
     assert metrics["nano/kl"].value > 0.001
+    assert (metrics["nano/kl"].higher_is_better, metrics["nano/top1"].higher_is_better) == (False, True)
     assert metrics["nano/top1"].samples == pytest.approx(same.tolist())
     assert metrics["nano/kl"].stderr == pytest.approx((kl.std() / math.sqrt(5)).item(), rel=1e-3)
 

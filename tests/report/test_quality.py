@@ -157,6 +157,28 @@ def test_a_footnote_is_whole(texts, said):
     assert said == feet.texts()["a"]
 
 
+def test_a_metric_of_any_measure_has_a_column_as_the_measure_declares_it(tmp_path):
+    (m,) = records((science("nano-s", "rtn", 3), 1))
+    new = {"story/x": Metric(0.25, "fraction", 4, 0.1, higher_is_better=True, header="surprise")}
+    new |= {"story/length": Metric(3.5, "words", 4), "mmlu_law/acc": Metric(0.5, "fraction", 4)}
+    Store(tmp_path).put(replace(m, metrics=m.metrics | new))
+    build(tmp_path, figures=False, paper=False)
+    text = (tmp_path / "tables" / "nano_matrix.md").read_text()
+    assert "| nano PPL ↓ | story length | surprise ↑, % |" in text
+    assert "| 3.500 | 25.0 ± 10.0 |" in text
+    assert "mmlu_law/acc" not in (tmp_path / "tables" / "nano_matrix.csv").read_text()
+    assert "- Left out: the accuracies of 1 subjects of MMLU, which are in the records." in text
+
+
+def test_a_letter_has_one_meaning_in_what_is_printed_together(tmp_path):
+    notes = {"nano-s": "damping raised", "qwen3-0.6b": "not scaled", "qwen2-1b": "damping raised"}
+    for model, note in notes.items():
+        Store(tmp_path).put(measure(science(model, "rtn", 4), evals()[0], 1, [note]))
+    text = summary(tmp_path)
+    assert [text.count(f"RTN g128{mark}") for mark in "ᵃᵇᶜ"] == [2, 1, 0]
+    assert text.count("ᵃ damping raised") == text.count("ᵇ not scaled") == 1
+
+
 def test_infinity_stays_infinity():
     base, rtn = records((science(), 0), (science("nano-s", "rtn", 1), 4))
     rtn.metrics["nano/ppl"] = Metric(math.inf, "perplexity", 48, None, [900.0] * 48)

@@ -64,6 +64,14 @@ class Requests:
                 request.resps.append(response)
         return {name: _outcomes(task) for name, task in self.tasks.items()}
 
+    def declared(self, metric: str, tasks: list[str]) -> dict:
+        """How tables show ``metric``: whether more is better, as lm-eval says it, and what guessing gives."""
+        found, chance = [self.tasks[name] for name in tasks], None
+        if metric in ("acc", "acc_norm") and all(task.OUTPUT_TYPE == "multiple_choice" for task in found):
+            shares = [1 / len(choices) for task in found for choices in _by_document(task).values()]
+            chance = sum(shares) / len(shares)
+        return {"higher_is_better": found[0].higher_is_better().get(metric), "chance": chance}
+
 
 @lru_cache(maxsize=4)
 def build_requests(

@@ -104,11 +104,13 @@ class Tasks(Measure):
             for metric in outcomes[members[0]]:
                 values = [outcomes[task].get(metric) for task in members]
                 if None not in values and _scalar(values[0]):
-                    metrics[f"{group}/{metric}"] = mean_metric([x for v in values for x in v], "fraction")
+                    mean = mean_metric([x for v in values for x in v], "fraction")
+                    metrics[f"{group}/{metric}"] = replace(mean, **found.declared(metric, members))
         for task, by_metric in outcomes.items():
             for metric, values in by_metric.items():
                 result = summary(metric, values, found.tasks[task].aggregation()[metric])
-                metrics[f"{task}/{metric}"] = replace(result, samples=None) if task in grouped else result
+                samples = None if task in grouped else result.samples
+                metrics[f"{task}/{metric}"] = replace(result, samples=samples, **found.declared(metric, [task]))
         return metrics
 
 

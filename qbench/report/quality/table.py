@@ -16,7 +16,7 @@ from qbench.report.quality.rows import Row, Value, make_rows
 from qbench.report.quality.variants import UNQUANTIZED, canon
 
 ZERO_SHOT = ("piqa", "arc_easy", "arc_challenge", "hellaswag", "winogrande", "boolq")
-SUBJECTS = ("nano_*/acc*", "mmlu_*/acc*")  # parts of nano_world and MMLU, which have a column together
+NANO_SUBJECTS, MMLU_SUBJECTS = "nano_*/acc*", "mmlu_*/acc*"  # parts of nano_world and MMLU, which have a column
 COLUMNS = ("nano/ppl", "wikitext2/ppl*", "c4/ppl*", "*/ppl", "*perplexity", "*/kl", "*/top1", "nano_world/acc")
 COLUMNS += (*(f"{task}/acc*" for task in ZERO_SHOT), "mmlu/acc", "mmlu_hendrycks/acc", "*")
 SUMMARY = ("nano/ppl", "wikitext2/ppl", "nano_world/acc", "mmlu/acc", "*/acc", "*/ppl", "*/kl")
@@ -27,7 +27,7 @@ FIGURES = ("nano/ppl", "wikitext2/ppl", "*/kl", "nano_world/acc", "mmlu/acc", "*
 class TableSpec:
     """A table of the models of one ``family``.
 
-    ``columns`` are globs over metrics, in order; "*" stands for all but SUBJECTS. ``summary`` and ``figures`` choose
+    ``columns`` are globs over metrics, in order; "*" stands for all but subjects. ``summary`` and ``figures`` choose
     among them for the compact table and the panels of the figures; without them there is none. ``delta``: whether
     the table of paired differences is written.
     """
@@ -47,7 +47,7 @@ class TableSpec:
         """The columns that the patterns stand for among the metrics of ``df``, as their measures declare them."""
         said = df.sort_values("status", kind="stable", ascending=False).groupby("metric").first()
         said = said[["unit", "header", "higher_is_better", "chance"]]
-        subjects = {key for p in SUBJECTS for key in fnmatch.filter(said.index, p)}
+        subjects = {key for p in (NANO_SUBJECTS, MMLU_SUBJECTS) for key in fnmatch.filter(said.index, p)}
         keys = [k for p in self.columns for k in fnmatch.filter(said.index, p) if p != "*" or k not in subjects]
         told = {key: {k: v for k, v in said.loc[key].items() if not pd.isna(v)} for key in dict.fromkeys(keys)}
         return [column(key, **fields) for key, fields in told.items()]
@@ -72,7 +72,7 @@ def matrix(family: str) -> TableSpec:
 
 def subjects() -> TableSpec:
     caption = "Accuracy on the subjects of the nano tasks"
-    return TableSpec("nano_subjects", caption, "nano", ("nano_*/acc",), (), (), delta=False)
+    return TableSpec("nano_subjects", caption, "nano", (NANO_SUBJECTS,), (), (), delta=False)
 
 
 @dataclass
@@ -118,6 +118,8 @@ def make_table(spec: TableSpec, df: pd.DataFrame, delta: bool = False) -> Table:
         columns = [c for c in comparable if c.key in paired]
         if unpaired := sorted({c.key for c in comparable} - paired):
             notes = [f"Left out, as nothing is paired: {', '.join(unpaired)}."]
+    elif parts := set(fnmatch.filter(df["metric"], MMLU_SUBJECTS)) - {c.key for c in columns}:
+        notes = [f"Left out: the accuracies of {len(parts)} subjects of MMLU, which are in the records."]
     rows = make_rows(df[df["metric"].isin([c.key for c in columns])])
     rows = [r for r in rows if not (delta and r.method == UNQUANTIZED)]
     for r in rows:

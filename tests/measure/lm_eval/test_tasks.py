@@ -54,7 +54,9 @@ def test_the_groups_hold_every_subject():
 def test_a_random_model_guesses(nano):
     metric = nano["nano_world/acc"]
     assert metric.n == sum(len(q) - 5 for q in world.questions().values())
-    assert abs(metric.value - 0.25) < 4 * metric.stderr
+    assert metric.higher_is_better
+    assert metric.chance == nano["nano_town/acc"].chance == 0.25
+    assert abs(metric.value - metric.chance) < 4 * metric.stderr
     assert metric.stderr == pytest.approx(math.sqrt(metric.value * (1 - metric.value) / (metric.n - 1)))
 
 
