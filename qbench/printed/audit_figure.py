@@ -1,22 +1,24 @@
-"""The audit as a picture: what finer groups cost by model, and which printed means are not means."""
+"""The audit as a picture: what finer groups cost by model, and which printed means are not the mean of their tasks."""
 
 import math
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from qbench.printed.finding import NAMES, Book, bits, mean, short, worse
-from qbench.printed.published import Printed
+from qbench.printed.book import Book, billions, worse
+from qbench.printed.published import NAMES, Printed
 from qbench.printed.rules_cells import TOLERANCE
-from qbench.render.style import INK, LOOK, SOFT, save, styled
+from qbench.render.style import INK, SOFT, look, save, styled
 
 SERIES = (("awq", 3), ("awq", 4), ("gptq", 4))
 WORSE = "#FBEDE6"
+TITLE = dict(x=0.01, ha="left", size=9)
 
 
 def draw(rows: list[Printed], folder: Path) -> list[Path]:
-    """audit.png and audit.pdf in ``folder``."""
+    """Writes audit.png and audit.pdf in ``folder``."""
     return save(figure(rows), Path(folder), "audit")
 
 
@@ -31,59 +33,52 @@ def figure(rows: list[Printed]) -> Figure:
     _groups(right, book, "mmlu")
     handles, labels = left.get_legend_handles_labels()
     upper.legend(handles, labels, loc="outside lower center", ncols=3)
-    upper.suptitle("Groups of 128 against one scale per row, as printed: AWQ gets worse, GPTQ better", **_title())
+    upper.suptitle("Groups of 128 against one scale per row, as printed: AWQ gets worse, GPTQ better", **TITLE)
     _means(lower.subplots(1, 1), rows)
-    lower.suptitle("The zero-shot means against the six tasks beside them", **_title())
+    lower.suptitle("The zero-shot means against the six tasks beside them", **TITLE)
     return fig
 
 
-def _title() -> dict:
-    return dict(x=0.01, ha="left", size=9)
-
-
-def _groups(ax, book: Book, metric: str) -> None:
-    log = metric == "c4_ppl"
-    order = book.models
+def _groups(ax: Axes, book: Book, metric: str) -> None:
+    """Groups of 128 against one scale per row, one point per model: a ratio of perplexities or a difference of MMLU."""
+    ratio = metric == "c4_ppl"
+    sizes = {r.model: r.size for r in sorted(book.rows, key=lambda r: billions(r.model))}
     for method, w in SERIES:
-        color, marker, _ = LOOK[method]
         points = []
-        for x, model in enumerate(order):
-            row = next(r for k in (1, 2) if (r := book.get(k, model, method, w)))
+        for x, model in enumerate(sizes):
+            row = book.all_tables(model, method, w)[0]
             fine = book.regrouped(row)
-            if worse(metric, fine.values[metric], row.values[metric]) is not None:
+            if worse(metric, fine, row) is not None:
                 a, b = fine.values[metric], row.values[metric]
-                points.append((x, a / b if log else a - b))
-        face = "white" if w == 3 else color
-        style = dict(color=color, marker=marker, ls="none", markerfacecolor=face, ms=5.5, zorder=3)
-        ax.plot(*zip(*points), label=f"{NAMES[method]}, {w} bits", **style)
-    ax.set_xticks(range(len(order)), [short(m) for m in order], rotation=60, ha="right", rotation_mode="anchor")
+                points.append((x, a / b if ratio else a - b))
+        style = look(method, rank=w == 3) | dict(linestyle="none", markersize=5.5)
+        ax.plot(*zip(*points), label=f"{NAMES[method]}, {w} bits", zorder=3, **style)
+    ax.set_xticks(range(len(sizes)), sizes.values(), rotation=60, ha="right", rotation_mode="anchor")
     ax.grid(axis="x", visible=False)
-    ax.axhline(1 if log else 0, color=INK, lw=0.9, zorder=2)
+    ax.axhline(1 if ratio else 0, color=INK, lw=0.9, zorder=2)
     low, high = ax.get_ylim()
-    if log:
+    if ratio:
         ax.set_yscale("log")
         low, high = 0.55, max(high, 2.6)
         ax.yaxis.set_major_locator(FixedLocator([0.6, 0.8, 1, 1.5, 2, 2.5]))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"×{v:g}"))
         ax.yaxis.set_minor_locator(NullLocator())
-        ax.set_title("C4 perplexity, g128 / per row")
     else:
         low -= 0.12 * (high - low)
-        ax.set_title("MMLU, g128 − per row, points")
-    ax.set_ylim(low, high)
-    ax.axhspan(1 if log else low, high if log else 0, color=WORSE, lw=0, zorder=0.1)
-    place = dict(transform=ax.transAxes, color=SOFT, size=7.5, ha="right")
-    ax.text(0.985, 0.96 if log else 0.04, "finer groups are worse", va="top" if log else "bottom", **place)
+    ax.set(ylim=(low, high), title="C4 perplexity, g128 / per row" if ratio else "MMLU, g128 − per row, points")
+    ax.axhspan(1 if ratio else low, high if ratio else 0, color=WORSE, lw=0, zorder=0.1)
+    y, va = (0.96, "top") if ratio else (0.04, "bottom")
+    ax.text(0.985, y, "finer groups are worse", va=va, ha="right", transform=ax.transAxes, color=SOFT, size=7.5)
 
 
-def _means(ax, rows: list[Printed]) -> None:
+def _means(ax: Axes, rows: list[Printed]) -> None:
+    """Printed minus recomputed means, one point per row; those off by more than 1.25 points are named."""
     ax.axhspan(-TOLERANCE, TOLERANCE, color="#EDEDED", lw=0, zorder=0.1)
-    gaps = [(mean(r), r.values["zeroshot_mean"] - mean(r), r) for r in rows]
+    gaps = [(r.task_mean, r.values["zeroshot_mean"] - r.task_mean, r) for r in rows]
     for method in NAMES:
-        color, marker, _ = LOOK.get(method, (SOFT, "o", None))
+        style = (look(method) if method != "none" else dict(color=SOFT, marker="o")) | dict(linestyle="none")
         points = [(x, y) for x, y, r in gaps if r.method == method]
-        label = "16 bit" if method == "none" else NAMES[method]
-        ax.plot(*zip(*points), color=color, marker=marker, ls="none", ms=6.5 if marker == "*" else 4.2, label=label)
+        ax.plot(*zip(*points), label="16 bit" if method == "none" else NAMES[method], **style)
     named = {}
     for x, y, r in gaps:
         if abs(y) > 1.25:
@@ -93,9 +88,8 @@ def _means(ax, rows: list[Printed]) -> None:
         left = any(gap < 5 for gap, _ in ahead)  # no room before the next point: write on the other side
         shift = 4 if left else 0 if not ahead else -5 if ahead[0][1] > 0 else 6
         tables = f"Table{'s' * (len(same) > 1)} {' and '.join(str(r.table) for r in same)}"
-        style = dict(textcoords="offset points", ha="right" if left else "left", va="center", size=6.8)
-        text = f"{short(same[0].model)} {bits(same[0])}, {tables}"
-        ax.annotate(text, (x, y), (-6 if left else 6, shift), color=INK, **style)
+        style = dict(textcoords="offset points", ha="right" if left else "left", va="center", size=6.8, color=INK)
+        ax.annotate(f"{same[0].size} {same[0].setting}, {tables}", (x, y), (-6 if left else 6, shift), **style)
     most = max(abs(y) for _, y, _ in gaps)
     ax.set(ylim=(-1.12 * most, 1.12 * most), xlabel="mean of the six tasks, %", ylabel="printed − recomputed, points")
     ax.set_xlim(math.floor(min(x for x, _, _ in gaps)) - 4, 88)

@@ -1,8 +1,8 @@
-"""The numbers of the paper as printed: four tables, one csv each, read and checked.
+"""The numbers of the paper as printed: four tables, one csv file each, read and checked.
 
-A table is only worth comparing with if every number of it arrived. So the reader accepts no cell that it does
-not understand: what is missing, doubled or misspelt is named by file, line and column. What is *wrong* in the
-tables themselves is not its business: a printed NaN is NaN, a misprint stays (``qbench.printed.audit`` finds those).
+The reader accepts no cell that it does not understand: what is missing, doubled or misspelt is named by file, line and
+column. Whether a printed number can be right is not checked here: a printed NaN is NaN and a misprint stays
+(``qbench.printed.audit`` finds those).
 """
 
 import csv
@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from qbench.shipped import published_dir
 
@@ -17,17 +18,37 @@ TABLES = (1, 2, 3, 4)
 TASKS = ("piqa", "arc_easy", "arc_challenge", "hellaswag", "winogrande", "boolq")
 PERPLEXITIES = ("wikitext2_ppl", "c4_ppl")
 METRICS = (*PERPLEXITIES, *TASKS, "zeroshot_mean", "mmlu")
+_TITLES = ("WikiText2 PPL", "C4 PPL", "PIQA", "ARC-e", "ARC-c", "HellaSwag", "WinoGrande", "BoolQ", "Zero-shot mean")
+HEADERS = dict(zip(METRICS, (*_TITLES, "MMLU")))
 METHODS = {"FP16": "none", "RTN": "rtn", "GPTQ": "gptq", "AWQ": "awq", "SmoothQuant": "smoothquant", "BiLLM": "billm"}
-COLUMNS = ("model", "method", "w_bits", "a_bits", "group_size", *METRICS)
-GROUPS = {"none": None, "per-channel": None}
-_NUMBER = re.compile(r"\d+(\.\d+)?(E\d+)?")
+NAMES = {ours: printed for printed, ours in METHODS.items()}
+_NUMBER = r"\d+(\.\d+)?(E\d+)?"
+_VALID = {  # per column the pattern of a cell, and what it is called in an error
+    "model": (r"[\w.-]+", "the name of a model"),
+    "method": ("|".join(METHODS), f"one of {', '.join(METHODS)}"),
+    "w_bits": (_NUMBER, "a number of bits"),
+    "a_bits": (r"\d+", "a whole number of bits"),
+    "group_size": (r"none|per-channel|\d+", "none, per-channel or a number of columns"),
+} | {metric: (f"NaN|{_NUMBER}", "a number as printed, such as 52.3, 5.25E4 or NaN") for metric in METRICS}
+COLUMNS = tuple(_VALID)
+
+
+class PrintedCell(NamedTuple):
+    """What names one printed number."""
+
+    table: int
+    model: str
+    method: str
+    w_bits: float
+    a_bits: int
+    metric: str
 
 
 @dataclass(frozen=True)
 class Printed:
     """One printed row: perplexities as they are, accuracies in per cent; ``text`` is each cell as printed.
 
-    ``model`` and ``method`` are our names; ``group_size`` None is one scale a row, or no quantization.
+    ``model`` and ``method`` are our names; ``group_size`` None is one scale per row, or no quantization.
     """
 
     table: int
@@ -44,10 +65,42 @@ class Printed:
         """What names the row within its table; BiLLM's bits, which differ by model, are no part of it."""
         return (self.model, self.method, 0.0 if self.method == "billm" else self.w_bits, self.a_bits)
 
+    def cells(self, *metrics: str) -> tuple[PrintedCell, ...]:
+        """The cells of ``metrics``, or all of the row."""
+        who = (self.table, self.model, self.method, self.w_bits, self.a_bits)
+        return tuple(PrintedCell(*who, metric) for metric in metrics or METRICS)
+
     def step(self, metric: str) -> float:
         """One unit of the last printed digit of ``metric``: 0.1 for 52.3, 100 for 5.25E4."""
         digits, _, exponent = self.text[metric].partition("E")
         return 10.0 ** (int(exponent or 0) - len(digits.partition(".")[2]))
+
+    @property
+    def task_mean(self) -> float:
+        """The mean of the six printed tasks, which ``zeroshot_mean`` should be."""
+        return sum(self.values[t] for t in TASKS) / len(TASKS)
+
+    @property
+    def size(self) -> str:
+        """8B-Base for qwen3-8b-base."""
+        return self.model.removeprefix("qwen3-").replace("b", "B", 1).replace("-base", "-Base")
+
+    @property
+    def grouping(self) -> str:
+        return "per row" if self.group_size is None else f"g{self.group_size}"
+
+    @property
+    def setting(self) -> str:
+        """GPTQ W4 per row, SmoothQuant W8A8, 16 bit."""
+        if self.method == "none":
+            return "16 bit"
+        acts = f"A{self.a_bits}" if self.a_bits < 16 else ""
+        group = "" if self.method in ("billm", "smoothquant") else f" {self.grouping}"
+        return f"{NAMES[self.method]} W{self.w_bits:g}{acts}{group}"
+
+    @property
+    def place(self) -> str:
+        return f"Table {self.table}, {self.size}, {self.setting}"
 
 
 def load(folder: str | Path | None = None) -> list[Printed]:
@@ -68,67 +121,50 @@ def is_printed(table: int, model: str, method: str, w_bits: float, a_bits: int =
     if table not in TABLES:
         raise ValueError(f"table {table!r}: the paper's result tables are 1, 2, 3 and 4; choose one of them")
     bits = {"none": (16.0, 16), "billm": (0.0, 16)}.get(method, (float(w_bits or 0), int(a_bits or 16)))
-    return (model, method, *bits) in _cells()[table]
+    return (table, model, method, *bits) in _printed_cells()
 
 
 @cache
-def _cells() -> dict[int, set[tuple]]:
-    rows = load()
-    return {k: {r.cell for r in rows if r.table == k} for k in TABLES}
+def _printed_cells() -> set[tuple]:
+    return {(row.table, *row.cell) for row in load()}
 
 
 def _table(path: Path, table: int) -> list[Printed]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; a folder of printed numbers holds table1.csv to table4.csv")
     with path.open(newline="", encoding="utf-8") as f:
-        lines = list(csv.reader(f))
-    head, out, seen = lines[0] if lines else [], [], {}
-    for name in COLUMNS:
-        if name not in head:
-            raise ValueError(f"{path}, line 1: no column {name!r} among {', '.join(head) or 'nothing'}; add it")
+        head, *lines = list(csv.reader(f)) or [[]]
+    if missing := [name for name in COLUMNS if name not in head]:
+        raise ValueError(f"{path}, line 1: no column {missing[0]!r} among {', '.join(head) or 'nothing'}; add it")
     if unknown := [name for name in head if name not in COLUMNS]:
         raise ValueError(f"{path}, line 1: unknown column {unknown[0]!r}; the columns are {', '.join(COLUMNS)}")
-    for number, cells in enumerate(lines[1:], 2):
+    rows: dict[tuple, tuple[int, Printed]] = {}
+    for number, cells in enumerate(lines, 2):
+        where = f"{path}, line {number}"
         if len(cells) != len(head):
-            raise ValueError(f"{path}, line {number}: {len(cells)} cells under {len(head)} columns; fill in the rest")
-        row = _row(path, number, table, dict(zip(head, cells)))
-        if (*row.cell, row.group_size) in seen:
-            first = seen[*row.cell, row.group_size]
+            raise ValueError(f"{where}: {len(cells)} cells under {len(head)} columns; fill in the rest")
+        row = _row(where, table, dict(zip(head, cells)))
+        first, same = rows.setdefault((*row.cell, row.group_size), (number, row))
+        if same is not row:
             what = f"{row.model} {row.method} W{row.w_bits:g}A{row.a_bits}"
-            raise ValueError(f"{path}, line {number}: {what} is on line {first} already; keep one of them")
-        seen[*row.cell, row.group_size] = number
-        out.append(row)
-    return out
+            raise ValueError(f"{where}: {what} is on line {first} already; keep one of them")
+    return [row for _, row in rows.values()]
 
 
-def _row(path: Path, number: int, table: int, cells: dict[str, str]) -> Printed:
-    def refuse(column: str, wanted: str):
-        raise ValueError(f"{path}, line {number}, column {column}: {cells[column]!r} is not {wanted}; correct it")
-
-    if not re.fullmatch(r"[\w.-]+", cells["model"]):
-        refuse("model", "the name of a model")
-    if cells["method"] not in METHODS:
-        refuse("method", f"one of {', '.join(METHODS)}")
-    for column in ("w_bits", "a_bits"):
-        if not _NUMBER.fullmatch(cells[column]):
-            refuse(column, "a number of bits")
-    if not cells["a_bits"].isdecimal():
-        refuse("a_bits", "a whole number of bits")
-    group = cells["group_size"]
-    if group not in GROUPS and not group.isdecimal():
-        refuse("group_size", "none, per-channel or a number of columns")
-    for metric in METRICS:
-        if cells[metric] != "NaN" and not _NUMBER.fullmatch(cells[metric]):
-            refuse(metric, "a number as printed, such as 52.3, 5.25E4 or NaN")
-        if metric not in PERPLEXITIES and cells[metric] != "NaN" and float(cells[metric]) > 100:
-            refuse(metric, "an accuracy in per cent")
+def _row(where: str, table: int, cells: dict[str, str]) -> Printed:
+    for column, (pattern, wanted) in _VALID.items():
+        if re.fullmatch(pattern, cells[column]) and column in METRICS[2:] and float(cells[column]) > 100:
+            wanted = "an accuracy in per cent"
+        elif re.fullmatch(pattern, cells[column]):
+            continue
+        raise ValueError(f"{where}, column {column}: {cells[column]!r} is not {wanted}; correct it")
     return Printed(
         table=table,
         model=cells["model"].lower(),
         method=METHODS[cells["method"]],
         w_bits=float(cells["w_bits"]),
         a_bits=int(cells["a_bits"]),
-        group_size=GROUPS[group] if group in GROUPS else int(group),
+        group_size=int(cells["group_size"]) if cells["group_size"].isdecimal() else None,
         values={metric: float(cells[metric]) for metric in METRICS},
         text={metric: cells[metric] for metric in METRICS},
     )

@@ -1,172 +1,157 @@
 """Audit rules that compare a printed row with other rows.
 
-Two models never give the same ten numbers; a quantized model at 8 bits is near its own 16-bit row and far from
-another's; and the same method with finer groups has more freedom, so it cannot be worse in model after model.
+Two models never give the same ten numbers. A quantized model at 8 bits is near its own 16-bit row and far from
+another model's. The same method with finer groups has more freedom, so it cannot be worse in model after model.
 """
 
 import math
-from collections.abc import Iterator
+from collections import defaultdict
 
-from qbench.printed.finding import HEADERS, NAMES, Book, Finding, bits, cells, mean, short, size, where, worse
-from qbench.printed.published import METRICS, PERPLEXITIES, TASKS, Printed
+from qbench.printed.book import Book, Found, billions, worse
+from qbench.printed.published import HEADERS, METRICS, NAMES, PERPLEXITIES, TASKS, Printed
 
-ORDERED = ("c4_ppl", "mmlu")  # the two metrics with the most items behind them
+MOST_ITEMS = ("c4_ppl", "mmlu")  # the two metrics with the most items behind them
 
 
-def group_order(book: Book) -> Iterator[Finding]:
-    """A method whose groups of 128 lose to a scale a row in nearly all models, and how another method does."""
-    found, tally = {}, {}
+def group_order(book: Book) -> Found:
+    """Finds a method whose groups of 128 are worse than one scale per row in at least 90 % of the models."""
+    pairs = defaultdict(list)  # (method, bits): [(row, the same with groups of 128), ...]
     for row in book.quantized:
-        fine = book.regrouped(row)
-        if row.table in (1, 2) and fine:
-            found.setdefault((row.method, row.w_bits), []).append((row, fine))
-    for key, pairs in found.items():
-        tally[key] = {m: [0, 0] for m in METRICS}
-        for row, fine in pairs:
-            for m in METRICS:
-                lost = worse(m, fine.values[m], row.values[m])
-                tally[key][m][0] += bool(lost)
-                tally[key][m][1] += lost is not None
-    for (method, w), count in tally.items():
-        if not all(count[m][0] >= 0.9 * count[m][1] > 3 for m in ORDERED):
+        if row.group_size is None and (fine := book.regrouped(row)):
+            pairs[row.method, row.w_bits].append((row, fine))
+    lost = {  # per (method, bits) and metric: whether groups lose, for every model with both numbers
+        key: {m: [x for row, fine in both if (x := worse(m, fine, row)) is not None] for m in METRICS}
+        for key, both in pairs.items()
+    }
+    for (method, w), by_metric in lost.items():
+        if not all(sum(by_metric[m]) >= 0.9 * len(by_metric[m]) > 3 for m in MOST_ITEMS):
             continue
-        lost = sum(c[0] for c in count.values())
-        says = [f"{count[m][0]}/{count[m][1]} models in {text}" for m, text in zip(ORDERED, ("C4 PPL", "MMLU"))]
-        others = sorted(((v, o) for o, v in tally if o != method and v < 8), key=lambda x: (abs(x[0] - w), -x[0], x[1]))
-        controls = []
-        for v, other in others[:1]:
-            kept = [tally[other, v][m][1] - tally[other, v][m][0] for m in ORDERED]
-            controls.append(f"{NAMES[other]} W{v:g} keeps the order in {kept[0]} and {kept[1]}")
-        pairs = found[method, w]
-        row, fine = max(pairs, key=lambda p: math.log(p[1].values["c4_ppl"] / p[0].values["c4_ppl"]))
-        example = (
-            f"Farthest apart: {short(row.model)}, C4 {row.text['c4_ppl']} per row and {fine.text['c4_ppl']} g128, "
-            f"MMLU {row.text['mmlu']} and {fine.text['mmlu']}"
+        says = [f"{sum(by_metric[m])}/{len(by_metric[m])} models in {HEADERS[m]}" for m in MOST_ITEMS]
+        others = [key for key in lost if key[0] != method and key[1] < 8]
+        control = ""
+        for other, v in sorted(others, key=lambda key: (abs(key[1] - w), -key[1], key[0]))[:1]:
+            kept = [lost[other, v][m].count(False) for m in MOST_ITEMS]
+            control = f"; {NAMES[other]} W{v:g} keeps the order in {kept[0]} and {kept[1]}"
+        row, fine = max(pairs[method, w], key=lambda pair: pair[1].values["c4_ppl"] / pair[0].values["c4_ppl"])
+        evidence = (
+            f"{NAMES[method]} W{w:g}: g128 is worse than per row in {' and '.join(says)}, in "
+            f"{sum(map(sum, by_metric.values()))} of {sum(map(len, by_metric.values()))} cells in all{control}. "
+            f"Farthest apart: {row.size}, C4 {row.text['c4_ppl']} per row and {fine.text['c4_ppl']} g128, MMLU "
+            f"{row.text['mmlu']} and {fine.text['mmlu']}. A finer group cannot cost that much: Tables 1 and 3, and 2 "
+            "and 4, look exchanged for this method."
         )
-        yield Finding(
-            "group_order",
-            tuple(c for pair in pairs for r in pair for c in cells(r)),
-            f"{NAMES[method]} W{w:g}: g128 is worse than per row in {' and '.join(says)}, {lost} of "
-            f"{sum(c[1] for c in count.values())} cells in all; {', '.join(controls)}. {example}. A finer group "
-            "cannot cost that much: Tables 1 and 3, and 2 and 4, look swapped for this method.",
-            inference=True,
-        )
+        both = [cell for pair in pairs[method, w] for r in pair for cell in r.cells()]
+        yield tuple(both), evidence
 
 
-def repeated_rows(book: Book) -> Iterator[Finding]:
-    """A row with at least eight cells of another model's; the one farther from its own 16 bits is doubted."""
+def repeated_rows(book: Book) -> Found:
+    """Finds rows with at least eight cells of another model's row; the one farther from its own 16 bits is doubted."""
     for a, b in book.pairs():
         same = [m for m in METRICS if a.text[m] == b.text[m] != "NaN"]
         if len(same) >= 8:
-            strange, home = sorted((a, b), key=lambda r: -_ppl_distance(r, book.base(r)))
-            own, c4 = book.base(strange), strange.text["c4_ppl"]
-            yield Finding(
-                "repeated_row",
-                cells(strange),
-                f"{where(strange)} repeats {short(home.model)}'s row in {len(same)} of {len(METRICS)} cells "
-                f"(C4 {c4}, MMLU {strange.text['mmlu']}); {short(strange.model)}'s own 16-bit row has C4 "
-                f"{own.text['c4_ppl']} and MMLU {own.text['mmlu']}.",
+            strange, home = sorted((a, b), key=lambda r: -_perplexity_distance(r, book.base(r)))
+            own = book.base(strange).text
+            evidence = (
+                f"{strange.place} repeats {home.size}'s row in {len(same)} of {len(METRICS)} cells (C4 "
+                f"{strange.text['c4_ppl']}, MMLU {strange.text['mmlu']}); {strange.size}'s own 16-bit row has C4 "
+                f"{own['c4_ppl']} and MMLU {own['mmlu']}."
             )
+            yield strange.cells(), evidence
 
 
-def exchanged(book: Book) -> Iterator[Finding]:
-    """Six tasks of two models that fit the 16-bit row of the other model better, both of them."""
-    clear = list(exchanged_pairs(book))
-    for a, b in clear:
-        own = [_task_distance(r, book.base(r)) for r in (a, b)]
-        cross = [_task_distance(a, book.base(b)), _task_distance(b, book.base(a))]
-        yield Finding(
-            "exchanged",
-            (*cells(a, (*TASKS, "zeroshot_mean")), *cells(b, (*TASKS, "zeroshot_mean"))),
-            f"Table {a.table}, {bits(a)}: the six tasks of {short(a.model)} are {own[0]:.1f} points a task from its "
-            f"own 16-bit row and {cross[0]:.1f} from {short(b.model)}'s; those of {short(b.model)} {own[1]:.1f} from "
-            f"its own and {cross[1]:.1f} from {short(a.model)}'s. {_unexchanged(book, a, b)}",
-            inference=True,
-        )
+def exchanged(book: Book) -> Found:
+    """Finds two models whose six tasks each fit the other model's 16-bit row better than their own.
+
+    At fewer bits, where no 16-bit row is near, the same two models are called exchanged if one is ahead in the tasks
+    and behind in perplexities and MMLU.
+    """
+    clear = exchanged_pairs(book)
     known = {(a.table, a.method, a.model, b.model) for a, b in clear}
+    for a, b in clear:
+        base_a, base_b = book.base(a), book.base(b)
+        at_16 = {m: worse(m, base_a, base_b) for m in (*PERPLEXITIES, "mmlu")}
+        kept = [m for m, order in at_16.items() if worse(m, a, b) == order]
+        others = f"{', '.join(HEADERS[m] for m in kept)} keep the order of the two models."
+        if len(kept) < len(at_16):
+            others = f"Of perplexities and MMLU, {len(kept)} of {len(at_16)} keep the order of the two models."
+        evidence = (
+            f"Table {a.table}, {a.setting}: the six tasks of {a.size} are {_task_distance(a, base_a):.1f} points per "
+            f"task from its own 16-bit row and {_task_distance(a, base_b):.1f} from {b.size}'s; those of {b.size} are "
+            f"{_task_distance(b, base_b):.1f} from its own and {_task_distance(b, base_a):.1f} from {a.size}'s. "
+            f"{others}"
+        )
+        yield _tasks(a, b), evidence
     for a, b in book.pairs():
-        told = (a.table, a.method, a.model, b.model) in known and (a, b) not in clear
-        if told and mean(a) > mean(b) + 1 and all(worse(m, a.values[m], b.values[m]) for m in (*PERPLEXITIES, "mmlu")):
-            yield Finding(
-                "exchanged",
-                (*cells(a, (*TASKS, "zeroshot_mean")), *cells(b, (*TASKS, "zeroshot_mean"))),
-                f"Table {a.table}, {bits(a)}: probably too. {short(a.model)} is ahead of {short(b.model)} in the six "
-                f"tasks ({mean(a):.1f} and {mean(b):.1f}) and behind in both perplexities and MMLU "
-                f"({a.text['mmlu']} and {b.text['mmlu']}), as where the exchange is clear.",
-                inference=True,
+        if (a.table, a.method, a.model, b.model) not in known or (a, b) in clear:
+            continue
+        if a.task_mean > b.task_mean + 1 and all(worse(m, a, b) for m in (*PERPLEXITIES, "mmlu")):
+            evidence = (
+                f"Table {a.table}, {a.setting}: probably too. {a.size} is ahead of {b.size} in the six tasks "
+                f"({a.task_mean:.1f} and {b.task_mean:.1f}) and behind in both perplexities and MMLU "
+                f"({a.text['mmlu']} and {b.text['mmlu']}), as where the exchange is clear."
             )
+            yield _tasks(a, b), evidence
 
 
-def exchanged_pairs(book: Book) -> Iterator[tuple[Printed, Printed]]:
+def exchanged_pairs(book: Book) -> list[tuple[Printed, Printed]]:
+    """The pairs of rows whose six tasks clearly fit the other model's 16-bit row better."""
+    found = []
     for a, b in book.pairs():
         base_a, base_b = book.base(a), book.base(b)
         own = _task_distance(a, base_a), _task_distance(b, base_b)
         cross = _task_distance(a, base_b), _task_distance(b, base_a)
         if cross[0] < own[0] and cross[1] < own[1] and sum(cross) < 0.75 * sum(own):
-            yield a, b
+            found.append((a, b))
+    return found
 
 
-def _unexchanged(book: Book, a: Printed, b: Printed) -> str:
-    """Which other metrics have the two models in the order of their 16-bit rows."""
-    at_16 = book.base(a).values, book.base(b).values
-    metrics = (*PERPLEXITIES, "mmlu")
-    kept = [m for m in metrics if worse(m, a.values[m], b.values[m]) == worse(m, at_16[0][m], at_16[1][m])]
-    if len(kept) < len(metrics):
-        return f"Of perplexities and MMLU, {len(kept)} of {len(metrics)} keep the order of the two models."
-    return f"{', '.join(HEADERS[m] for m in kept)} keep the order of the two models."
-
-
-def near_equal(book: Book) -> Iterator[Finding]:
-    """Broken models whose two perplexities agree within 1 %: what is left of a model is its own noise."""
+def near_equal(book: Book) -> Found:
+    """Finds broken models whose two perplexities agree within 1 %, though two models break in different ways."""
     for a, b in book.pairs():
         gaps = [abs(math.log(a.values[m] / b.values[m])) for m in PERPLEXITIES]
         broken = all(r.values[m] > 100 * book.base(r).values[m] for r in (a, b) for m in PERPLEXITIES)
         if broken and max(gaps) < 0.01:
-            yield Finding(
-                "near_equal",
-                (*cells(a, PERPLEXITIES), *cells(b, PERPLEXITIES)),
-                f"Table {a.table}, {bits(a)}: {short(a.model)} and {short(b.model)} print "
-                f"{a.text['wikitext2_ppl']} / {a.text['c4_ppl']} and {b.text['wikitext2_ppl']} / {b.text['c4_ppl']}.",
-                inference=True,
-            )
+            evidence = f"Table {a.table}, {a.setting}: {a.size} and {b.size} print {_both(a)} and {_both(b)}."
+            yield a.cells(*PERPLEXITIES) + b.cells(*PERPLEXITIES), evidence
 
 
-def larger_worse(book: Book) -> Iterator[Finding]:
-    """Plain rounding to 4 bits a row that leaves a larger model behind a smaller one in both perplexities."""
-    beaten = {}
+def larger_worse(book: Book) -> Found:
+    """Finds rounding to 4 bits per row that leaves a larger model behind a smaller one in both perplexities."""
+    beaten = defaultdict(list)
     for a, b in book.pairs():
-        if (a.method, a.w_bits, a.group_size) == ("rtn", 4, None) and size(a.model) < size(b.model):
-            order = [worse(m, b.values[m], a.values[m]) for m in PERPLEXITIES]
-            if all(order) and not worse("c4_ppl", book.base(b).values["c4_ppl"], book.base(a).values["c4_ppl"]):
-                beaten.setdefault((b.table, b.model), (b, []))[1].append(a)
-    for b, smaller in beaten.values():
-        lists = ", ".join(f"{short(a.model)} {a.text['wikitext2_ppl']} / {a.text['c4_ppl']}" for a in smaller)
-        yield Finding(
-            "larger_worse",
-            cells(b, PERPLEXITIES),
-            f"{where(b)}: {b.text['wikitext2_ppl']} / {b.text['c4_ppl']} on WikiText2 / C4, worse than {lists}; "
-            f"at 16 bits it has {book.base(b).text['wikitext2_ppl']} / {book.base(b).text['c4_ppl']}.",
-        )
+        rtn = (a.method, a.w_bits, a.group_size) == ("rtn", 4, None)
+        larger_is_better = billions(a.model) < billions(b.model) and not worse("c4_ppl", book.base(b), book.base(a))
+        if rtn and larger_is_better and all(worse(m, b, a) for m in PERPLEXITIES):
+            beaten[b.place].append((a, b))
+    for place, pairs in beaten.items():
+        larger = pairs[0][1]
+        smaller = ", ".join(f"{a.size} {_both(a)}" for a, _ in pairs)
+        evidence = f"{place}: {_both(larger)} on WikiText2 / C4, worse than {smaller}; at 16 bits it has "
+        yield larger.cells(*PERPLEXITIES), f"{evidence}{_both(book.base(larger))}."
 
 
-def base_rows(book: Book) -> Iterator[Finding]:
-    """The same unquantized model, printed twice with different digits."""
+def base_rows(book: Book) -> Found:
+    """Finds an unquantized model that two tables print with different digits."""
     for row in book.rows:
-        other = book.get({1: 3, 2: 4}.get(row.table, 0), row.model, "none")
-        if row.method == "none" and other:
-            differ = [m for m in METRICS if row.text[m] != other.text[m]]
-            for m in differ:
-                yield Finding(
-                    "base_differs",
-                    (*cells(row, [m]), *cells(other, [m])),
-                    f"{short(row.model)}, 16 bit, {HEADERS[m]}: {row.text[m]} in Table {row.table}, {other.text[m]} in "
-                    f"Table {other.table}.",
-                )
+        other = book.regrouped(row) if row.method == "none" and row.table in (1, 2) else None
+        for m in METRICS if other else ():
+            if row.text[m] != other.text[m]:
+                shown = f"{row.text[m]} in Table {row.table}, {other.text[m]} in Table {other.table}"
+                evidence = f"{row.size}, 16 bit, {HEADERS[m]}: {shown}."
+                yield row.cells(m) + other.cells(m), evidence
 
 
 def _task_distance(row: Printed, base: Printed) -> float:
     return sum(abs(row.values[t] - base.values[t]) for t in TASKS) / len(TASKS)
 
 
-def _ppl_distance(row: Printed, base: Printed) -> float:
+def _perplexity_distance(row: Printed, base: Printed) -> float:
     return sum(abs(math.log(row.values[m] / base.values[m])) for m in PERPLEXITIES)
+
+
+def _tasks(a: Printed, b: Printed) -> tuple:
+    return a.cells(*TASKS, "zeroshot_mean") + b.cells(*TASKS, "zeroshot_mean")
+
+
+def _both(row: Printed) -> str:
+    return f"{row.text['wikitext2_ppl']} / {row.text['c4_ppl']}"

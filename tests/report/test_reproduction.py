@@ -130,7 +130,7 @@ def test_doubted_cells_carry_a_mark():
     mark = {kind: chr(97 + i) for i, kind in enumerate(t.doubts)}
     assert f"80.1<sup>{mark['impossible']}</sup>" in page
     assert f"| 4B | GPTQ<sup>{mark['repeated_row']}</sup> | 8 | 16 | printed | 16.8 |" in page
-    assert f"<sup>{mark['not_mean']}</sup> in doubt: means that are not" in page
+    assert f"<sup>{mark['not_mean']}</sup> in doubt: mean is not that of the six tasks" in page
 
 
 def test_diverged_failed_and_nan_cells():

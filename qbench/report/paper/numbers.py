@@ -19,8 +19,7 @@ import json
 import math
 from pathlib import Path
 
-from qbench.printed.audit import doubted, findings
-from qbench.printed.finding import KINDS, mean
+from qbench.printed.audit import INFERRED, RULES, doubted, findings
 from qbench.printed.published import METRICS, load
 from qbench.protocol import name_of
 from qbench.record import Measurement
@@ -185,11 +184,11 @@ def _printed() -> dict[str, str]:
 def _audit() -> dict[str, str]:
     rows = load()
     found = findings(rows)
-    off = [abs(r.values["zeroshot_mean"] - mean(r)) for r in rows]
+    off = [abs(r.values["zeroshot_mean"] - r.task_mean) for r in rows]
     out = {"audit/findings": str(len(found)), "audit/doubted": str(len(doubted(found)))}
     out |= {"audit/rows": str(len(rows)), "audit/cells": f"{len(rows) * len(METRICS):,}".replace(",", "{,}")}
-    out |= {f"audit/{kind}": str(sum(f.kind == kind for f in found)) for kind in KINDS}
-    out["audit/inferences"] = str(sum(f.inference for f in found))
+    out |= {f"audit/{kind}": str(sum(f.kind == kind for f in found)) for kind in RULES}
+    out["audit/inferences"] = str(sum(f.kind in INFERRED for f in found))
     swapped = {cell for f in found if f.kind == "group_order" for cell in f.cells}
     out |= {"audit/group_order/cells": str(len(swapped)), "audit/not_mean/largest": f"{max(off):.1f}"}
     out["audit/group_order/models"] = str(len({cell[1] for cell in swapped}))

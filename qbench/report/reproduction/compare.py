@@ -12,8 +12,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from qbench.printed.audit import doubted, findings
-from qbench.printed.finding import KINDS, Book, cells, mean
+from qbench.printed.audit import RULES, doubted, findings
+from qbench.printed.book import Book
 from qbench.printed.published import METRICS, TABLES, TASKS, Printed, load
 from qbench.protocol import PROTOCOLS, check, name_of
 from qbench.record import Measurement
@@ -95,11 +95,11 @@ def reproduce(
     used = [m for m in candidates if name_of(m.protocol) == protocol]
     ours = failed(failures, protocol) | measured(used)
     lines = _compare([r for r in rows if r.table == table], rows, ours, metrics)
-    shown = [against for x in lines for against in (x.printed, x.other if x.ours else {})]
-    doubts = {kind for cells_ in shown for a in cells_.values() for kind in a.doubts}
+    shown = [cells for x in lines for cells in (x.printed, x.other if x.ours else {})]
+    doubts = {kind for cells in shown for a in cells.values() for kind in a.doubts}
     count = f"Measured: {sum(line.measured for line in lines)} of {len(lines)} rows."
     notes = [*settings_of(used), *data_of(used), count, *left_out(candidates, protocol)]
-    return Reproduction(table, protocol, metrics, lines, notes, tuple(k for k in KINDS if k in doubts))
+    return Reproduction(table, protocol, metrics, lines, notes, tuple(k for k in RULES if k in doubts))
 
 
 def _only_protocol(candidates: list[Measurement], table: int) -> str:
@@ -113,7 +113,7 @@ def _compare(wanted: list[Printed], rows: list[Printed], ours: dict, metrics: tu
     """A line per ``wanted`` row; the other group size belongs to methods whose group sizes the audit doubts."""
     found, book, lines = findings(rows), Book(rows), []
     doubts = doubted(found)
-    swapped = {method for f in found if f.kind == "group_order" for method in f.methods}
+    swapped = {method for f in found if f.kind == "group_order" for method in {cell.method for cell in f.cells}}
     for row in wanted:
         mine = {m: ours[printed_cell(row), m] for m in metrics if (printed_cell(row), m) in ours}
         other = book.regrouped(row) if row.method in swapped else None
@@ -123,10 +123,10 @@ def _compare(wanted: list[Printed], rows: list[Printed], ours: dict, metrics: tu
 
 
 def _against(row: Printed, metric: str, ours: Ours | None, doubts: dict) -> Against:
-    kinds = tuple(doubts.get(cells(row, [metric])[0], ()))
+    kinds = tuple(doubts.get(row.cells(metric)[0], ()))
     reference, unit, numbers = row.values[metric], row.step(metric), 1
     if "not_mean" in kinds:
-        reference, unit, numbers = mean(row), 0.1, len(TASKS)
+        reference, unit, numbers = row.task_mean, 0.1, len(TASKS)
     if ours is None:
         return Against(row.text[metric], reference, math.nan, math.nan, kinds)
     tolerance = unit / 2 if row.method == UNQUANTIZED else 2 * math.hypot(ours.stderr, unit / math.sqrt(12 * numbers))

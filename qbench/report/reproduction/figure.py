@@ -6,8 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from qbench.printed.finding import HEADERS, NAMES
-from qbench.printed.published import PERPLEXITIES
+from qbench.printed.published import HEADERS, NAMES, PERPLEXITIES
 from qbench.render.style import INK, LOOK, SOFT, log_ticks, save, styled
 from qbench.report.reproduction.compare import Reproduction
 

@@ -3,8 +3,8 @@
 import math
 from itertools import groupby
 
-from qbench.printed.finding import HEADERS, KINDS, NAMES, short
-from qbench.printed.published import PERPLEXITIES, Printed
+from qbench.printed.audit import RULES
+from qbench.printed.published import HEADERS, NAMES, PERPLEXITIES, Printed
 from qbench.render.sheet import Cell, Sheet
 from qbench.report.reproduction.compare import Against, Line, Reproduction
 from qbench.report.reproduction.measured_cells import Ours
@@ -35,7 +35,7 @@ def sheet(t: Reproduction) -> Sheet:
     """
     caption = f"Table {t.table} of arXiv 2505.02214v1 and ours: {CAPTIONS[t.table]}. Protocol: {t.protocol}"
     s = Sheet(t.name, caption, [], "", lines=[*t.notes, LEGEND], csv_head=CSV)
-    letters = {kind: s.mark(f"in doubt: {KINDS[kind].title.lower()}.") for kind in t.doubts}
+    letters = {kind: s.mark(f"in doubt: {RULES[kind].title.lower()}.") for kind in t.doubts}
     rows = [(line, _who(line, letters), _parts(t.metrics, line, letters)) for line in t.lines]
     s.csv_rows = [_csv_row(t, line, metric) for line in t.lines for metric in t.metrics]
     if len(t.metrics) == 1:
@@ -61,7 +61,7 @@ def _parts(metrics: tuple[str, ...], line: Line, letters: dict[str, str]) -> dic
         out["ours"] = [Cell(_ours(m, line.ours.get(m))) for m in metrics]
         out["Δ"] = [_difference(m, line.printed[m]) for m in metrics]
     if line.ours and line.other:
-        name = "per row" if line.other_row.group_size is None else f"g{line.other_row.group_size}"
+        name = line.other_row.grouping
         out[f"printed {name} (Table {line.other_row.table})"] = _printed(metrics, line.other, letters)
         out[f"Δ {name}"] = [_difference(m, line.other[m]) for m in metrics]
     return out
@@ -78,7 +78,7 @@ def _who(line: Line, letters: dict[str, str]) -> list[Cell]:
     """Model, method, #W and #A as printed; the method with the doubts about its whole row."""
     marks = [letter for kind, letter in letters.items() if kind in _whole(line.printed)]
     r = line.row
-    return [Cell(short(r.model)), Cell(NAMES[r.method], marks), Cell(f"{r.w_bits:g}"), Cell(str(r.a_bits))]
+    return [Cell(r.size), Cell(NAMES[r.method], marks), Cell(f"{r.w_bits:g}"), Cell(str(r.a_bits))]
 
 
 def _name(who: list[Cell]) -> Cell:
