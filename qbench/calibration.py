@@ -11,6 +11,7 @@ used: a method that calibrates on quantized earlier stages needs one forward pas
 Dimension key: B sequences, T tokens, D model width, K input channels.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -33,33 +34,38 @@ class Inputs:
     kwargs: dict
 
 
+def call_of(module: nn.Module, forward: Callable[[], object]) -> tuple[tuple, dict]:
+    """The arguments of the first call of ``module`` during ``forward()``, which ends there."""
+    calls: list[tuple[tuple, dict]] = []
+
+    def catch(module, args, kwargs):
+        calls.append((args, dict(kwargs)))
+        raise Stop
+
+    handle = module.register_forward_pre_hook(catch, with_kwargs=True)
+    try:
+        forward()
+    except Stop:
+        return calls[0]
+    finally:
+        handle.remove()
+    raise RuntimeError(f"{type(module).__name__} was never called")
+
+
 @torch.no_grad()
 def first_block_inputs(model: nn.Module, block0: nn.Module, ids_BT: Tensor, device, rest) -> list[Inputs]:
     """The inputs of ``block0`` when ``model`` reads ``ids_BT``, ``sequences_per_pass`` at a time.
 
     Only the modules before the first block need weights. Hidden states are kept on the device ``rest``.
     """
-    caught: list[Inputs] = []
-
-    def catch(module, args, kwargs):
-        kwargs = dict(kwargs)
+    inputs = []
+    for ids in ids_BT.split(sequences_per_pass(ids_BT.shape[1])):
+        args, kwargs = call_of(block0, lambda ids=ids: model(input_ids=ids.to(device), use_cache=False))
         x = args[0] if args else kwargs.pop("hidden_states")
         if len(args) > 1:
-            raise TypeError(f"{type(module).__name__} is called with {len(args)} positional arguments; expected one")
-        caught.append(Inputs(x.to(rest), kwargs))
-        raise Stop
-
-    handle = block0.register_forward_pre_hook(catch, with_kwargs=True)
-    try:
-        for ids in ids_BT.split(sequences_per_pass(ids_BT.shape[1])):
-            try:
-                model(input_ids=ids.to(device), use_cache=False)
-            except Stop:
-                continue
-            raise RuntimeError(f"{type(model).__name__} never called its first block")
-    finally:
-        handle.remove()
-    return caught
+            raise TypeError(f"{type(block0).__name__} is called with {len(args)} positional arguments; expected one")
+        inputs.append(Inputs(x.to(rest), kwargs))
+    return inputs
 
 
 class BlockCalibration:
@@ -128,22 +134,7 @@ class BlockCalibration:
     @torch.no_grad()
     def calls(self, name: str) -> list[tuple[tuple, dict]]:
         """The arguments with which the block calls its submodule ``name``, one entry per batch."""
-        seen: list[tuple[tuple, dict]] = []
-
-        def keep(module, args, kwargs):
-            seen.append((args, dict(kwargs)))
-            raise Stop
-
-        handle = self.block[name].register_forward_pre_hook(keep, with_kwargs=True)
-        try:
-            for item in self.inputs:
-                try:
-                    self._forward(item)
-                except Stop:
-                    continue
-        finally:
-            handle.remove()
-        return seen
+        return [call_of(self.block[name], lambda item=item: self._forward(item)) for item in self.inputs]
 
     def rescale(self, stage: Stage, s_K: Tensor) -> None:
         """``Block.rescale``, which also rescales the statistics."""

@@ -1,15 +1,16 @@
-"""Whether the packed model computes what the dequantized one does: the one that is fast, and the one that is measured.
+"""Whether the packed model, whose speed is measured, agrees with the dequantized one, whose accuracy is measured.
 
-Both run on the same tokens in a 16-bit dtype. Each linear of the packed model gets what its counterpart reads, so that
-errors cannot hide behind each other, and then the logits of the whole are compared. Neither is the truth: dequantized
-weights are rounded to the dtype, packed ones are not, and both round their outputs. What such roundings do to logits is
-the model's own matter (with 4-bit activations a rounding can become a step of a seventh), so it is measured: noise of
-one rounding at every linear. A difference beyond that is a bug of a kernel or of packing, and then nothing is recorded
-but the failure.
+Both run on the same tokens in a 16-bit dtype. Each linear of the packed model gets the inputs of its counterpart, so
+that errors cannot cancel, and then the logits are compared. Neither model is exact: dequantized weights are rounded to
+the dtype, packed ones are not, and both round their outputs. The effect of such roundings on logits depends on the
+model (with 4-bit activations one rounding can become a step of a seventh), so it is measured too, with noise of one
+rounding at every linear. A larger difference is a bug in a kernel or in packing, and only the failure is recorded.
 """
 
 import copy
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,19 +25,18 @@ from qbench.models.checkpoint import DTYPES
 from qbench.record import Metric
 from qbench.shape import Shape
 
-LAYER_LIMIT = (
-    4  # rounding errors of the dtype (its eps) that an output of a linear may differ by, in the root mean square
-)
-LOGITS_LIMIT = 4  # times what noise of one rounding at every linear does to the logits
+LAYER_LIMIT = 4  # roundings (eps of the dtype) that a linear's outputs may differ by, in the root mean square
+LOGITS_LIMIT = 4  # times the effect on logits of noise of one rounding at every linear
+FEW_TOKENS = (1, 16, 64)  # kernels take other paths for other numbers of tokens
 
 
 @dataclass(frozen=True)
 class Agreement(TextMeasure):
-    """``agreement/error``, relative difference of all logits; ``agreement/rounding``, what noise of one rounding at
-    every linear's output does to them; ``agreement/worst_layer``, the largest difference of a linear's outputs;
-    ``agreement/top1``, share of positions with the same most likely token.
+    """``agreement/error``: relative difference of all logits. ``agreement/rounding``: the same for noise of one
+    rounding at every linear's output. ``agreement/worst_layer``: the largest relative difference of a linear's outputs.
+    ``agreement/top1``: share of positions with the same most likely token.
 
-    ``dtype``: of the activations where the model itself is float32, which no kernel takes; else the model's own counts.
+    ``dtype``: of the activations where the model itself is float32, which no kernel takes; otherwise the model's own.
     """
 
     name = "agreement"
@@ -50,95 +50,94 @@ class Agreement(TextMeasure):
         check_kernels(ctx.device)
         return super().data(ctx) | {"kernels": kernels_of(ctx.device)}
 
-    @torch.inference_mode()
     def run(self, model: nn.Module, ctx: Context) -> dict[str, Metric]:
         dtype = DTYPES[self.dtype] if model.dtype == torch.float32 else model.dtype
-        model = model if model.dtype == dtype else copy.deepcopy(model).to(dtype)  # others measure it after us
-        packed = ctx.packed().to(dtype)
-        head_VD, ids_BT = float_head(model), self.windows(ctx)
-        layers = Comparison(model, packed)
-        difference, noise, size, same, count = 0.0, 0.0, 0.0, 0, 0
-        for ids in batches(ids_BT, ctx, "agreement", 1):  # few tokens: the kernels' own ways
-            with layers:
-                p_BTD = hidden_states(model, ids)
-            with Rounding(model):
-                r_BTD = hidden_states(model, ids)
-            q_BTD = hidden_states(packed, ids)
-            for (_, p), (_, q), (_, r) in zip(*(logit_chunks(x, head_VD) for x in (p_BTD, q_BTD, r_BTD))):
-                difference += (q - p).double().square().sum().item()
-                noise += (r - p).double().square().sum().item()
-                size += p.double().square().sum().item()
-                same += (p.argmax(-1) == q.argmax(-1)).sum().item()
-                count += len(p)
-        error, rounding, worst = (difference / size) ** 0.5, (noise / size) ** 0.5, layers.worst()
-        refuse(error, rounding, worst, dtype)
-        return {
-            "agreement/error": Metric(error, "relative", count),
-            "agreement/rounding": Metric(rounding, "relative", count),
-            "agreement/worst_layer": Metric(worst[0], "relative", len(layers.errors)),
-            "agreement/top1": Metric(same / count, "fraction", count),
-        }
+        model = model if model.dtype == dtype else copy.deepcopy(model).to(dtype)  # later measurements need it as it is
+        ids_BT = self.windows(ctx)
+        return compare(model, ctx.packed().to(dtype), batches(ids_BT, ctx, "agreement", 1))  # so few use fused kernels
 
     def work(self, shape: Shape) -> Work:
         return super().work(shape).times(3)  # dequantized, with noise, packed
 
 
-class Comparison:
-    """While entered, every quantized linear of ``model`` that runs has its packed counterpart run on the same input: on
-    all of it, and on the first 1, 16 and 64 tokens, since a kernel's ways differ with their number."""
+@torch.inference_mode()
+def compare(model: nn.Module, packed: nn.Module, ids: Iterable[Tensor]) -> dict[str, Metric]:
+    """The metrics of ``Agreement`` for two models of the same 16-bit dtype, on batches of token ids [B, T].
+
+    Raises: ArithmeticError where they differ by more than rounding.
+    """
+    head_VD, layers = float_head(model), LayerErrors(model, packed)
+    difference, noise, size, same, count = 0.0, 0.0, 0.0, 0, 0
+    for ids_BT in ids:
+        with output_hooks(model, layers.add):
+            p_BTD = hidden_states(model, ids_BT)
+        with output_hooks(model, with_noise):
+            r_BTD = hidden_states(model, ids_BT)
+        q_BTD = hidden_states(packed, ids_BT)
+        for (_, p), (_, q), (_, r) in zip(*(logit_chunks(x, head_VD) for x in (p_BTD, q_BTD, r_BTD))):
+            difference += (q - p).double().square().sum().item()
+            noise += (r - p).double().square().sum().item()
+            size += p.double().square().sum().item()
+            same += (p.argmax(-1) == q.argmax(-1)).sum().item()
+            count += len(p)
+    error, rounding, worst = (difference / size) ** 0.5, (noise / size) ** 0.5, layers.worst()
+    refuse(error, rounding, worst, model.dtype)
+    return {
+        "agreement/error": Metric(error, "relative", count),
+        "agreement/rounding": Metric(rounding, "relative", count),
+        "agreement/worst_layer": Metric(worst[0], "relative", len(layers.sums)),
+        "agreement/top1": Metric(same / count, "fraction", count),
+    }
+
+
+@contextmanager
+def output_hooks(model: nn.Module, hook: Callable[[int, Tensor, Tensor], Tensor | None]) -> Iterator[None]:
+    """While entered, ``hook(i, input, output)`` runs after the i-th quantized linear; a result replaces its output."""
+    handles = [
+        linear.register_forward_hook(lambda _, inputs, y, i=i: hook(i, inputs[0], y))
+        for i, (_, linear) in enumerate(quantized_linears(model))
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def quantized_linears(model: nn.Module) -> list[tuple[str, QuantLinear]]:
+    return [(name, m) for name, m in model.named_modules() if isinstance(m, QuantLinear)]
+
+
+def with_noise(i: int, x: Tensor, y: Tensor) -> Tensor:
+    """y (1 + eps u), u uniform in -1..1 and the same at every call for linear i."""
+    u = torch.rand(y.shape, device=y.device, generator=torch.Generator(y.device).manual_seed(i)) * 2 - 1
+    return (y.float() * (1 + torch.finfo(y.dtype).eps * u)).to(y.dtype)
+
+
+class LayerErrors:
+    """Runs packed linears on the inputs of their counterparts, on all tokens and on the first few, and adds up the
+    squared differences of the outputs."""
 
     def __init__(self, model: nn.Module, packed: nn.Module):
-        self.pairs = {n: (m, packed.get_submodule(n)) for n, m in model.named_modules() if isinstance(m, QuantLinear)}
-        self.errors: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        self.packed = [(name, packed.get_submodule(name)) for name, _ in quantized_linears(model)]
+        self.sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])  # of squared differences and outputs
 
-    def __enter__(self):
-        self.hooks = [m.register_forward_hook(self._hook(name, other)) for name, (m, other) in self.pairs.items()]
-
-    def __exit__(self, *_):
-        for hook in self.hooks:
-            hook.remove()
-
-    def _hook(self, name: str, other: QuantLinear):
-        def compare(_, inputs: tuple[Tensor], y: Tensor) -> None:
-            x_MK, y_MN = inputs[0].flatten(0, -2), y.flatten(0, -2)
-            for tokens in sorted({t for t in (1, 16, 64) if t < len(x_MK)} | {len(x_MK)}):
-                sums = self.errors[f"{name}, {tokens} tokens"]
-                sums[0] += (other(x_MK[:tokens]) - y_MN[:tokens]).double().square().sum().item()
-                sums[1] += y_MN[:tokens].double().square().sum().item()
-
-        return compare
+    def add(self, i: int, x: Tensor, y: Tensor) -> None:
+        (name, linear), x_MK, y_MN = self.packed[i], x.flatten(0, -2), y.flatten(0, -2)
+        for tokens in sorted({t for t in FEW_TOKENS if t < len(x_MK)} | {len(x_MK)}):
+            sums = self.sums[f"{name}, {tokens} tokens"]
+            sums[0] += (linear(x_MK[:tokens]) - y_MN[:tokens]).double().square().sum().item()
+            sums[1] += y_MN[:tokens].double().square().sum().item()
 
     def worst(self) -> tuple[float, str]:
-        """The largest relative difference and where it is; NaN counts as the largest."""
-        relative = {name: (d / s) ** 0.5 if s else d for name, (d, s) in self.errors.items()}
+        """The largest relative difference and its place; NaN counts as the largest."""
+        relative = {name: (d / s) ** 0.5 if s else d for name, (d, s) in self.sums.items()}
         name = max(relative, key=lambda n: float("inf") if relative[n] != relative[n] else relative[n])
         return relative[name], name
 
 
-class Rounding:
-    """While entered, outputs of quantized linears are multiplied by 1 + eps u, u uniform in -1..1, always the same."""
-
-    def __init__(self, model: nn.Module):
-        self.linears = [m for m in model.modules() if isinstance(m, QuantLinear)]
-
-    def __enter__(self):
-        self.hooks = [m.register_forward_hook(self._hook(seed)) for seed, m in enumerate(self.linears)]
-
-    def __exit__(self, *_):
-        for hook in self.hooks:
-            hook.remove()
-
-    def _hook(self, seed: int):
-        def disturb(_, inputs: tuple[Tensor], y: Tensor) -> Tensor:
-            draw = torch.Generator(y.device).manual_seed(seed)
-            u = torch.rand(y.shape, device=y.device, generator=draw) * 2 - 1
-            return (y.float() * (1 + torch.finfo(y.dtype).eps * u)).to(y.dtype)
-
-        return disturb
-
-
 def refuse(error: float, rounding: float, worst: tuple[float, str], dtype: torch.dtype) -> None:
-    """ArithmeticError where a difference is beyond the rounding of ``dtype`` and what becomes of it (``rounding``)."""
+    """Raises ArithmeticError for differences beyond the rounding of ``dtype`` and its effect on logits."""
     eps = torch.finfo(dtype).eps
     if not worst[0] <= LAYER_LIMIT * eps:
         raise ArithmeticError(
@@ -153,7 +152,7 @@ def refuse(error: float, rounding: float, worst: tuple[float, str], dtype: torch
 
 
 def check_kernels(device: str) -> None:
-    """ValueError where no kernel can run."""
+    """Raises ValueError where no kernel can run."""
     try:
         from qbench.kernels.launch import interpreted
     except ImportError as e:
@@ -165,5 +164,5 @@ def check_kernels(device: str) -> None:
 
 
 def kernels_of(device: str) -> str:
-    """What runs the kernels: part of what is claimed."""
+    """What runs the kernels; part of a record's identity."""
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else "interpreted"

@@ -13,11 +13,11 @@ from functools import partial
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from qbench.latency.clock import Clock
-from qbench.measure.agreement import Comparison, Rounding, kernels_of, refuse
-from qbench.measure.base import Context, Measure, hidden_states
+from qbench.measure.agreement import compare, kernels_of
+from qbench.measure.base import Context, Measure
 from qbench.models.checkpoint import DTYPES
 from qbench.record import Metric
 
@@ -62,7 +62,8 @@ class Latency(Measure):
         dtype = DTYPES[self.dtype] if model.dtype == torch.float32 else model.dtype
         model = model if model.dtype == dtype else copy.deepcopy(model).to(dtype)  # others measure it after us
         packed = ctx.packed().to(dtype)
-        _compare(model, packed, dtype, ctx.device)
+        draw = torch.Generator().manual_seed(0)
+        compare(model, packed, [torch.randint(0, model.config.vocab_size, (1, TOKENS), generator=draw).to(ctx.device)])
         del model
         bandwidth = copy_bandwidth(ctx.device, clock)
         decoder = Decoder.of(packed, self.batch, self.context)
@@ -92,16 +93,3 @@ def clock_of(device: str) -> Clock:
     from qbench.latency.clock import CudaClock
 
     return CudaClock()
-
-
-def _compare(model: nn.Module, packed: nn.Module, dtype: torch.dtype, device: str) -> None:
-    """ArithmeticError where packed and dequantized model disagree on random tokens."""
-    draw = torch.Generator().manual_seed(0)
-    ids_BT = torch.randint(0, model.config.vocab_size, (1, TOKENS), generator=draw).to(device)
-    layers = Comparison(model, packed)
-    with layers:
-        expected: Tensor = hidden_states(model, ids_BT)
-    with Rounding(model):
-        rounded = hidden_states(model, ids_BT)
-    p, q, r = (model.lm_head(x).double() for x in (expected, hidden_states(packed, ids_BT), rounded))
-    refuse(((q - p).norm() / p.norm()).item(), ((r - p).norm() / p.norm()).item(), layers.worst(), dtype)

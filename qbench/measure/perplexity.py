@@ -1,11 +1,10 @@
-"""Token perplexity in the definition of the quantization papers.
+"""Token perplexity as the quantization papers define it.
 
-The text is cut into disjoint windows of T tokens without BOS, the remainder dropped; in each window the
-model predicts T - 1 tokens from those before; perplexity is exp of the mean negative log-likelihood, every
-window with equal weight. Following GPTQ (arXiv 2210.17323) and its successors, with one difference: they
-keep logits and loss in the model's 16-bit type, where a window's loss has about three digits. Here the
-output head is applied in float32, a few thousand positions at a time, so that no [T, 151936] tensor of a
-whole window is ever needed.
+The text is cut into disjoint windows of T tokens without BOS, and the remainder is dropped. In each window the model
+predicts T - 1 tokens from those before. Perplexity is exp of the mean negative log-likelihood, and every window has
+equal weight. This follows GPTQ (arXiv 2210.17323) and its successors with one difference: they keep logits and loss in
+the model's 16-bit type, where a window's loss has about three digits. Here the output head is applied in float32, to a
+few thousand positions at a time, so that the [T, 151936] logits of a whole window are never in memory.
 
 Dimensions: B windows, T tokens, D model width, V vocabulary.
 """
@@ -30,19 +29,38 @@ CHUNK_FLOATS = 2**25
 
 @dataclass(frozen=True)
 class Perplexity(TextMeasure):
-    """`{source}/ppl`: its samples are the windows' mean negative log-likelihoods in nats a token.
+    """``{source}/ppl``. Its samples are the windows' mean negative log-likelihoods in nats per token.
 
     The standard error is the delta method's, ppl * se(mean NLL). A diverged model gives inf; nan is an error.
-    `logits: model` computes logits and each window's mean loss in the model's own dtype, as the papers' code does.
+    ``logits: model`` computes logits and each window's mean loss in the model's own dtype, as the papers' code does.
     """
 
     name = "perplexity"
 
     logits: Literal["float32", "model"] = "float32"
 
+    @torch.inference_mode()
     def run(self, model: nn.Module, ctx: Context) -> dict[str, Metric]:
-        nlls = window_nlls if self.logits == "float32" else window_nlls_in_model_dtype
-        return {f"{self.source}/ppl": perplexity(nlls(model, self.windows(ctx), ctx))}
+        nlls: list[float] = []
+        head_VD = float_head(model) if self.logits == "float32" else None
+        for ids_BT in batches(self.windows(ctx), ctx, "perplexity"):
+            hidden_BTD, targets_BT = hidden_states(model, ids_BT)[:, :-1], ids_BT[:, 1:]
+            if head_VD is None:
+                head = model.get_output_embeddings()
+                nlls += [F.cross_entropy(head(h_TD), t_T).item() for h_TD, t_T in zip(hidden_BTD, targets_BT)]
+            else:
+                nlls += window_nlls(hidden_BTD, head_VD, targets_BT)
+        return {f"{self.source}/ppl": perplexity(nlls)}
+
+
+def window_nlls(hidden_BTD: Tensor, head_VD: Tensor, targets_BT: Tensor) -> list[float]:
+    """Mean negative log-likelihood per window, in nats."""
+    targets = targets_BT.flatten()
+    losses = [
+        F.cross_entropy(logits, targets[at : at + len(logits)], reduction="none")
+        for at, logits in logit_chunks(hidden_BTD, head_VD)
+    ]
+    return torch.cat(losses).view_as(targets_BT).double().mean(1).tolist()
 
     def work(self, shape: Shape) -> Work:
         work = super().work(shape)
@@ -57,34 +75,8 @@ def perplexity(nlls: list[float]) -> Metric:
     return replace(nll, value=value, stderr=stderr)
 
 
-@torch.inference_mode()
-def window_nlls(model: nn.Module, ids_BT: Tensor, ctx: Context) -> list[float]:
-    """Mean negative log-likelihood of each window's T - 1 predicted tokens, in nats."""
-    head_VD = float_head(model)
-    nlls = []
-    for batch_BT in batches(ids_BT, ctx, "perplexity"):
-        targets = batch_BT[:, 1:].flatten()
-        losses = [
-            F.cross_entropy(logits, targets[at : at + len(logits)], reduction="none")
-            for at, logits in logit_chunks(hidden_states(model, batch_BT)[:, :-1], head_VD)
-        ]
-        nlls += torch.cat(losses).view(len(batch_BT), -1).double().mean(1).tolist()
-    return nlls
-
-
-@torch.inference_mode()
-def window_nlls_in_model_dtype(model: nn.Module, ids_BT: Tensor, ctx: Context) -> list[float]:
-    """As ``window_nlls``, each window's mean loss rounded to the model's dtype: three digits in bfloat16."""
-    head = model.get_output_embeddings()
-    nlls = []
-    for batch_BT in batches(ids_BT, ctx, "perplexity"):
-        for hidden_TD, ids_T in zip(hidden_states(model, batch_BT), batch_BT):
-            nlls.append(F.cross_entropy(head(hidden_TD[:-1]), ids_T[1:]).item())
-    return nlls
-
-
 def batches(ids_BT: Tensor, ctx: Context, what: str, size: int | None = None) -> Iterator[Tensor]:
-    """``size`` windows at a time, else ``sequences_per_pass``, on ctx.device, with a progress bar on a terminal."""
+    """``size`` windows at a time, by default ``sequences_per_pass``, on ctx.device; with a progress bar."""
     parts = ids_BT.split(size or sequences_per_pass(ids_BT.shape[1]))
     for part in Progress(parts, desc=what, unit="batches"):
         yield part.to(ctx.device)
@@ -94,12 +86,12 @@ def float_head(model: nn.Module) -> Tensor:
     """The output head's weight [V, D] in float32; the head is never quantized in this benchmark."""
     head = model.get_output_embeddings()
     if getattr(head, "bias", None) is not None:
-        raise ValueError("the output head has a bias, which Qwen3's has not; this model is not supported")
+        raise ValueError("the output head has a bias; Qwen3's has none, and a head with a bias is not supported")
     return head.weight.float()
 
 
 def logit_chunks(hidden_BTD: Tensor, head_VD: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """(first position, float32 logits from there), over all B * T positions, a bounded number at a time."""
+    """Yields (first position, float32 logits from there) over all B * T positions, a bounded number at a time."""
     hidden = hidden_BTD.flatten(0, 1)
     step = max(1, CHUNK_FLOATS // len(head_VD))
     for at in range(0, len(hidden), step):

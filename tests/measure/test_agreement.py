@@ -17,7 +17,7 @@ from qbench.kernels import configs
 from qbench.kernels.packed import PackedBinary, PackedInteger, PackedUniform
 from qbench.latency import ceilings
 from qbench.linear import QuantLinear
-from qbench.measure.agreement import LAYER_LIMIT, Comparison, Rounding, check_kernels, refuse
+from qbench.measure.agreement import LAYER_LIMIT, check_kernels, compare, refuse
 from qbench.methods.awq import AWQ
 from qbench.methods.billm import BiLLM
 from qbench.methods.gptq import GPTQ
@@ -59,18 +59,9 @@ def both(ckpt, method, ids, folder):
 @pytest.mark.parametrize("name", METHODS)
 def test_packed_models_agree(small, ids, tmp_path, name):
     model, packed = both(small, METHODS[name], ids, tmp_path)
-    x = ids[4:5, :16].to(DEVICE)
-    layers = Comparison(model, packed)
-    with torch.no_grad():
-        with layers:
-            expected = model(x).logits.float()
-        with Rounding(model):
-            rounded = model(x).logits.float()
-        got = packed(x).logits.float()
-    errors = [((y - expected).norm() / expected.norm()).item() for y in (got, rounded)]
-    refuse(*errors, layers.worst(), torch.bfloat16)
-    assert 0 < errors[1] < 1
-    assert len(layers.errors) == 7 * 2
+    found = compare(model, packed, [ids[4:5, :16].to(DEVICE)])
+    assert 0 < found["agreement/rounding"].value < 1
+    assert found["agreement/worst_layer"].n == 7 * 2
     kind = PackedInteger if "smooth" in name else PackedBinary if name == "billm" else PackedUniform
     assert all(isinstance(m.packed, kind) for m in packed.modules() if isinstance(m, QuantLinear))
 
