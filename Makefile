@@ -1,4 +1,4 @@
-# make demo, make test: each from nothing, each safe to repeat.
+# make demo, make test: each works on a fresh clone, and each may be repeated.
 PYTHON  ?= python3
 VENV    := .venv
 BIN     := $(VENV)/bin
@@ -19,7 +19,8 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 help:
 	@echo "make demo     the whole nano study: 5 methods x 1-8 bits x 3 models, then tables and figures in $(OUT)/"
 	@echo "make test     ruff and all tests"
-	@echo "make results  the nano study into results/ and the README, as committed"
+	@echo "make results  the committed study: measures what results/*.jsonl lack, folds it, makes tables, README and docs;"
+	@echo "              after rm results/*.jsonl it measures everything again"
 	@echo "make paper    paper/build/paper.pdf from results/, where there is a TeX with latexmk"
 	@echo "make install  only the environment in $(VENV)"
 	@echo "make clean    removes $(OUT)/ and build leftovers, not $(VENV)"
@@ -34,11 +35,14 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 demo: $(STAMP)
-	@echo "== the nano study, $(WORKERS) workers, records in $(OUT)/measurements"
+	@echo "== the nano study, $(WORKERS) workers, records in $(OUT)/"
 	@$(BIN)/python experiments/nano_matrix.py --results $(OUT) --workers $(WORKERS) $(ONLY)
 
 results: $(STAMP)
-	@$(BIN)/python experiments/nano_matrix.py --results results --workers $(WORKERS)
+	@$(BIN)/python experiments/nano_matrix.py --results results --workers $(WORKERS) experiment=agreement $(ONLY)
+	@$(BIN)/python experiments/nano_matrix.py --results results --workers $(WORKERS) $(ONLY)
+	@$(BIN)/qbench records results eval=agreement --fold agreement
+	@$(BIN)/qbench records results eval=divergence,tasks --fold study
 	@$(BIN)/python experiments/readme.py
 
 paper: $(if $(shell command -v latexmk),$(STAMP))

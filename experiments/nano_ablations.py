@@ -1,16 +1,15 @@
-"""What single changes do, on the nano models: first of all the ways of the study's released code, one by one.
+"""Measures what single changes do on the nano models, above all the ways of the study's released code, one by one.
 
     python experiments/nano_ablations.py [--results results/nano_ablations] [MODEL ...]
 
-What conf/protocol/method/released_*.yaml sets is turned on field by field, then together, and compared with the
-default (the paper's text) on the same windows and questions; differences are paired. So is perplexity from logits in
-the model's dtype (in bfloat16; the rest is in float32). What is measured is left out. Writes the records and their
-tables, and beside their folder quirks/quirks.md, .csv and .tex.
+What conf/protocol/method/released_*.yaml sets is turned on field by field, then all together, and compared with the
+default (the paper's text) on the same windows and questions; differences are paired. The last change takes perplexity
+from logits in the model's dtype (in bfloat16; all else is in float32). Takes about ten minutes on one core. Existing
+records are not measured again. Folds the records into ablations.jsonl, writes their tables, and beside the folder
+quirks/quirks.md, .csv and .tex.
 """
 
 import argparse
-import csv
-import io
 import math
 import sys
 from dataclasses import dataclass
@@ -21,8 +20,11 @@ from hydra import compose, initialize_config_dir
 
 from qbench.files import write_atomic
 from qbench.record import Metric
+from qbench.records.folding import fold
+from qbench.render.sheet import Cell, Sheet
+from qbench.render.writers import to_csv, to_latex, to_markdown
 from qbench.report import build
-from qbench.run import Run, run
+from qbench.run import run
 from qbench.shipped import conf_dir
 from qbench.store import Store
 
@@ -80,23 +82,25 @@ def main() -> int:
                         found = differences(before, measured([*cell, *overrides]))
                         lines.append(Line(method, b, change, model, found))
     lines.sort(key=lambda x: [c[0] for c in CHANGES].index(x.method))
-    for name, text in (("quirks.md", markdown(lines)), ("quirks.csv", table(lines)), ("quirks.tex", latex(lines))):
-        write_atomic(options.results.parent / "quirks" / name, text)
+    folder, text = options.results.parent / "quirks", to_markdown(per_model(lines))
+    write_atomic(folder / "quirks.md", text)
+    write_atomic(folder / "quirks.csv", to_csv(per_model(lines)))
+    write_atomic(folder / "quirks.tex", to_latex(per_change(lines)))
+    fold(Store(options.results), "ablations")
     build(options.results, figures=False, paper=False)
-    print(markdown(lines))
+    print(text)
     return 0
 
 
 def measured(overrides: list[str]) -> dict[str, Metric]:
-    """The metrics of one configuration, measured unless they are there."""
+    """The metrics of one configuration, from its records where there are some."""
     cfg = compose("config", overrides)
     outcome = run(cfg)
     if outcome.is_bad:
         sys.exit(f"{' '.join(overrides)}: {outcome.message}")
     if outcome.status == "measured":
         print(f"{' '.join(overrides)}  {outcome.seconds:.1f} s", flush=True)
-    store, records = Store(cfg.machine.results_dir), Run(cfg).ids.values()
-    return {key: metric for id in records for key, metric in store.get(id).metrics.items() if metric.samples}
+    return {key: metric for key, metric in outcome.metrics.items() if metric.samples}
 
 
 def differences(before: dict[str, Metric], after: dict[str, Metric]) -> dict[str, tuple[float, float, float]]:
@@ -116,61 +120,51 @@ def differences(before: dict[str, Metric], after: dict[str, Metric]) -> dict[str
     return found
 
 
-def markdown(lines: list[Line]) -> str:
-    out = ["| method | bits | change | model | PPL | change in PPL, % | accuracy, % | change, points |"]
-    out.append("|---|---:|---|---|---:|---:|---:|---:|")
+def per_model(lines: list[Line]) -> Sheet:
+    """One row per change and model, with the default's values."""
+    head = ["method", "bits", "change", "model", "PPL", "change in PPL, %", "accuracy, %", "change, points"]
+    rows, numbers = [], []
     for x in lines:
         ppl, acc = x.cells["ppl"], x.cells.get("acc")
-        cells = [x.method, str(x.bits), x.change, x.model, f"{ppl[0]:.4g}", _signed(ppl)]
-        cells += [f"{100 * acc[0]:.1f}", _signed(acc)] if acc else ["–", "–"]
-        out.append(f"| {' | '.join(cells)} |")
-    out += ["", "PPL and accuracy by default; then what the change makes of them, ± its paired standard error;"]
-    out += ["bold: more than twice that error. `logits=model` is in bfloat16, all else in float32."]
-    return "\n".join(out) + "\n"
+        cells = [Cell(text) for text in (x.method, str(x.bits), x.change, x.model, f"{ppl[0]:.4g}")]
+        cells += [_signed(ppl), Cell(f"{100 * acc[0]:.1f}" if acc else "–"), _signed(acc) if acc else Cell("–")]
+        rows.append(cells)
+        numbers += [[x.method, x.bits, x.change, x.model, metric, *found] for metric, found in x.cells.items()]
+    return Sheet(
+        "quirks",
+        "What single changes do on the nano models",
+        head,
+        "lrllrrrr",
+        [("", rows)],
+        csv_head=["method", "bits", "change", "model", "metric", "default", "difference", "stderr"],
+        csv_rows=numbers,
+        lines=[
+            "PPL and accuracy are the default's; each change is ± its paired standard error, and bold where it is more "
+            "than twice that error. logits=model is in bfloat16, all else in float32."
+        ],
+    )
 
 
-def latex(lines: list[Line]) -> str:
-    """The changes in perplexity, a column a model."""
+def per_change(lines: list[Line]) -> Sheet:
+    """One row per change, with the change in perplexity of each model."""
     models = list(dict.fromkeys(x.model for x in lines))
-    rows: dict[tuple, dict[str, tuple]] = {}
+    rows: dict[tuple, dict[str, Cell]] = {}
     for x in lines:
-        rows.setdefault((x.method, x.bits, x.change), {})[x.model] = x.cells["ppl"]
-    out = [r"\begin{table}[!htbp]\centering\footnotesize"]
-    out += [
-        r"\caption{What single ways of the released code change in perplexity, per cent, with paired standard errors "
-    ]
-    out += [r"(bold: beyond two of them).}\label{tab:quirks}"]
-    out += [rf"\begin{{tabular}}{{lrl{'r' * len(models)}}}", r"\toprule"]
-    out += [" & ".join(["Method", r"\#W", "Change", *models]) + r" \\", r"\midrule"]
-    for (method, bits, change), cells in rows.items():
-        name = r"\texttt{" + change.replace("_", r"\_") + "}"
-        values = [_tex(cells[m]) if m in cells else "--" for m in models]
-        out.append(" & ".join([method, str(bits), name, *values]) + r" \\")
-    return "\n".join([*out, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+        rows.setdefault((x.method, str(x.bits), x.change), {})[x.model] = _signed(x.cells["ppl"])
+    return Sheet(
+        "quirks",
+        "What single ways of the released code change in perplexity, in per cent",
+        ["Method", "#W", "Change", *models],
+        "lrl" + "r" * len(models),
+        [("", [[*map(Cell, name), *(cells.get(m, Cell("–")) for m in models)] for name, cells in rows.items()])],
+        lines=["Changes are ± their paired standard errors, and bold where they are more than twice as large."],
+    )
 
 
-def _tex(cell) -> str:
+def _signed(cell: tuple[float, float, float]) -> Cell:
     _, value, error = cell
     digits = 2 if abs(value) < 1000 else 0
-    text = rf"{value:+.{digits}f} \pm {error:.{digits}f}"
-    return rf"$\mathbf{{{text}}}$" if abs(value) > 2 * error else f"${text}$"
-
-
-def _signed(cell) -> str:
-    _, value, error = cell
-    digits = 2 if abs(value) < 1000 else 0
-    text = f"{value:+.{digits}f} ± {error:.{digits}f}"
-    return f"**{text}**" if abs(value) > 2 * error else text
-
-
-def table(lines: list[Line]) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["method", "bits", "change", "model", "metric", "default", "difference", "stderr"])
-    for x in lines:
-        for metric, numbers in x.cells.items():
-            writer.writerow([x.method, x.bits, x.change, x.model, metric, *(f"{n:.6g}" for n in numbers)])
-    return out.getvalue()
+    return Cell(f"{value:+.{digits}f} ± {error:.{digits}f}", bold=abs(value) > 2 * error)
 
 
 if __name__ == "__main__":

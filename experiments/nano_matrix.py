@@ -1,10 +1,11 @@
-"""The nano study: every method x 1-8 bits x three model sizes, by conf/experiment/nano_matrix.yaml, then its report.
+"""Measures the nano study, 5 methods x 1-8 bits x 3 models, and makes its tables and figures.
 
-    python experiments/nano_matrix.py [--results DIR] [--workers N] [OVERRIDE ...]
+    python experiments/nano_matrix.py [--results runs] [--workers 2] [OVERRIDE ...]
 
-The workers share the bit-widths out. What is measured is left out, so the study may be stopped at any time and started
-again; where neither code, configuration, models nor results have changed since it was complete, it only shows them.
-Overrides are qbench run's own: model=nano-s grid.bits=4,2
+Takes about ten minutes on two cores. Overrides are those of qbench run: model=nano-s grid.bits=4,2 measures less, and
+experiment=agreement measures how far packed weights agree with dequantized ones instead. The workers share the
+bit-widths. Existing records are not measured again, so the study may be stopped and started at any time. If code,
+configuration and records are those of the last complete run, the script only prints the summary.
 """
 
 import argparse
@@ -17,23 +18,27 @@ from pathlib import Path
 
 from qbench.files import write_atomic
 from qbench.report import summary
+from qbench.store import Store
 
 ROOT = Path(__file__).parent.parent
+QBENCH = [sys.executable, "-m", "qbench.cli"]
 BITS = "grid.bits="
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--results", type=Path, default=Path("runs"))
     parser.add_argument("--workers", type=int, default=2)
     options, overrides = parser.parse_known_args()
+    if not any(o.startswith("experiment=") for o in overrides):
+        overrides.insert(0, "experiment=nano_matrix")
     started, stamp = time.monotonic(), options.results / ".complete"
-    if stamp.is_file() and stamp.read_text() == state(options.results, overrides):
-        print(f"nothing has changed since the study was complete\n\n{summary(options.results)}")
+    if stamp.is_file() and state(options.results, overrides) == stamp.read_text():
+        print(f"nothing has changed since this was complete\n\n{summary(options.results)}")
         print(f"{options.results}/tables, {options.results}/figures")
         return 0
     code = sweep(options.results, options.workers, overrides)
-    code = max(code, subprocess.run([sys.executable, "-m", "qbench.cli", "report", options.results]).returncode)
+    code = max(code, subprocess.run([*QBENCH, "report", options.results]).returncode)
     if code == 0:
         write_atomic(stamp, state(options.results, overrides))
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
@@ -43,16 +48,8 @@ def main() -> int:
 
 def sweep(results: Path, workers: int, overrides: list[str]) -> int:
     """Runs the sweep in ``workers`` processes; the worst of their exit codes."""
-    command = [
-        sys.executable,
-        "-m",
-        "qbench.cli",
-        "run",
-        "-m",
-        "experiment=nano_matrix",
-        f"machine.results_dir={results}",
-    ]
-    command += ["machine=cpu", "machine.threads=1", *(o for o in overrides if not o.startswith(BITS))]
+    command = [*QBENCH, "run", "-m", f"machine.results_dir={results}", "machine=cpu", "machine.threads=1"]
+    command += [o for o in overrides if not o.startswith(BITS)]
     bits = next((o.removeprefix(BITS) for o in overrides if o.startswith(BITS)), "8,7,6,5,4,3,2,1").split(",")
     shares = [BITS + ",".join(bits[i::workers]) for i in range(min(workers, len(bits)))]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -62,20 +59,22 @@ def sweep(results: Path, workers: int, overrides: list[str]) -> int:
     except KeyboardInterrupt:
         for worker in running:
             worker.terminate()
-        sys.exit("stopped; the same command goes on from here")
+        sys.exit("stopped; the same command continues")
     for i, code in enumerate(codes):
-        if code < 0:  # killed: once more, it goes on where it was
+        if code < 0:  # killed; a second run continues where it stopped
             codes[i] = subprocess.run([*command, shares[i]], env=env).returncode
-    return max(0 if code == 3 else abs(code) for code in codes)  # 3: a cell was left to the other worker
+    return max(0 if code == 3 else abs(code) for code in codes)  # 3: cells were left to the other worker
 
 
 def state(results: Path, overrides: list[str]) -> str:
-    """A hash of all that the study is made from, and of which results there are."""
+    """A hash of the code, the configuration, the models and the records that there are."""
     total = hashlib.sha256(repr(overrides).encode())
     for path in sorted(p for room in ("conf", "qbench") for p in (ROOT / room).rglob("*") if p.is_file()):
         if path.suffix in (".py", ".yaml", ".safetensors", ".json"):
             total.update(str(path.relative_to(ROOT)).encode() + hashlib.sha256(path.read_bytes()).digest())
-    for room in ("measurements", "failures", "tables", "figures"):
+    store = Store(results)
+    total.update(repr([m.id for m in store.measurements()] + [f["id"] for f in store.failures()]).encode())
+    for room in ("tables", "figures"):
         total.update(repr(sorted(p.name for p in (results / room).glob("*"))).encode())
     return total.hexdigest()
 

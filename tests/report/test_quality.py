@@ -1,13 +1,11 @@
 """The report, from synthetic records with the numbers of a real study."""
 
 import csv
-import importlib.util
 import math
 import re
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -72,13 +70,10 @@ def test_paired_difference_equals_the_naive_one():
 
 @pytest.mark.parametrize("harm", [0.1, 4.0])
 def test_the_error_of_a_relative_change_is_the_spread_of_resampled_changes(harm):
-    path = Path(__file__).parents[2] / "experiments" / "nano_ablations.py"
-    spec = importlib.util.spec_from_file_location("nano_ablations", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    from experiments.nano_ablations import differences
+
     before, after = (records((s, h))[0].metrics for s, h in ((science(), 0), (science("nano-s", "rtn", 3), harm)))
-    value, change, stderr = module.differences(before, after)["ppl"]
+    value, change, stderr = differences(before, after)["ppl"]
     nll0, nll = (np.array(m["nano/ppl"].samples) for m in (before, after))
     assert value == before["nano/ppl"].value
     assert change == pytest.approx(100 * (after["nano/ppl"].value / before["nano/ppl"].value - 1))
