@@ -12,9 +12,9 @@ from pathlib import Path
 from qbench.files import write_atomic
 from qbench.render.escape import tex
 from qbench.report import load
-from qbench.report.paper import tables as paper_tables
-from qbench.report.paper.json_values import FOLDERS
+from qbench.report.paper import other_records
 from qbench.report.paper.numbers import differs_singly, numbers
+from qbench.report.paper.tables import ablations, compact
 
 ROOT = Path(__file__).parent.parent
 PAPER = ROOT / "paper"
@@ -41,18 +41,19 @@ def generate(results: Path) -> dict[str, str]:
     """File name to text; ValueError where ``results`` has no record of the nano study."""
     measurements = load(results)[0]
     all_of_them = load(results / "nano_ablations")[0]
-    ablations = [m for m in all_of_them if differs_singly(m)]
-    values = numbers(results, measurements, ablations, ROOT / "qbench" / "nano" / "models")
+    singly = [m for m in all_of_them if differs_singly(m)]
+    values = numbers(results, measurements, singly, ROOT / "qbench" / "nano" / "models")
     reach = os.path.relpath(results, PAPER)
     files = {
         "numbers.tex": "".join(f"\\setresult{{{key}}}{{{text}}}\n" for key, text in values.items()),
         "results.tex": f"\\newcommand{{\\results}}{{{reach}}}\n",
-        "nano.tex": paper_tables.compact(measurements),
-        "ablations.tex": paper_tables.ablations(ablations) if ablations else "",
+        "nano.tex": compact(measurements),
+        "ablations.tex": ablations(singly) if singly else "",
         "further.tex": further(results, reach),
     }
-    files |= {f"{name}.tex": paper_tables.shown(results / name, f"{reach}/{name}") for name in FOLDERS}
-    return files | {"records.tex": "".join(paper_tables.records(results / name) for name in FOLDERS)}
+    for name in other_records.FOLDERS:
+        files[f"{name}.tex"] = other_records.inputs(results / name, f"{reach}/{name}")
+    return files | {"records.tex": "".join(other_records.tables(results / name) for name in other_records.FOLDERS)}
 
 
 def further(results: Path, reach: str) -> str:

@@ -18,8 +18,8 @@ from qbench.printed.audit import findings
 from qbench.printed.published import load
 from qbench.record import Metric
 from qbench.report import frame
-from qbench.report.paper.json_values import leaves
 from qbench.report.paper.numbers import in_study, joined, numbers
+from qbench.report.paper.other_records import json_values
 from qbench.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -192,10 +192,10 @@ def test_two_records_of_one_number_are_refused(records):
         numbers(RESULTS, [*records, other], [], NANO)
 
 
-def test_joined_and_leaves():
+def test_joined_and_json_values():
     assert joined(["1", "2", "3"]) == "1, 2 and 3"
     assert joined(["1", "1"]) == "1"
-    assert dict(leaves({"a": [{"b": 1}, 2], "c": [], "d": None})) == {"a/0/b": 1, "a/1": 2}
+    assert dict(json_values({"a": [{"b": 1}, 2], "c": [], "d": None})) == {"a/0/b": 1, "a/1": 2}
 
 
 # --- what the text concludes from the numbers ---
