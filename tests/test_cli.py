@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from fakes import forked
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
@@ -58,7 +59,11 @@ def qbench(tmp_path):
     env = os.environ | {"QBENCH_RESULTS": str(tmp_path / "results"), "QBENCH_CACHE": str(tmp_path / "cache")}
     env["PYTHONPATH"] = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
 
-    def call(*args, start=subprocess.run, python=QBENCH[1:], **kwargs):
+    def call(*args, start=None, python=QBENCH[1:], env=env, **kwargs):
+        plugin = any(arg.startswith("hydra/launcher=") and not arg.endswith("=basic") for arg in args)
+        if start is None and python == QBENCH[1:] and not kwargs and not plugin:
+            return forked.qbench(*args, cwd=tmp_path, env=env)
+        start = start or subprocess.run
         pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=env)
         return start([sys.executable, *python, *args], **pipes | kwargs)
 

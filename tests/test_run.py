@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import save_tiny
+from fakes import forked
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
@@ -66,10 +67,9 @@ def records(tmp_path):
     return Store(tmp_path / "results").measurements()
 
 
-def qbench(*args, tmp_path, **kwargs):
+def qbench(*args, tmp_path):
     folders = [f"machine.results_dir={tmp_path / 'results'}", f"machine.cache_dir={tmp_path / 'cache'}"]
-    command = [sys.executable, "-m", "qbench.cli", "run", *args, *folders, *SMALL]
-    return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, **kwargs)
+    return forked.qbench("run", *args, *folders, *SMALL, cwd=tmp_path)
 
 
 @pytest.mark.parametrize("method", ["none", "rtn", "gptq", "awq", "smoothquant", "billm"])
@@ -442,13 +442,12 @@ def test_a_local_checkpoint_with_local_texts(tmp_path):
 # --- the rest of the command line ---
 
 
-def test_help_and_unknown_commands():
-    command = [sys.executable, "-m", "qbench.cli"]
-    assert "qbench run" in subprocess.run([*command, "--help"], capture_output=True, text=True).stdout
-    bad = subprocess.run([*command, "rnu"], capture_output=True, text=True)
+def test_help_and_unknown_commands(tmp_path):
+    assert "qbench run" in forked.qbench("--help", cwd=tmp_path).stdout
+    bad = forked.qbench("rnu", cwd=tmp_path)
     assert bad.returncode == 2
     assert "unknown command 'rnu'" in bad.stderr
-    groups = subprocess.run([*command, "run", "--help"], capture_output=True, text=True).stdout
+    groups = forked.qbench("run", "--help", cwd=tmp_path).stdout
     assert "method: awq, billm, gptq, none, rtn, smoothquant" in groups
 
 
@@ -478,8 +477,7 @@ def test_results_dir_follows_the_environment(tmp_path):
         "QBENCH_RESULTS": str(tmp_path / "elsewhere"),
         "QBENCH_CACHE": str(tmp_path / "cache"),
     }
-    command = [sys.executable, "-m", "qbench.cli", "run", "method=none", *SMALL]
-    got = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env)
+    got = forked.qbench("run", "method=none", *SMALL, cwd=tmp_path, env=env)
     assert got.returncode == 0, got.stdout + got.stderr
     assert len(Store(tmp_path / "elsewhere").measurements()) == 1
     assert {p.name for p in tmp_path.iterdir()} <= {"cache", "elsewhere"}
