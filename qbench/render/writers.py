@@ -3,6 +3,7 @@
 import csv
 import io
 import textwrap
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -73,7 +74,8 @@ def to_latex(s: Sheet) -> str:
 
 
 def to_tabular(s: Sheet) -> str:
-    """A bare LaTeX tabular without caption and notes, for a text that brings its own; needs booktabs."""
+    """A bare LaTeX tabular without caption, marks and notes, for a text that brings its own; needs booktabs."""
+    s = replace(s, blocks=[(title, [[replace(c, marks=[]) for c in row] for row in rows]) for title, rows in s.blocks])
     lines = [rf"\begin{{tabular}}{{{s.tex_align or s.align}}}", r"\toprule", *_tex_head(s), r"\midrule", *_tex_rows(s)]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 

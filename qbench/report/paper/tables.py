@@ -16,10 +16,7 @@ METRICS = {"nano/ppl": "perplexity", "nano_world/acc": "questions answered, %"}
 def compact(measurements: list[Measurement]) -> str:
     """The nano study: a block per metric, a row per model and method, bits across."""
     t = make_table(matrix("nano"), frame(m for m in measurements if in_study(m)))
-    s = bits_across(t, [c for c in t.columns if c.key in METRICS])
-    for cell in (cell for _, rows in s.blocks for row in rows for cell in row):
-        cell.marks = []  # the footnotes are below the full table, in the appendix
-    return to_tabular(s)
+    return to_tabular(bits_across(t, [c for c in t.columns if c.key in METRICS]))
 
 
 def ablations(measurements: list[Measurement]) -> str:

@@ -92,9 +92,7 @@ def summary_sheet(t: Table, footnotes: Footnotes) -> Sheet:
         s.lines = ["* best of the methods with equally many bits for weights and for activations"]
     s.lines += t.left_out(columns)
     if apart := dict.fromkeys(r.name for r in t.rows if not r.on_axis and r.method != UNQUANTIZED):
-        s.lines.append(
-            f"{', '.join(apart)}: outside the bits axis, in the last column; nominal / stored bits per weight"
-        )
+        s.lines.append(f"{', '.join(apart)} in the last column: nominal bits per weight, in brackets the stored ones")
     return s
 
 
@@ -104,7 +102,7 @@ def _curve_name(s: Sheet, curve: list[Row]) -> Cell:
     r, marks = curve[0], sorted({m for r in curve for m in _marks(s, r)})
     if r.on_axis or math.isnan(r.stored_bits):
         return Cell(r.legend, marks)
-    return Cell(f"{r.name} {r.bits:.3g} / {r.stored_bits:.3g} {r.variant}".strip(), marks)
+    return Cell(f"{r.name} {r.bits:.3g} ({r.stored_bits:.3g}) {r.variant}".strip(), marks)
 
 
 def _marks(s: Sheet, r: Row) -> list[str]:
