@@ -1,7 +1,7 @@
 """Writes what paper/paper.tex reads beside results/: python experiments/paper.py [--results DIR] [--out DIR]
 
-The numbers of the text (numbers.tex), the two tables that only the paper has, and lists of whatever further tables,
-figures and records there are, so that a new one is in the next PDF without an edit. Needs no TeX.
+These are the numbers of the text (numbers.tex), the two tables that only the paper has, and lists of all further
+tables, figures and records, so that a new one is in the next PDF without an edit. Needs no TeX.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def generate(results: Path) -> dict[str, str]:
 
 
 def further(results: Path, reach: str) -> str:
-    """Tables and figures of results/ that the text has no place for, as those of models it does not know."""
+    """Tables and figures of results/ that the text does not name, such as those of released models."""
     tables = [p for p in sorted((results / "tables").glob("*.tex")) if p.stem not in OWN_PLACE]
     figures = [p for p in sorted((results / "figures").glob("*.pdf")) if not p.stem.startswith("nano_matrix_")]
     lines = [rf"\begingroup\let\scriptsize\tiny\input{{{reach}/tables/{p.name}}}\endgroup" for p in tables]
