@@ -3,12 +3,12 @@
     python experiments/latency.py [--out FOLDER] [--minutes 9] [--only ceilings,kernels,models] [--resume FILE]
     python experiments/latency.py --tune [--minutes 9]
 
-Writes results/latency/<gpu>.json. What there was no time for is counted in its notes, and ``--resume FILE`` goes on
-with it; the whole takes two calls of nine minutes on an H200. A kernel that leaves the GPU unusable is noted, and the
-command continues in a new process. It needs torch, triton and transformers, no installation and no network.
+Writes results/latency/<gpu>.json. Its notes count the rows that there was no time for, and ``--resume FILE`` measures
+them; on an H200 everything takes two calls of nine minutes. If a kernel leaves the GPU unusable, the record says so and
+the command continues in a new process. The command needs torch, triton and transformers, no installation, no network.
 
 ``--tune`` searches the launch parameters of our kernels and writes them to qbench/kernels/configs, where the kernels
-look for them. It comes first: a record keeps the rows it has.
+look for them. Tune before you measure: a resumed record keeps the rows it has.
 """
 
 import argparse
@@ -20,8 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # from a workin
 
 import torch
 
-from qbench.latency.bench import Bench
-from qbench.latency.kernels import DeviceLostError
+from qbench.latency.bench import Bench, DeviceLostError
 from qbench.latency.record import file_name
 from qbench.latency.session import PARTS, Session
 from qbench.latency.summary import summary
@@ -29,13 +28,13 @@ from qbench.latency.tune import tune
 
 
 def main(arguments: list[str] | None = None, bench: Bench | None = None) -> int:
-    """``bench``: another machine than the GPU at hand."""
+    """``bench``: the machine, for tests; by default the first GPU."""
     options = parse(arguments)
     if bench is None:
         if not torch.cuda.is_available():
             print(
                 f"latency: torch {torch.__version__} sees no CUDA device, and times are only measured on a GPU; "
-                "what needs none is tested by: pytest tests/test_latency.py",
+                "the parts that need no GPU are tested by: pytest tests/latency",
                 file=sys.stderr,
             )
             return 2
@@ -52,19 +51,19 @@ def main(arguments: list[str] | None = None, bench: Bench | None = None) -> int:
         print(f"latency: {e}; continuing in a new process", file=sys.stderr)
         bench.restart(_again(options, (end - bench.clock.now()) / 60, bench.provenance["gpu"]))
         return 1
-    print(summary(session.record.data))
-    print(f"written: {session.record.path}")
+    print(summary(session.record))
+    print(f"written: {session.path}")
     return 0
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("results/latency"), help="folder of the record")
-    parser.add_argument("--minutes", type=float, default=9.0, help="when to stop at the latest")
-    parser.add_argument("--only", default=",".join(PARTS), help=f"parts, of {','.join(PARTS)}")
+    parser.add_argument("--minutes", type=float, default=9.0, help="the call ends within this time")
+    parser.add_argument("--only", default=",".join(PARTS), help=f"which of {','.join(PARTS)} to measure")
     parser.add_argument("--resume", type=Path, help="a record of this GPU to continue")
     parser.add_argument("--tune", action="store_true", help="search launch parameters instead of measuring")
-    parser.add_argument("--commit", help="of the code, where there is no .git")
+    parser.add_argument("--commit", help="commit of the code, where there is no .git")
     options = parser.parse_args(arguments)
     options.only = options.only.split(",")
     if unknown := set(options.only) - set(PARTS):

@@ -19,7 +19,7 @@ import pandas as pd
 
 from qbench.files import write_atomic
 from qbench.report import frame, load, summary
-from qbench.report.latency.rows import load as load_latency
+from qbench.report.latency.speeds import load as load_latency
 from qbench.report.latency.targets import headlines
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -114,7 +114,7 @@ def short(perplexity: float) -> str:
 
 def latency(results: Path) -> str:
     """The main figures of each GPU in results/latency with the notes of its record, or that there is none."""
-    found = [f for r in load_latency(results) for f in (*headlines(r), *(f"Note: {note}" for note in r.notes))]
+    found = [f for r in load_latency(results) for f in (*headlines(r), *(f"Note: {note}" for note in r.record.notes))]
     return bullets(found or ["No GPU has been measured yet. `python experiments/latency.py` measures one."])
 
 

@@ -10,7 +10,6 @@ tiles change the speed of a kernel and never its result, and measured ones are a
 """
 
 import json
-import re
 import warnings
 from functools import cache
 from pathlib import Path
@@ -18,6 +17,8 @@ from pathlib import Path
 import torch
 import triton
 
+from qbench.files import slug
+from qbench.json_values import write_json
 from qbench.kernels import pack
 from qbench.kernels.launch import interpreted
 
@@ -27,11 +28,6 @@ KERNELS = ("wna16", "wna8", "binary")
 DEQUANTIZE = {"path": "dequantize"}  # a weight of 16 bits, made for the moment, and the vendor's product
 SHARED = 227 * 1024  # bytes of shared memory that programs on one processor have
 DENSE_FROM = {"wna16": 129, "binary": 65}  # tokens; estimated in ``estimate``
-
-
-def slug(gpu: str) -> str:
-    """A file's name for a GPU's."""
-    return re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
 
 
 def choose(kernel: str, bits: int, N: int, K: int, M: int, device: torch.device) -> dict:
@@ -78,8 +74,6 @@ def measured(gpu: str, folder: Path = FOLDER) -> dict:
 
 def save(gpu: str, kernels: dict, folder: Path = FOLDER) -> Path:
     """Writes the GPU's file from {kernel: {bits: {"NxK": {tokens: configuration}}}}."""
-    from qbench.json_values import write_json  # not at the top: kernels need nothing else of this package
-
     path = folder / f"{slug(gpu)}.json"
     write_json(path, {"gpu": gpu, "triton": triton.__version__, "kernels": kernels})
     measured.cache_clear()

@@ -1,18 +1,22 @@
-"""What this GPU can do at best, measured in the same run as the kernels: bandwidth, bfloat16 rate, an empty launch.
+"""The ceilings of this GPU, measured in the same run as the kernels: bandwidth, bfloat16 rate, an empty launch.
 
-Data sheets give numbers that no program reaches (4.8 TB/s and 989 TFLOP/s for an H200); a kernel's share is given of
-these instead. Each is a median with its 20th and 80th percentile.
+No program reaches the numbers of the data sheet (4.8 TB/s and 989 TFLOP/s for an H200), so each kernel is compared with
+these measured rates instead.
 """
+
+from collections.abc import Callable
 
 import torch
 import triton
 
-from qbench.latency.clock import Clock, Timing, measure
+from qbench.latency.clock import Clock, measure
 from qbench.latency.products import normal
+from qbench.latency.record import Ceiling
 
 COPY_BYTES = 4 * 2**30  # far more than any cache
 GEMM = 8192
 LAUNCHES = 100
+BUDGET_US = 200_000  # device time of each
 
 
 @triton.jit
@@ -22,53 +26,47 @@ def _nothing():
 
 def ceilings(
     device: str, clock: Clock, copy_bytes: int = COPY_BYTES, gemm: int = GEMM
-) -> tuple[dict[str, dict], list[str]]:
-    """The record's ``ceilings`` and notes on them.
+) -> tuple[dict[str, Ceiling], list[str]]:
+    """The ceilings by name, and notes on them.
 
-    copy_gbps: GB/s of a copy, bytes read plus bytes written. read_gbps: GB/s of a sum, bytes read: what a product with
-    few tokens does. bf16_tflops: TFLOP/s of cuBLAS for gemm x gemm x gemm, normal random numbers (zeros would draw
-    less power and run faster). launch_us: an empty kernel, one of many in a graph.
+    copy_gbps: GB/s of a copy, bytes read plus bytes written. read_gbps: GB/s of a sum, bytes read, as a product of few
+    tokens reads. bf16_tflops: TFLOP/s of cuBLAS for gemm x gemm x gemm, normal random numbers (zeros would draw less
+    power and run faster). launch_us: an empty kernel, one of many in a graph.
     """
     found, notes = {}, []
-
-    def keep(name, timing, rate=None):
-        """``rate``: the work of a launch in the unit's amount per microsecond."""
-        values = [timing.us, timing.p20, timing.p80]
-        if rate is not None:
-            values = [rate / timing.us, rate / timing.p80, rate / timing.p20]
-        found[name] = dict(zip(("value", "p20", "p80"), values))
-        notes.extend(f"{name}: {note}" for note in timing.notes)
-
-    keep("copy_gbps", *_copy(device, clock, copy_bytes))
-    keep("read_gbps", *_read(device, clock, copy_bytes))
-    keep("bf16_tflops", *_gemm(device, clock, gemm))
-    keep("launch_us", measure([_nothing[(1,)]] * LAUNCHES, clock))
-    return found, notes
+    for name, (launch, work) in {
+        "copy_gbps": _copy(device, copy_bytes),
+        "read_gbps": _read(device, copy_bytes),
+        "bf16_tflops": _gemm(device, gemm),
+    }.items():
+        timing = measure([launch], clock, BUDGET_US)
+        found[name] = Ceiling(work / timing.us, work / timing.p80, work / timing.p20)
+        notes += [f"{name}: {note}" for note in timing.notes]
+    timing = measure([_nothing[(1,)]] * LAUNCHES, clock)
+    found["launch_us"] = Ceiling(timing.us, timing.p20, timing.p80)
+    return found, notes + [f"launch_us: {note}" for note in timing.notes]
 
 
 def copy_bandwidth(device: str, clock: Clock, copy_bytes: int = COPY_BYTES) -> float:
-    """Bytes a second of a copy, read and written ones."""
-    timing, work = _copy(device, clock, copy_bytes)
-    return 1e9 * work / timing.us
+    """Bytes per second of a copy, read plus written."""
+    launch, work = _copy(device, copy_bytes)
+    return 1e9 * work / measure([launch], clock, BUDGET_US).us
 
 
-def _copy(device, clock, size) -> tuple[Timing, float]:
+def _copy(device: str, size: int) -> tuple[Callable, float]:
+    """The launch, and its work in GB/s times microseconds."""
     source = torch.empty(size // 4, dtype=torch.float32, device=device).normal_()
     target = torch.empty_like(source)
-    return _time(lambda: target.copy_(source), clock), 2 * size / 1e3
+    return lambda: target.copy_(source), 2 * size / 1e3
 
 
-def _read(device, clock, size) -> tuple[Timing, float]:
+def _read(device: str, size: int) -> tuple[Callable, float]:
     source = torch.empty(size // 4, dtype=torch.float32, device=device).normal_()
     total = torch.empty((), device=device)
-    return _time(lambda: torch.sum(source, 0, out=total), clock), size / 1e3
+    return lambda: torch.sum(source, 0, out=total), size / 1e3
 
 
-def _gemm(device, clock, size) -> tuple[Timing, float]:
+def _gemm(device: str, size: int) -> tuple[Callable, float]:
     a, b = normal((size, size), device, 0), normal((size, size), device, 1)
     out = torch.empty_like(a)
-    return _time(lambda: torch.mm(a, b.T, out=out), clock), 2 * size**3 / 1e6
-
-
-def _time(launch, clock) -> Timing:
-    return measure([launch], clock, budget_us=200_000)
+    return lambda: torch.mm(a, b.T, out=out), 2 * size**3 / 1e6

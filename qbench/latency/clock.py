@@ -1,11 +1,10 @@
-"""What a time is: the median over replays of a CUDA graph, each launch on memory that the L2 cache has not seen lately.
+"""Timing by CUDA graphs: the median over replays of a graph that holds many launches of one kernel.
 
-* A graph holds many launches of one kernel, so neither Python nor the driver is in the time. What remains between two
-  launches is the GPU's own gap, which a decoding step pays too; ``ceilings`` measures it with an empty kernel.
-* The launches go round a ring of independent operands. Between two uses of the same weight at least three caches full
-  of other bytes are read, so every weight comes from memory.
-* Time is taken by events on the stream, one pair a replay, with the replays queued without waiting.
-* A wide spread is said, not averaged away: another process or a throttled clock shows there first.
+* Neither Python nor the driver is in the time. The GPU's own gap between two launches is, and a decoding step pays it
+  too; ``ceilings`` measures that gap with an empty kernel.
+* The launches go round a ring of independent operands (``rings``), so every weight comes from memory, not from a cache.
+* Events on the stream bracket each replay, and all replays are queued without waiting.
+* Where the samples spread widely the timing has a note: another process or a throttled clock shows there first.
 """
 
 import math
@@ -16,12 +15,12 @@ from typing import Any, Protocol
 
 import torch
 
-SPREAD = 0.05  # (p80 - p20) / median above which a time is not to be trusted
+SPREAD = 0.05  # (p80 - p20) / median above which a timing gets a note
 MOST_LAUNCHES = 512  # in one graph
 
 
 class Clock(Protocol):
-    """What measuring needs of a device. ``CudaClock`` is the real one."""
+    """The device as timing needs it. ``CudaClock`` is the real one; tests have others."""
 
     def graph(self, fn: Callable[[], Any]) -> Callable[[], None]:
         """``fn`` warmed up and captured; a call replays it."""
@@ -30,7 +29,7 @@ class Clock(Protocol):
         """Microseconds of each of ``runs`` replays, after one that is not counted."""
 
     def synchronize(self) -> None:
-        """Waits for the device; raises what failed on it."""
+        """Waits for the device; raises the error of what failed on it."""
 
     def now(self) -> float:
         """Seconds, for deadlines."""
@@ -74,7 +73,7 @@ class CudaClock:
 
 @dataclass(frozen=True)
 class Timing:
-    """Microseconds: the median of ``runs`` samples, the 20th and the 80th percentile, and what to know about them."""
+    """Median, 20th and 80th percentile of ``runs`` samples in microseconds, and notes on how far to trust them."""
 
     us: float
     p20: float
@@ -93,7 +92,7 @@ class Timing:
 
 
 def percentile(samples: Sequence[float], q: float) -> float:
-    """The value at the fraction ``q`` of the sorted samples, between two of them in proportion (numpy's default)."""
+    """The sample at the fraction ``q`` of the sorted ones, interpolated linearly (numpy's default)."""
     if not samples:
         raise ValueError("no samples to take a percentile of; time at least one run")
     ordered = sorted(samples)
@@ -103,20 +102,13 @@ def percentile(samples: Sequence[float], q: float) -> float:
     return ordered[low] + (place - low) * (ordered[high] - ordered[low])
 
 
-def ring_size(bytes_each: int, l2_bytes: int) -> int:
-    """Operands to go round: between two uses of one, the others are at least three times the L2 cache."""
-    if bytes_each < 1:
-        raise ValueError(f"an operand has at least one byte, got {bytes_each}")
-    return 1 + math.ceil(3 * l2_bytes / bytes_each)
-
-
 def measure(launches: Sequence[Callable], clock: Clock, budget_us: float = 30_000, replay_us: float = 1_000) -> Timing:
     """Microseconds of one launch.
 
-    ``launches`` is the ring: each does the same work on operands of its own. They are repeated in one graph until a
-    replay takes about ``replay_us``, so that the few microseconds at its start do not count; it is replayed for about
-    ``budget_us`` of device time, 10 to 100 times. A launch's result is kept until its place in the ring comes again,
-    so outputs go round as well.
+    ``launches`` is the ring: each does the same work on operands of its own. One graph repeats them until a replay
+    takes about ``replay_us``, so that the few microseconds at its start do not count. The graph is replayed 10 to 100
+    times, for about ``budget_us`` of device time. The result of a launch is kept until the ring comes round to it, so
+    outputs go round as well.
     """
     replay = clock.graph(_chain(launches, 1))
     once = percentile(clock.time(replay, 3), 0.5)

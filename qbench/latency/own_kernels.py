@@ -1,6 +1,6 @@
-"""Our own kernels as contenders, on random weights: packed words are drawn, nothing is quantized.
+"""Our own kernels as contenders, on random packed words; nothing is quantized for them.
 
-What a weight should be is unpacked here in float64 with plain torch, by the kernels' format and not by the kernels.
+The expected weight is unpacked in float64 with plain torch, from the packed format and not by the kernels.
 
 Dimension key: M tokens, N output channels, K input channels.
 """
@@ -12,24 +12,25 @@ import torch
 from qbench.kernels import configs, pack, wna8
 from qbench.kernels.packed import Packed, PackedBinary, PackedInteger, PackedUniform
 from qbench.latency.products import Contender, Product
+from qbench.latency.record import Kernel
 
 GROUP = 128
 BITS = (4, 3, 2, 1, 8, 5, 6, 7)
 
 
-class Ours(Product):
-    """A packed weight; ``config`` None: what ``qbench.kernels.configs`` chooses."""
+class OwnKernel(Product):
+    """A packed weight. ``config`` None: the launch parameters that ``qbench.kernels.configs`` chooses."""
 
-    def __init__(self, packed: Packed, device: str, config: dict | None = None):
-        self.packed, self.N, self.K, self.device, self.config = packed, packed.N, packed.K, device, config
-        self.weight_bytes = packed.weight_bytes
+    def __init__(self, packed: Packed, device: str, config: dict | None):
+        super().__init__(packed.N, packed.K, device)
+        self.packed, self.config, self.weight_bytes = packed, config, packed.weight_bytes
 
     def multiply(self, x_MK):
         return self.packed(x_MK) if self.config is None else self.packed.multiply(x_MK, self.config)
 
 
-class Uniform(Ours):
-    """s (q - z)."""
+class Uniform(OwnKernel):
+    """w = s (q - z)."""
 
     def __init__(self, N, K, device, seed, bits, config=None):
         super().__init__(PackedUniform.random(N, K, bits, GROUP, device=device, seed=seed), device, config)
@@ -41,8 +42,8 @@ class Uniform(Ours):
         return scale * (pack.unpack(p.words, p.K).double() - zero)
 
 
-class Integer(Ours):
-    """s (q - z) of symmetric codes, a scale a row, with activations of 8 bits; they are quantized in the same call."""
+class Integer(OwnKernel):
+    """w = s (q - z) with symmetric codes and one scale per row; the same call quantizes activations to 8 bits."""
 
     def __init__(self, N, K, device, seed, bits, config=None):
         super().__init__(PackedInteger.random(N, K, bits, device=device, seed=seed), device, config)
@@ -56,8 +57,8 @@ class Integer(Ours):
         return (x_MK.float() / scale).round().double() * scale
 
 
-class Binary(Ours):
-    """BiLLM: a level by sign, part and salience of the column."""
+class Binary(OwnKernel):
+    """BiLLM: the level of a weight depends on its sign, its part, and whether its column is salient."""
 
     def __init__(self, N, K, device, seed, config=None):
         super().__init__(PackedBinary.random(N, K, device=device, seed=seed), device, config)
@@ -76,17 +77,18 @@ class Binary(Ours):
 
 def contenders() -> list[Contender]:
     """All our kernels; 5, 6 and 7 bits last."""
-    dense = "the weight is dequantized to bfloat16 for every product, then cuBLAS"
+
+    def own(kernel, load, **options):
+        return Contender(kernel, load, config=partial(_config, kernel.name, kernel.bits), **options)
+
     return [
-        *(Contender("wna16", b, GROUP, partial(Uniform, bits=b), config=partial(_config, "wna16", b)) for b in BITS),
-        *(Contender("wna8", b, -1, partial(Integer, bits=b), config=partial(_config, "wna8", b)) for b in (8, 4)),
-        Contender("binary", 1, GROUP, Binary, config=partial(_config, "binary", 1)),
+        *(own(Kernel("wna16", bits, GROUP), partial(Uniform, bits=bits)) for bits in BITS),
+        *(own(Kernel("wna8", bits, -1), partial(Integer, bits=bits)) for bits in (8, 4)),
+        own(Kernel("binary", 1, GROUP), Binary),
         Contender(
-            "dequantize_cublas",
-            4,
-            GROUP,
+            Kernel("dequantize_cublas", 4, GROUP),
             partial(Uniform, bits=4, config=configs.DEQUANTIZE),
-            note=dense,
+            note="each product dequantizes the weight to bfloat16, then calls cuBLAS",
             least_tokens=16,
         ),
     ]

@@ -1,11 +1,12 @@
-"""What our kernels are compared with: the libraries that a user would reach for, on the same machine in the same run.
+"""Kernels of other libraries, measured beside ours on the same machine in the same run.
 
-Each multiplies the weight that it itself stores; its error is against that weight. A library that is missing or refuses
-a shape is a row or a note with the reason.
+Each kernel multiplies the weight that it stores itself, and its error is against that weight. Where a library is
+missing, a note of the record says so; where it refuses a shape, the notes of that row do.
 
 Dimension key: M tokens, N output channels, K input channels, G groups of K.
 """
 
+from functools import partial
 from importlib.util import find_spec
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qbench.latency.products import Contender, Product, normal
+from qbench.latency.record import BF16, Kernel
 
 GROUP = 128
 
@@ -21,7 +23,8 @@ class CublasBf16(Product):
     """torch.nn.functional.linear in bfloat16."""
 
     def __init__(self, N, K, device, seed):
-        self.N, self.K, self.device, self.weight_bytes = N, K, device, 2 * N * K
+        super().__init__(N, K, device)
+        self.weight_bytes = 2 * N * K
         self.w_NK = normal((N, K), device, seed, K**-0.5)
 
     def multiply(self, x_MK):
@@ -32,13 +35,14 @@ class CublasBf16(Product):
 
 
 class IntMM(Product):
-    """torch._int_mm: int8 x int8 to int32 by cuBLASLt. It takes no fewer than 17 rows, so there are at least 32."""
+    """torch._int_mm: int8 x int8 to int32 by cuBLASLt. It refuses fewer than 17 rows, so it gets at least 32."""
 
     tolerance = 0.0
     ROWS = 32
 
     def __init__(self, N, K, device, seed):
-        self.N, self.K, self.device, self.weight_bytes = N, K, device, N * K
+        super().__init__(N, K, device)
+        self.weight_bytes = N * K
         self.w_NK = int8((N, K), device, seed)
 
     def activations(self, M, seed):
@@ -60,13 +64,17 @@ class IntMM(Product):
 
 
 class ScaledMM(Product):
-    """torch._scaled_mm: float8 e4m3 on both sides, bfloat16 out. ``block`` None: a scale a row of weights and a token;
-    128: a scale for 128 x 128 weights and 128 channels of a token, as in the official FP8 checkpoints."""
+    """torch._scaled_mm: float8 e4m3 on both sides, bfloat16 out.
 
-    tolerance = 0.02  # Hopper adds up products of float8 numbers in fewer than 23 bits
+    ``block`` None: one scale per row of the weight and per token; 128: one scale per 128 x 128 weights and per 128
+    channels of a token, as in the official FP8 checkpoints.
+    """
+
+    tolerance = 0.02  # Hopper sums products of float8 numbers in fewer than 23 bits
 
     def __init__(self, N, K, device, seed, block=None):
-        self.N, self.K, self.device, self.block = N, K, device, block
+        super().__init__(N, K, device)
+        self.block = block
         if block and (N % block or K % block):
             raise ValueError(f"blocks of {block} do not divide N={N}, K={K}")
         draw = torch.Generator(device).manual_seed(seed)
@@ -82,14 +90,8 @@ class ScaledMM(Product):
         return float8((M, self.K), self.device, seed), scale if self.block is None else scale.T
 
     def multiply(self, x_MK, scale_MG):
-        return torch._scaled_mm(
-            x_MK,
-            self.w_NK.T,
-            scale_MG,
-            self.scale.T,
-            out_dtype=torch.bfloat16,
-            use_fast_accum=self.block is None,
-        )
+        options = dict(out_dtype=torch.bfloat16, use_fast_accum=self.block is None)
+        return torch._scaled_mm(x_MK, self.w_NK.T, scale_MG, self.scale.T, **options)
 
     def dequantized(self):
         side = (1, self.K) if self.block is None else (self.block, self.block)
@@ -103,12 +105,12 @@ class ScaledMM(Product):
 
 
 class Grouped(Product):
-    """Random 4-bit codes [N, K] with a scale and a zero for 128 columns, bfloat16: what the 4-bit peers store."""
+    """Random 4-bit codes [N, K] with a bfloat16 scale and zero per 128 columns, as the 4-bit peers store them."""
 
-    tolerance = 0.01  # they round the dequantized weight to bfloat16, too
+    tolerance = 0.01  # the peers also round the dequantized weight to bfloat16
 
     def __init__(self, N, K, device, seed):
-        self.N, self.K, self.device = N, K, device
+        super().__init__(N, K, device)
         if K % GROUP:
             raise ValueError(f"groups of {GROUP} do not divide K={K}")
         draw = torch.Generator(device).manual_seed(seed)
@@ -120,7 +122,7 @@ class Grouped(Product):
 class TorchInt4(Grouped):
     """torch._weight_int4pack_mm, the tinygemm kernel of gpt-fast: w = s (q - 8) + zero, groups of 128, bfloat16."""
 
-    TILES = 8  # K tiles of 16 that lie together: 128 columns
+    TILES = 8  # K tiles of 16 columns that are stored together
 
     def __init__(self, N, K, device, seed):
         super().__init__(N, K, device, seed)
@@ -159,15 +161,18 @@ class GemLite(Grouped):
 
 
 def contenders() -> list[Contender]:
-    """All peers, whether they are there or not."""
-    quantized = "activations come already quantized: that step is not in its times"
+    """All peers, installed or not; bfloat16 first."""
+    quantized = "activations are quantized beforehand: that step is not in its times"
+    fp8 = dict(missing=_no_fp8, note=quantized)
     return [
-        Contender("cublas_bf16", 16, None, CublasBf16),
-        Contender("torch_int4", 4, GROUP, TorchInt4, _absent_on_cpu),
-        Contender("torch_scaled_mm_fp8", 8, -1, ScaledMM, _no_fp8, quantized),
-        Contender("torch_scaled_mm_fp8", 8, 128, _blocks, _no_fp8, quantized),
-        Contender("torch_int_mm", 8, -1, IntMM, note=f"the int32 product alone, of at least 32 rows; {quantized}"),
-        Contender("gemlite", 4, GROUP, GemLite, _no_gemlite),
+        Contender(BF16, CublasBf16),
+        Contender(Kernel("torch_int4", 4, GROUP), TorchInt4, _absent_on_cpu),
+        Contender(Kernel("torch_scaled_mm_fp8", 8, -1), ScaledMM, **fp8),
+        Contender(Kernel("torch_scaled_mm_fp8", 8, 128), partial(ScaledMM, block=128), **fp8),
+        Contender(
+            Kernel("torch_int_mm", 8, -1), IntMM, note=f"the int32 product alone, of at least 32 rows; {quantized}"
+        ),
+        Contender(Kernel("gemlite", 4, GROUP), GemLite, _no_gemlite),
     ]
 
 
@@ -178,7 +183,7 @@ def int8(shape: tuple[int, ...], device: str, seed: int) -> Tensor:
 
 
 def float8(shape: tuple[int, ...], device: str, seed: int) -> Tensor:
-    """Random e4m3 numbers over most of their range, +-448, beyond which a conversion gives NaN."""
+    """Random e4m3 numbers over most of their range, which ends at +-448; larger ones would become NaN."""
     return normal(shape, device, seed, 100.0).clamp_(-448, 448).to(torch.float8_e4m3fn)
 
 
@@ -186,12 +191,8 @@ def _spread(scale: Tensor, rows: int, columns: int) -> Tensor:
     return scale.repeat_interleave(rows, 0).repeat_interleave(columns, 1)
 
 
-def _blocks(N, K, device, seed):
-    return ScaledMM(N, K, device, seed, block=128)
-
-
 def _absent_on_cpu():
-    return None if torch.cuda.is_available() else "its packed form exists on CUDA only"
+    return None if torch.cuda.is_available() else "torch packs for it on CUDA only"
 
 
 def _no_fp8():

@@ -1,4 +1,4 @@
-"""A product y = x W^T in one of the ways that are compared, and the proof that it is right before it is timed.
+"""A product y = x W^T by one of the compared kernels, and the check that it is right before it is timed.
 
 Dimension key: M tokens, N output channels, K input channels.
 """
@@ -12,30 +12,33 @@ import torch
 from torch import Tensor
 from torch.utils import deterministic
 
+from qbench.latency.record import Kernel
 from qbench.shape import activation_traffic
 
 
 class Product:
-    """One weight [N, K] ready to be multiplied. Subclasses give ``weight_bytes`` (what one product reads of the
-    weight), ``multiply`` and ``dequantized``; where the product sees other activations than 16-bit ones also
-    ``activations``, ``seen`` and ``traffic``."""
+    """One random weight [N, K] ready to be multiplied.
+
+    Subclasses give ``weight_bytes`` (what one product reads of the weight), ``multiply`` and ``dequantized``; where the
+    kernel reads other activations than bfloat16 ones, also ``activations``, ``seen`` and ``traffic``.
+    """
 
     tolerance = 0.005  # relative error: rounding to bfloat16 alone is 0.0017
-    N: int
-    K: int
-    device: str
     weight_bytes: int
 
+    def __init__(self, N: int, K: int, device: str):
+        self.N, self.K, self.device = N, K, device
+
     def activations(self, M: int, seed: int) -> tuple[Tensor, ...]:
-        """Random, as ``multiply`` takes them."""
+        """Random ones, as ``multiply`` takes them."""
         return (normal((M, self.K), self.device, seed),)
 
     def multiply(self, *activations: Tensor) -> Tensor:
-        """y [M, N]: what is timed."""
+        """y [M, N]; this is what is timed."""
         raise NotImplementedError
 
     def dequantized(self) -> Tensor:
-        """The weight that the product should have used, [N, K], in the dtype it is exact in."""
+        """The weight that the product should have used, [N, K], in a dtype that holds it exactly."""
         raise NotImplementedError
 
     def seen(self, x_MK: Tensor) -> Tensor:
@@ -53,16 +56,14 @@ def _present() -> str | None:
 
 @dataclass(frozen=True)
 class Contender:
-    """A kernel to compare at one bit-width: ``load(N, K, device, seed)`` makes a product with a random weight.
+    """A kernel to compare. ``load(N, K, device, seed)`` makes a product with a random weight.
 
-    ``missing`` says why it cannot run on this machine, or None. ``note`` is what a reader has to know of its times.
-    ``config(N, K, M, device)``: launch parameters, where the kernel is ours. ``least_tokens``: with fewer it is of no
-    use. Everything can be pickled.
+    ``missing`` returns why it cannot run on this machine, or None. ``note``: what a reader has to know of its times.
+    ``config(N, K, M, device)``: launch parameters, where the kernel is our own. ``least_tokens``: it is not measured
+    with fewer. Everything can be pickled.
     """
 
-    kernel: str
-    bits: int
-    group: int | None
+    kernel: Kernel
     load: Callable[[int, int, str, int], Product]
     missing: Callable[[], str | None] = _present
     note: str | None = None
@@ -77,8 +78,10 @@ def normal(shape: tuple[int, ...], device: str, seed: int, scale: float = 1.0) -
 
 
 def relative_error(product: Product, activations: tuple[Tensor, ...], w_NK: Tensor | None = None) -> float:
-    """||y - y'|| / ||y'|| of a product whose memory was NaN before, y' in float64. ``w_NK``: the weight in float64, if
-    it is at hand."""
+    """||y - y'|| / ||y'|| with y' in float64; NaN where the product left a part of its output unwritten.
+
+    ``w_NK``: the weight in float64, if it has been made already. Raises: ValueError for an output of another shape.
+    """
     w_NK = product.dequantized().double() if w_NK is None else w_NK
     expected = product.seen(*activations).double() @ w_NK.T
     with poisoned():
@@ -90,12 +93,11 @@ def relative_error(product: Product, activations: tuple[Tensor, ...], w_NK: Tens
 
 @contextmanager
 def poisoned():
-    """Memory that torch.empty gives is NaN (integers: the largest), so nothing that was left there can pass for a
-    result."""
+    """``torch.empty`` gives NaN (integers: the largest), so that no number left in memory passes for a result."""
     modes = (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled())
     filled = deterministic.fill_uninitialized_memory
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the switch that fills memory also warns of any operation in no fixed order
+        warnings.simplefilter("ignore")  # this switch also warns of each operation that has no fixed order
         torch.use_deterministic_algorithms(True, warn_only=True)
         deterministic.fill_uninitialized_memory = True
         try:

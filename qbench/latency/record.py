@@ -1,85 +1,151 @@
-"""The record of one GPU: ``results/latency/<gpu>.json``, complete after every call and continued by the next one.
+"""The record of one GPU, ``results/latency/<gpu>.json``: one row per timed product and one per timed decoder.
 
-A row is measured once. One that failed stays with its reason (``us`` or ``ms`` null). What there was no time for is
-counted in the notes, and the next call with the file continues where this one stopped.
+The measurement writes the file and the report reads it, both with the classes below, so this module imports no torch.
+Each row is measured once. A row that failed stays in the record, without a time and with the reason in its notes. Rows
+that there was no time for are counted in the record's notes, and the next call measures them.
+
+Dimension key: M tokens, N output channels, K input channels.
 """
 
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from qbench import json_values
-from qbench.kernels.configs import slug
+from qbench.files import slug
+from qbench.json_values import read_json, write_json
 
-SCHEMA = 1
-KERNEL = (
-    *("model", "layer", "N", "K", "M", "kernel", "bits", "group"),
-    *("us", "us_p20", "us_p80", "runs", "bytes", "flops", "error", "config", "notes"),
-)
-MODEL = (
-    *("model", "what", "weights", "bits", "group", "batch", "context", "ms", "ms_p20", "ms_p80", "runs"),
-    *("tokens_per_s", "weight_bytes", "cache_bytes", "peak_bytes", "floor_ms", "config", "notes"),
-)
-KERNEL_KEY = ("model", "layer", "M", "kernel", "bits", "group")
-MODEL_KEY = ("model", "what", "weights", "bits", "group", "batch", "context")
+SCHEMA = 2
 LEFT_OUT = "left out for time"
 SAME = ("driver", "torch", "triton", "cuda", "commit", "power_limit_w")  # what two calls should have in common
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The kernel of a product: its name, bits per weight, and columns per scale (-1: one scale per row, None: none)."""
+
+    name: str
+    bits: int
+    group: int | None
+
+
+BF16 = Kernel("cublas_bf16", 16, None)
+
+
+@dataclass
+class KernelRow:
+    """One product of a layer with M tokens. ``us`` and its percentiles are None where it failed."""
+
+    model: str
+    layer: str
+    N: int
+    K: int
+    M: int
+    kernel: Kernel
+    us: float | None = None  # median microseconds of a launch
+    us_p20: float | None = None
+    us_p80: float | None = None
+    runs: int = 0
+    bytes: int | None = None  # of weight, activations and outputs
+    flops: int | None = None
+    error: float | None = None  # ||y - y'|| / ||y'||, y' in float64
+    config: dict | None = None  # launch parameters
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def key(self) -> tuple:
+        return (self.model, self.layer, self.M, self.kernel)
+
+
+@dataclass
+class ModelRow:
+    """One decoding step of a whole model ("decode"), or one prompt ("prefill"). ``ms`` is None where it failed."""
+
+    model: str
+    what: str
+    kernel: Kernel  # of the layers' products
+    batch: int
+    context: int  # tokens in the cache of each sequence, or tokens of the prompt
+    ms: float | None = None  # median
+    ms_p20: float | None = None
+    ms_p80: float | None = None
+    runs: int = 0
+    tokens_per_s: float | None = None
+    weight_bytes: int | None = None
+    cache_bytes: int | None = None
+    peak_bytes: int | None = None
+    floor_ms: float | None = None  # weights and cache moved once at the measured copy bandwidth
+    config: dict | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def key(self) -> tuple:
+        return (self.model, self.what, self.kernel, self.batch, self.context)
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """A rate or a time that the GPU reaches at best: the median, and the 20th and 80th percentile."""
+
+    value: float
+    p20: float
+    p80: float
+
+
+@dataclass
+class LatencyRecord:
+    """Everything that was measured on one GPU."""
+
+    provenance: dict
+    notes: list[str] = field(default_factory=list)
+    ceilings: dict[str, Ceiling] = field(default_factory=dict)
+    kernels: list[KernelRow] = field(default_factory=list)
+    models: list[ModelRow] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, path: Path) -> "LatencyRecord":
+        """ValueError for a damaged file, another schema, or two rows of the same product or decoder."""
+        try:
+            d = read_json(path)
+            if (schema := d.pop("schema")) != SCHEMA:
+                raise ValueError(f"it has schema {schema}, and this version reads schema {SCHEMA}")
+            d["ceilings"] = {name: Ceiling(**values) for name, values in d["ceilings"].items()}
+            for name, row_class in (("kernels", KernelRow), ("models", ModelRow)):
+                d[name] = [row_class(**row | {"kernel": Kernel(**row["kernel"])}) for row in d[name]]
+                if len({row.key for row in d[name]}) < len(d[name]):
+                    raise ValueError(f"two rows of its {name} are of the same measurement")
+            d["provenance"]["gpu"]
+            return cls(**d)
+        except (KeyError, TypeError, AttributeError, ValueError) as e:
+            raise ValueError(f"{path} is not a whole latency record ({type(e).__name__}: {e}); measure again") from e
+
+    def write(self, path: Path) -> None:
+        write_json(path, {"schema": SCHEMA, **asdict(self)})
+
+    @classmethod
+    def start(cls, provenance: dict, earlier: Path | None = None) -> "LatencyRecord":
+        """An empty record, or ``earlier`` to be continued, without its notes and rows of what there was no time for.
+
+        Raises: ValueError as ``read`` does, and for a record of another GPU.
+        """
+        if earlier is None:
+            return cls(provenance | {"seconds": 0.0})
+        record = cls.read(earlier)
+        old = record.provenance
+        if old["gpu"] != provenance["gpu"]:
+            raise ValueError(
+                f"{earlier} is of {old['gpu']}, this GPU is {provenance['gpu']}; a record is of one GPU, "
+                "so leave --resume out"
+            )
+        record.notes = [note for note in record.notes if not note.startswith(LEFT_OUT)]
+        record.models = [row for row in record.models if LEFT_OUT not in row.notes]
+        if changed := [f"{k} {old.get(k)} -> {provenance[k]}" for k in SAME if old.get(k) != provenance[k]]:
+            record.note(f"continued {provenance['time']} under other conditions: {', '.join(changed)}")
+        return record
+
+    def note(self, *texts: str) -> None:
+        """Adds the notes that the record does not have yet."""
+        self.notes += [text for text in dict.fromkeys(texts) if text not in self.notes]
 
 
 def file_name(gpu: str) -> str:
     """NVIDIA H200 -> nvidia-h200.json"""
     return f"{slug(gpu)}.json"
-
-
-class Latency:
-    """The record being made. ``data`` is what the file holds."""
-
-    def __init__(self, path: Path, provenance: dict, before: Path | None = None):
-        """``before``: a record of the same GPU to continue. ValueError if it is another GPU's or another schema's."""
-        self.path = path
-        empty = {"schema": SCHEMA, "provenance": {}, "notes": [], "ceilings": {}, "kernels": [], "models": []}
-        self.data = json_values.read_json(before) if before else empty
-        if self.data.get("schema") != SCHEMA:
-            raise ValueError(f"{before} has schema {self.data.get('schema')}, this is {SCHEMA}; measure anew")
-        old = self.data["provenance"]
-        if old and old["gpu"] != provenance["gpu"]:
-            raise ValueError(
-                f"{before} is of {old['gpu']}, this GPU is {provenance['gpu']}; a record is of one GPU, "
-                "so leave --resume out"
-            )
-        changed = [f"{k} {old[k]} -> {provenance[k]}" for k in SAME if old and old.get(k) != provenance[k]]
-        if changed:
-            self.note(f"continued {provenance['time']} under other conditions: {', '.join(changed)}")
-        self.data["provenance"] = old or {**provenance, "seconds": 0.0}
-        self.data["notes"] = [n for n in self.data["notes"] if not n.startswith(LEFT_OUT)]
-        self.data["models"] = [r for r in self.data["models"] if LEFT_OUT not in r["notes"]]
-        self.earlier = self.data["provenance"]["seconds"]
-        self.done = {_key(KERNEL_KEY, row) for row in self.data["kernels"]}
-        self.done_models = {_key(MODEL_KEY, row) for row in self.data["models"]}
-
-    def note(self, text: str) -> None:
-        """Said once, however often it happens."""
-        if text not in self.data["notes"]:
-            self.data["notes"].append(text)
-
-    def add_kernel(self, row: dict) -> None:
-        _check(KERNEL, row)
-        self.done.add(_key(KERNEL_KEY, row))
-        self.data["kernels"].append(row)
-
-    def add_model(self, row: dict) -> None:
-        _check(MODEL, row)
-        self.done_models.add(_key(MODEL_KEY, row))
-        self.data["models"].append(row)
-
-    def save(self, seconds: float) -> None:
-        """``seconds`` since this call began."""
-        self.data["provenance"]["seconds"] = round(self.earlier + seconds, 1)
-        json_values.write_json(self.path, self.data)
-
-
-def _key(names, row):
-    return tuple(row[name] for name in names)
-
-
-def _check(names, row):
-    if set(row) != set(names):
-        raise ValueError(f"a row has exactly the fields {', '.join(names)}; got {', '.join(row)}")

@@ -18,11 +18,11 @@ from qbench.grid import ActQuant, Grid
 from qbench.kernels.attention import decode_attention
 from qbench.kernels.fused import add_rms_norm, rope_cache, silu_mul
 from qbench.kernels.packed import PackedInteger, PackedUniform
-from qbench.latency import models as model_level
+from qbench.latency import models
+from qbench.latency.bench import DeviceLostError
 from qbench.latency.clock import CudaClock
-from qbench.latency.kernels import DeviceLostError
-from qbench.latency.models import BFLOAT16, Weights, measure_decode, random_dense, rows, weight_only
-from qbench.latency.record import LEFT_OUT, MODEL, MODEL_KEY
+from qbench.latency.models import BFLOAT16, Weights, random_dense, rows, timed, weight_only
+from qbench.latency.record import BF16, LEFT_OUT, Kernel, ModelRow
 from qbench.shape import Shape, weight_only_bytes
 from qbench.weights import round_to_nearest
 
@@ -300,56 +300,55 @@ class FakeClock:
         return self.seconds
 
 
-CEILINGS = {"copy_gbps": {"value": 2.0}}
+BANDWIDTH = 2e9  # bytes per second
 
 
 def tiny_rows(clock, deadline=1e9, **options):
     options = dict(choices=(BFLOAT16,), batches=(1, 2), context=6, prompt=5) | options
-    return list(rows("qwen3-tiny", clock, CEILINGS, deadline, device=DEVICE, shape=TINY, **options))
+    return list(rows("qwen3-tiny", clock, BANDWIDTH, deadline, device=DEVICE, shape=TINY, **options))
 
 
 def test_rows_of_a_model(monkeypatch):
-    monkeypatch.setattr(model_level, "MOST_RUNS", 5)
+    monkeypatch.setattr(models, "MOST_RUNS", 5)
     found = tiny_rows(FakeClock(), choices=(BFLOAT16, weight_only(3, 32)))
-    assert [(r["what"], r["weights"], r["bits"], r["group"], r["batch"], r["context"]) for r in found] == [
-        (what, *weights, batch, length)
-        for weights in (("bfloat16", 16, None), ("wna16", 3, 32))
+    assert [row.key for row in found] == [
+        ("qwen3-tiny", what, kernel, batch, length)
+        for kernel in (BF16, Kernel("wna16", 3, 32))
         for what, batch, length in (("decode", 1, 6), ("decode", 2, 6), ("prefill", 1, 5))
     ]
     for row in found:
-        assert list(row) == list(MODEL)
-        assert (row["ms"], row["ms_p20"], row["ms_p80"], row["runs"]) == pytest.approx((1.2, 1.08, 1.32, 5))
-        tokens = row["batch"] * (row["context"] if row["what"] == "prefill" else 1)
-        assert row["tokens_per_s"] == pytest.approx(tokens / 1.2e-3)
-        assert row["cache_bytes"] == 2 * 2 * TINY.layers * row["batch"] * row["context"] * 2 * 16
-        assert row["floor_ms"] == pytest.approx((row["weight_bytes"] + row["cache_bytes"]) / 2e6)
+        assert (row.ms, row.ms_p20, row.ms_p80, row.runs) == pytest.approx((1.2, 1.08, 1.32, 5))
+        tokens = row.batch * (row.context if row.what == "prefill" else 1)
+        assert row.tokens_per_s == pytest.approx(tokens / 1.2e-3)
+        assert row.cache_bytes == 2 * 2 * TINY.layers * row.batch * row.context * 2 * 16
+        assert row.floor_ms == pytest.approx((row.weight_bytes + row.cache_bytes) / 2e6)
     rest = 2 * (TINY.vocab * TINY.hidden + TINY.hidden + TINY.layers * 2 * (64 + 16)) + 2 * TINY.hidden
-    assert found[0]["weight_bytes"] == 2 * TINY.linear_parameters + rest
+    assert found[0].weight_bytes == 2 * TINY.linear_parameters + rest
     packed = sum(weight_only_bytes(0, N, K, 3, 32) for N, K in TINY.linears) * TINY.layers
-    assert found[3]["weight_bytes"] >= packed + rest
+    assert found[3].weight_bytes >= packed + rest
 
 
 def test_a_model_that_fails_and_time_that_runs_out_are_rows():
     def too_large(N, K, device):
         raise torch.OutOfMemoryError("tried to allocate 65 GiB")
 
-    found = tiny_rows(FakeClock(), choices=(Weights("wna16", 4, 128, too_large), BFLOAT16), batches=(1,))
-    assert [r["ms"] is None for r in found] == [True, True, False, False]
-    assert found[0]["notes"] == found[1]["notes"] == ["failed: OutOfMemoryError: tried to allocate 65 GiB"]
-    assert found[0]["floor_ms"] is None
+    found = tiny_rows(FakeClock(), choices=(Weights(Kernel("wna16", 4, 128), too_large), BFLOAT16), batches=(1,))
+    assert [r.ms is None for r in found] == [True, True, False, False]
+    assert found[0].notes == found[1].notes == ["failed: OutOfMemoryError: tried to allocate 65 GiB"]
+    assert found[0].floor_ms is None
     late = tiny_rows(FakeClock(), deadline=5.5)
-    assert [r["notes"] == [LEFT_OUT] for r in late] == [False, False, True]
-    done = {tuple(r[k] for k in MODEL_KEY) for r in found}
-    assert [r["batch"] for r in tiny_rows(FakeClock(), done=done)] == [2]
+    assert [r.notes == [LEFT_OUT] for r in late] == [False, False, True]
+    done = {r.key for r in found}
+    assert [r.batch for r in tiny_rows(FakeClock(), done=done)] == [2]
     with pytest.raises(ValueError, match=r"qwen3-0.6b"):
-        next(rows("qwen3-7b", FakeClock(), CEILINGS, 1e9))
+        next(rows("qwen3-7b", FakeClock(), BANDWIDTH, 1e9))
 
 
 def test_a_lost_device_ends_the_model_after_its_row():
-    measuring = rows("qwen3-tiny", FakeClock(broken_at=1), CEILINGS, 1e9, device=DEVICE, shape=TINY, context=6)
+    measuring = rows("qwen3-tiny", FakeClock(broken_at=1), BANDWIDTH, 1e9, device=DEVICE, shape=TINY, context=6)
     row = next(measuring)
-    assert row["notes"] == ["failed: RuntimeError: an illegal memory access was encountered"]
-    with pytest.raises(DeviceLostError, match="16-bit bfloat16, batch 1"):
+    assert row.notes == ["failed: RuntimeError: an illegal memory access was encountered"]
+    with pytest.raises(DeviceLostError, match="16-bit cublas_bf16, batch 1"):
         next(measuring)
 
 
@@ -366,7 +365,8 @@ def test_a_step_that_does_not_advance_repeats_itself():
 
 def test_a_measured_step_sees_the_context_it_says():
     decoder = Decoder.random(TINY, partial(random_dense, device=DEVICE), 2, 1, torch.bfloat16, DEVICE)
-    assert measure_decode(decoder, FakeClock(), 2, 6, 1e9)["runs"] > 0
+    row = ModelRow("qwen3-tiny", "decode", BF16, 2, 6)
+    assert timed(row, decoder, FakeClock(), BANDWIDTH).runs > 0
     assert decoder.position_B.tolist() == [5, 5]
     before = decoder.k_cache_LBTJd.clone()
     decoder.k_cache_LBTJd[:, :, 5] = torch.nan  # where the new token goes
@@ -395,7 +395,7 @@ JITFunction.run = compile_only
 from qbench.shape import Shape
 from qbench.kernels import attention, fused
 from qbench.decoder import model as decoder
-from qbench.latency import models as model_level
+from qbench.latency import models
 fused.check = attention.check = lambda x, K, weight: x.reshape(-1, K)  # which refuses the CPU
 decoder.attention_splits = lambda programs, device: 16
 shape = Shape(4096, 12288, layers=1, heads=32, kv_heads=8, head_dim=128, vocab=64, tied=True)

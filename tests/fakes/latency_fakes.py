@@ -1,14 +1,14 @@
-"""A machine to measure latency on that is none: a clock that is told the time, products in plain torch."""
+"""A machine to measure latency on without a GPU: a clock that is told the time, products in plain torch."""
 
 import importlib.util
-import json
 from pathlib import Path
 
 import torch
 
-from qbench.latency import peers, record, session
+from qbench.latency import peers, session
 from qbench.latency.bench import Bench
 from qbench.latency.products import Contender, Product, normal
+from qbench.latency.record import BF16, Kernel, LatencyRecord, ModelRow
 from qbench.shape import Shape
 
 TINY = Shape(64, 128, 2, heads=4, kv_heads=2, head_dim=16, vocab=256, tied=True)
@@ -18,7 +18,7 @@ PROVENANCE = dict.fromkeys(STATE + GPU) | {"gpu": "NVIDIA Test-1", "time": "2026
 
 
 class FakeClock:
-    """A replay takes ``us``, told or computed from how often one was timed before; time passes only here."""
+    """A replay takes ``us``, or what ``us`` makes of the number of timings before; time passes in replays only."""
 
     def __init__(self, us=1000.0):
         self.us, self.seconds, self.timed, self.dead, self.launched = us, 0.0, 0, False, []
@@ -49,7 +49,8 @@ class Plain(Product):
     """A kernel that is right."""
 
     def __init__(self, N, K, device, seed, count=None):
-        self.N, self.K, self.device, self.weight_bytes = N, K, device, 2 * N * K
+        super().__init__(N, K, device)
+        self.weight_bytes = 2 * N * K
         self.w_NK, self.count = normal((N, K), device, seed), count if count is not None else []
 
     def multiply(self, x_MK):
@@ -80,8 +81,7 @@ def bench(contenders=None, clock=None, **changes) -> Bench:
         "clock": clock or FakeClock(),
         "l2_bytes": 20_000,
         "provenance": dict(PROVENANCE),
-        "contenders": contenders or [Contender("cublas_bf16", 16, None, peers.CublasBf16), OURS],
-        "decode": lambda *_, done: [],
+        "contenders": contenders or [Contender(BF16, peers.CublasBf16), OURS],
         "restart": lambda arguments: None,
         "models": {"qwen3-8b": TINY, "qwen3-0.6b": TINY},
         "tokens": (1, 3, 16),
@@ -97,21 +97,17 @@ def tiles(N, K, M, device):
     return {"block_m": M}
 
 
-OURS = Contender("wna16", 4, 128, Plain, config=tiles)
+OURS = Contender(Kernel("wna16", 4, 128), Plain, config=tiles)
 
 
-def made(folder, *arguments, minutes=9.0, parts=("kernels",), resume=None, **changes):
-    run = session.Session(bench(*arguments, **changes), folder, minutes, parts, resume)
+def made(folder, *arguments, minutes=9.0, parts=("kernels",), resume=None, decode=lambda *_, **options: [], **changes):
+    run = session.Session(bench(*arguments, **changes), folder, minutes, parts, resume, decode)
     run.run()
-    return json.loads(run.record.path.read_text())
+    return LatencyRecord.read(run.path)
 
 
-def model_row(model):
-    return (
-        dict.fromkeys(record.MODEL)
-        | {"model": model, "what": "decode", "batch": 1, "bits": 4, "weights": "wna16"}
-        | {"notes": ["no room"]}
-    )
+def model_row(model, batch=1, notes=("no room",)):
+    return ModelRow(model, "decode", Kernel("wna16", 4, 128), batch, 1024, notes=list(notes))
 
 
 def script():

@@ -13,11 +13,14 @@ import pytest
 import torch
 from fakes.latency_fakes import PROVENANCE, FakeClock, Lazy, Plain, Wrong
 
-from qbench.latency import jobs as plan
 from qbench.latency import peers
 from qbench.latency.bench import Bench, restart
-from qbench.latency.clock import CudaClock, Timing, measure, percentile, ring_size
+from qbench.latency.clock import CudaClock, Timing, measure, percentile
+from qbench.latency.jobs import MODELS, layers, make_jobs
+from qbench.latency.models import CHOICES
 from qbench.latency.products import Contender, normal, poisoned, relative_error
+from qbench.latency.record import BF16, Kernel
+from qbench.latency.rings import ring_size
 from qbench.latency.session import Session
 from qbench.shape import QWEN3
 
@@ -202,24 +205,24 @@ def test_torch_int4_is_what_its_cpu_twin_says(monkeypatch):
     assert relative_error(product, product.activations(3, 1), other) > 0.5
 
 
-# -- the plan
+# -- the jobs
 
 
-def test_plan_has_everything_once_and_the_important_first():
-    contenders = [Contender("cublas_bf16", 16, None, Plain), *(Contender("wna16", b, 128, Plain) for b in range(1, 9))]
-    jobs = plan.jobs(contenders)
+def test_jobs_have_everything_once_and_the_important_first():
+    contenders = [Contender(BF16, Plain), *(Contender(Kernel("wna16", b, 128), Plain) for b in range(1, 9))]
+    jobs = make_jobs(contenders)
     assert len({job.key for job in jobs}) == len(jobs) == 7 * 5 * 9 * 10
     assert [job.rank for job in jobs] == sorted(job.rank for job in jobs)
     first = [job for job in jobs if job.rank == 0]
     assert {job.model for job in first} == {"qwen3-8b", "qwen3-32b"}
     assert {job.M for job in first} == {1}
-    assert {job.contender.bits for job in first} == {16, 4, 3, 2, 1, 8}
+    assert {job.contender.kernel.bits for job in first} == {16, 4, 3, 2, 1, 8}
     weights = [job.weight for job in jobs]
     assert sum(a != b for a, b in pairwise(weights)) + 1 == len(set(weights)), "a weight is made once a rank"
 
 
-def test_plan_knows_the_shapes():
-    shapes = plan.layers(plan.MODELS["qwen3-8b"])
+def test_layers_have_the_shapes_of_qwen3():
+    shapes = layers(MODELS["qwen3-8b"])
     assert shapes == {
         "qkv_proj": (6144, 4096),
         "o_proj": (4096, 4096),
@@ -227,12 +230,12 @@ def test_plan_knows_the_shapes():
         "down_proj": (4096, 12288),
         "gate_proj": (12288, 4096),
     }
-    assert plan.layers(plan.MODELS["qwen2.5-7b"])["qkv_proj"] == (4608, 3584)
+    assert layers(MODELS["qwen2.5-7b"])["qkv_proj"] == (4608, 3584)
 
 
-def test_plan_leaves_out_what_is_of_no_use():
-    few = Contender("dequantize_cublas", 4, 128, Plain, least_tokens=16)
-    assert {job.M for job in plan.jobs([few])} == {16, 32, 64, 128, 512, 2048}
+def test_a_contender_has_no_jobs_with_fewer_tokens_than_its_least():
+    few = Contender(Kernel("dequantize_cublas", 4, 128), Plain, least_tokens=16)
+    assert {job.M for job in make_jobs([few])} == {16, 32, 64, 128, 512, 2048}
 
 
 def test_a_gpu_gets_all_contenders(monkeypatch):
@@ -240,12 +243,12 @@ def test_a_gpu_gets_all_contenders(monkeypatch):
     monkeypatch.setattr("qbench.latency.bench.Gpu", lambda device: gpu)
     b = Bench.cuda("abc")
     assert (b.device, b.l2_bytes, b.notes, b.provenance["commit"]) == ("cuda", 7, ["said"], "abc")
-    names = [(c.kernel, c.bits, c.group) for c in pickle.loads(pickle.dumps(b.contenders))]
-    assert names[0] == ("cublas_bf16", 16, None)
-    assert len(set(names)) == len(names)
-    assert {("wna16", bits, 128) for bits in range(1, 9)} < set(names)
-    assert {("wna8", 8, -1), ("wna8", 4, -1), ("binary", 1, 128), ("dequantize_cublas", 4, 128)} < set(names)
-    assert {("wna16", 4), ("wna8", 8)} < set(b.decoded)
+    kernels = [c.kernel for c in pickle.loads(pickle.dumps(b.contenders))]
+    assert kernels[0] == BF16
+    assert len(set(kernels)) == len(kernels)
+    others = [("wna8", 8, -1), ("wna8", 4, -1), ("binary", 1, 128), ("dequantize_cublas", 4, 128)]
+    assert {Kernel("wna16", bits, 128) for bits in range(1, 9)} | {Kernel(*k) for k in others} < set(kernels)
+    assert {weights.kernel for weights in CHOICES} < set(kernels), "decoders run kernels that are also timed alone"
 
 
 def test_restart_is_this_command_with_other_arguments(monkeypatch):
@@ -282,8 +285,7 @@ def test_a_whole_call_on_the_gpu(tmp_path):
     b = replace(Bench.cuda(None), models={"qwen3-0.6b": QWEN3["0.6b"]}, tokens=(1, 16), decoders=())
     run = Session(b, tmp_path, 3.0)
     run.run()
-    rows = run.record.data["kernels"]
-    assert len(rows) == len(run.jobs)
-    for row in rows:
-        assert row["us"] or row["notes"], row
-        assert row["us"] or row["kernel"].startswith("torch_"), row["notes"]
+    assert len(run.record.kernels) == len(run.jobs)
+    for row in run.record.kernels:
+        assert row.us or row.notes, row
+        assert row.us or row.kernel.name.startswith("torch_"), row.notes

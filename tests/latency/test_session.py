@@ -1,4 +1,4 @@
-"""What measures latency, without a GPU: whole calls with a clock that is told the time and products in plain torch."""
+"""Whole calls of the latency measurement without a GPU, on the clock and the products of ``fakes.latency_fakes``."""
 
 import json
 import os
@@ -27,13 +27,14 @@ from fakes.latency_fakes import (
     tiles,
 )
 
-from qbench.latency import ceilings, peers, record, session, warm_up
-from qbench.latency import jobs as plan
-from qbench.latency import kernels as kernel_level
-from qbench.latency import models as model_level
-from qbench.latency.clock import ring_size
+from qbench.latency import ceilings, models, own_kernels, peers, session, warm_up
+from qbench.latency.bench import DeviceLostError
 from qbench.latency.gpu import Gpu
+from qbench.latency.jobs import layers, make_jobs
+from qbench.latency.kernels import MOST_LOST, SLACK
 from qbench.latency.products import Contender
+from qbench.latency.record import BF16, LEFT_OUT, Ceiling, Kernel, KernelRow, LatencyRecord
+from qbench.latency.rings import ring_size
 from qbench.latency.summary import summary
 from qbench.shape import Shape, binary_weight_bytes, integer_bytes, weight_only_bytes
 
@@ -44,32 +45,33 @@ interpreted = pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU, 
 # -- a whole call
 
 
-def test_record_has_the_schema(tmp_path):
-    found = made(tmp_path, parts=session.PARTS, notes=["said"], decode=lambda name, *_, done: [model_row(name)])
-    assert set(found) == {"schema", "provenance", "notes", "ceilings", "kernels", "models"}
-    assert set(found["provenance"]) == {*PROVENANCE, "seconds"}
-    assert set(found["ceilings"]) == {"copy_gbps", "read_gbps", "bf16_tflops", "launch_us"}
-    assert all(set(c) == {"value", "p20", "p80"} for c in found["ceilings"].values())
-    assert len(found["kernels"]) == 2 * 5 * 2 * 3
-    for row in found["kernels"]:
-        assert set(row) == set(record.KERNEL)
-        assert row["us_p20"] <= row["us"] <= row["us_p80"]
-        assert row["error"] < 0.01
-        assert row["bytes"] == 2 * (row["N"] * row["K"] + row["M"] * (row["N"] + row["K"]))
-        assert row["flops"] == 2 * row["M"] * row["N"] * row["K"]
-        assert row["config"] == ({"block_m": row["M"]} if row["kernel"] == "wna16" else None)
-    assert found["models"] == [model_row("qwen3-8b"), model_row("qwen3-32b")]
-    assert found["notes"] == ["said"]
+def test_a_record_is_complete_and_reads_back(tmp_path):
+    found = made(tmp_path, parts=session.PARTS, notes=["noted"], decode=lambda name, *_, **options: [model_row(name)])
+    assert set(found.provenance) == {*PROVENANCE, "seconds"}
+    assert set(found.ceilings) == {"copy_gbps", "read_gbps", "bf16_tflops", "launch_us"}
+    assert len(found.kernels) == 2 * 5 * 2 * 3
+    for row in found.kernels:
+        assert row.us_p20 <= row.us <= row.us_p80
+        assert row.error < 0.01
+        assert row.bytes == 2 * (row.N * row.K + row.M * (row.N + row.K))
+        assert row.flops == 2 * row.M * row.N * row.K
+        assert row.config == ({"block_m": row.M} if row.kernel.name == "wna16" else None)
+    assert found.models == [model_row("qwen3-8b"), model_row("qwen3-32b")]
+    assert found.notes == ["noted"]
     assert "qwen3-8b" in summary(found)
+    file = json.loads((tmp_path / "nvidia-test-1.json").read_text())
+    assert list(file) == ["schema", "provenance", "notes", "ceilings", "kernels", "models"]
+    assert file["kernels"][0]["kernel"] == {"name": "cublas_bf16", "bits": 16, "group": None}
+    assert all(set(c) == {"value", "p20", "p80"} for c in file["ceilings"].values())
 
 
 def test_ceilings_are_rates(tmp_path):
-    found = made(tmp_path, parts=["ceilings"])["ceilings"]
+    found = made(tmp_path, parts=["ceilings"]).ceilings
     each = 1000.0  # us of a launch
-    assert found["copy_gbps"]["value"] == pytest.approx(2 * 2**14 / each / 1e3)
-    assert found["read_gbps"]["value"] == pytest.approx(2**14 / each / 1e3)
-    assert found["bf16_tflops"]["value"] == pytest.approx(2 * 16**3 / each / 1e6)
-    assert found["launch_us"]["value"] == pytest.approx(10.0)
+    assert found["copy_gbps"].value == pytest.approx(2 * 2**14 / each / 1e3)
+    assert found["read_gbps"].value == pytest.approx(2**14 / each / 1e3)
+    assert found["bf16_tflops"].value == pytest.approx(2 * 16**3 / each / 1e6)
+    assert found["launch_us"].value == pytest.approx(10.0)
 
 
 def test_copy_bandwidth_counts_both_ways():
@@ -80,16 +82,16 @@ def test_ceilings_of_the_first_call_stay(tmp_path):
     first = made(tmp_path, parts=["ceilings"])
     file = tmp_path / "nvidia-test-1.json"
     again = made(tmp_path, clock=FakeClock(1100.0), parts=["ceilings"], resume=file)
-    assert again["ceilings"] == first["ceilings"]
-    assert any("not steady: copy_gbps was 0.032768 at first and 0.029789" in note for note in again["notes"])
-    assert made(tmp_path, parts=["ceilings"])["notes"] == []
+    assert again.ceilings == first.ceilings
+    assert any("not steady: copy_gbps was 0.032768 at first and 0.029789" in note for note in again.notes)
+    assert made(tmp_path, parts=["ceilings"]).notes == []
 
 
 def test_the_ring_is_cold(tmp_path):
     """As many weights are launched as keep three caches of other bytes between two uses."""
     clock = FakeClock()
     made(tmp_path, [OURS], clock, models={"qwen3-8b": TINY}, tokens=(1,))
-    sizes = [2 * N * K + 2 * (N + K) for N, K in plan.layers(TINY).values()]
+    sizes = [2 * N * K + 2 * (N + K) for N, K in layers(TINY).values()]
     assert {ring_size(size, 20_000) for size in sizes} == set(clock.launched)
     assert max(clock.launched) > 5
 
@@ -98,83 +100,76 @@ def test_wrong_kernels_are_not_timed(tmp_path):
     clock, counts = FakeClock(), {}
     kinds = {"wrong": Wrong, "lazy": Lazy, "right": Plain}
     load = {name: partial(kind, count=counts.setdefault(name, [])) for name, kind in kinds.items()}
-    contenders = [Contender(name, 4, 128, load[name]) for name in kinds]
+    contenders = [Contender(Kernel(name, 4, 128), load[name]) for name in kinds]
     found = made(tmp_path, contenders, clock, models={"qwen3-8b": TINY}, tokens=(1,))
-    rows = {name: [r for r in found["kernels"] if r["kernel"] == name] for name in kinds}
+    rows = {name: [r for r in found.kernels if r.kernel.name == name] for name in kinds}
     for name in ("wrong", "lazy"):
         assert len(counts[name]) == len(rows[name]) == 5, "once for the check, never more"
         for row in rows[name]:
-            assert (row["us"], row["us_p20"], row["us_p80"], row["runs"]) == (None, None, None, 0)
-            assert "wrong: relative error" in row["notes"][0]
-    assert rows["wrong"][0]["error"] == pytest.approx(0.05, rel=0.1)
-    assert rows["lazy"][0]["error"] is None, "what is not finite is no number in a record"
-    assert all(row["us"] for row in rows["right"])
+            assert (row.us, row.us_p20, row.us_p80, row.runs) == (None, None, None, 0)
+            assert "wrong: relative error" in row.notes[0]
+    assert rows["wrong"][0].error == pytest.approx(0.05, rel=0.1)
+    assert rows["lazy"][0].error is None, "what is not finite is no number in a record"
+    assert all(row.us for row in rows["right"])
     assert "no time: wrong 4: wrong: relative error 0.05" in summary(found)
 
 
 def test_summary_is_arithmetic():
-    def row(kernel, bits, us, M=1):
-        known = dict(model="qwen3-8b", layer="o_proj", M=M, kernel=kernel, bits=bits, group=None, notes=[])
-        return dict.fromkeys(record.KERNEL) | known | {"us": us, "bytes": 8_000_000}
+    def row(kernel, us, M=1):
+        return KernelRow("qwen3-8b", "o_proj", 4096, 4096, M, kernel, us, bytes=8_000_000)
 
-    rows = [
-        row("cublas_bf16", 16, 10.0),
-        row("wna16", 4, 4.0),
-        row("cublas_bf16", 16, 9.0, 16),
-        row("wna16", 4, 6.0, 16),
-    ]
-    ceilings = {"copy_gbps": {"value": 4000.0, "p20": 3990.0, "p80": 4010.0}}
-    found = summary({"ceilings": ceilings, "kernels": rows, "models": [], "notes": ["said"]}).splitlines()
+    own = Kernel("wna16", 4, 128)
+    rows = [row(BF16, 10.0), row(own, 4.0), row(BF16, 9.0, 16), row(own, 6.0, 16)]
+    ceilings = {"copy_gbps": Ceiling(4000.0, 3990.0, 4010.0)}
+    found = summary(LatencyRecord({}, ["noted"], ceilings, rows)).splitlines()
     assert any(line.startswith("wna16 4") and "4.0 2.50x 50 %" in line for line in found), "2,000 of 4,000 GB/s"
     assert any(line.startswith("wna16 4") and "1.50x" in line for line in found)
-    assert found[-1] == "note: said"
+    assert found[-1] == "note: noted"
 
 
 def test_failures_and_missing_peers_are_said(tmp_path):
     def refuse(N, K, device, seed):
         raise ValueError(f"K={K} is too odd\nfor this library")
 
-    absent = Contender("gemlite", 4, 128, Plain, missing=lambda: "not installed")
-    odd = Contender("torch_int4", 4, 128, refuse, note="only with luck")
+    absent = Contender(Kernel("gemlite", 4, 128), Plain, missing=lambda: "not installed")
+    odd = Contender(Kernel("torch_int4", 4, 128), refuse, note="only with luck")
     found = made(tmp_path, [absent, odd, OURS])
-    assert not any(row["kernel"] == "gemlite" for row in found["kernels"])
-    assert "gemlite, 4 bits, groups of 128: not measured: not installed" in found["notes"]
-    assert "torch_int4, 4 bits, groups of 128: only with luck" in found["notes"]
-    refused = [row for row in found["kernels"] if row["kernel"] == "torch_int4"]
+    assert not any(row.kernel.name == "gemlite" for row in found.kernels)
+    assert "gemlite, 4 bits, groups of 128: not measured: not installed" in found.notes
+    assert "torch_int4, 4 bits, groups of 128: only with luck" in found.notes
+    refused = [row for row in found.kernels if row.kernel.name == "torch_int4"]
     assert len(refused) == 2 * 5 * 3
-    assert all(
-        row["us"] is None and row["notes"] == [f"failed: ValueError: K={row['K']} is too odd"] for row in refused
-    )
-    assert sum(row["us"] is not None for row in found["kernels"]) == 30
+    assert all(row.us is None and row.notes == [f"failed: ValueError: K={row.K} is too odd"] for row in refused)
+    assert sum(row.us is not None for row in found.kernels) == 30
 
 
 def test_a_busy_gpu_is_noted(tmp_path):
     found = made(tmp_path, clock=FakeClock(lambda i: [1000.0] * 5 + [1300.0] * 5))
-    assert all("unsteady" in row["notes"][0] for row in found["kernels"])
+    assert all("unsteady" in row.notes[0] for row in found.kernels)
 
 
 def test_drift_is_noted(tmp_path):
     """The first row is measured again at the end; by then everything takes twice as long."""
-    jobs = len(plan.jobs(bench().contenders, bench().models, bench().tokens))
+    jobs = len(make_jobs(bench().contenders, bench().models, bench().tokens))
     slow = made(tmp_path, clock=FakeClock(lambda i: 1000.0 if i < 2 * jobs else 2000.0))
-    assert any("not steady: cublas_bf16 qwen3-8b qkv_proj M=1" in note for note in slow["notes"])
-    assert not any("not steady" in note for note in made(tmp_path / "steady")["notes"])
+    assert any("not steady: cublas_bf16 qwen3-8b qkv_proj M=1" in note for note in slow.notes)
+    assert not any("not steady" in note for note in made(tmp_path / "steady").notes)
 
 
 def test_deadline_and_resume(tmp_path):
     whole = made(tmp_path / "whole")
-    part = made(tmp_path / "part", minutes=(kernel_level.SLACK + 0.5) / 60)
-    assert 0 < len(part["kernels"]) < len(whole["kernels"]) == 60
-    missing = 60 - len(part["kernels"])
-    assert any(f"left out for time: {missing} of 60 kernel rows" in note for note in part["notes"])
-    assert {row["model"] for row in part["kernels"][:6]} == {"qwen3-8b"}
+    part = made(tmp_path / "part", minutes=(SLACK + 0.5) / 60)
+    assert 0 < len(part.kernels) < len(whole.kernels) == 60
+    missing = 60 - len(part.kernels)
+    assert any(f"left out for time: {missing} of 60 kernel rows" in note for note in part.notes)
+    assert {row.model for row in part.kernels[:6]} == {"qwen3-8b"}
     file = tmp_path / "part" / "nvidia-test-1.json"
     again = made(tmp_path / "part", resume=file)
-    assert again["kernels"][: len(part["kernels"])] == part["kernels"], "what is there is not measured again"
-    key = lambda row: tuple(row[name] for name in record.KERNEL_KEY)  # noqa: E731
-    assert sorted(map(key, again["kernels"]), key=str) == sorted(map(key, whole["kernels"]), key=str)
-    assert not any("left out" in note for note in again["notes"])
-    assert again["provenance"]["seconds"] > part["provenance"]["seconds"]
+    assert again.kernels[: len(part.kernels)] == part.kernels, "existing rows are not measured again"
+    assert {row.key for row in again.kernels} == {row.key for row in whole.kernels}
+    assert len(again.kernels) == 60
+    assert not any("left out" in note for note in again.notes)
+    assert again.provenance["seconds"] > part.provenance["seconds"]
 
 
 def test_resume_refuses_another_gpu_and_says_changes(tmp_path):
@@ -183,8 +178,8 @@ def test_resume_refuses_another_gpu_and_says_changes(tmp_path):
     with pytest.raises(ValueError, match="this GPU is NVIDIA Other"):
         made(tmp_path, resume=file, provenance=PROVENANCE | {"gpu": "NVIDIA Other"})
     found = made(tmp_path, resume=file, provenance=PROVENANCE | {"driver": "999"}, minutes=0)
-    assert any("under other conditions: driver None -> 999" in note for note in found["notes"])
-    file.write_text(json.dumps(found | {"schema": 0}))
+    assert any("under other conditions: driver None -> 999" in note for note in found.notes)
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"schema": 0}))
     with pytest.raises(ValueError, match="schema 0"):
         made(tmp_path, resume=file)
 
@@ -196,21 +191,21 @@ def test_a_lost_device_restarts_the_command(tmp_path, capsys):
         clock.dead = True
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    first = [Contender("cublas_bf16", 16, None, peers.CublasBf16), Contender("wna16", 4, 128, deadly)]
+    first = [Contender(BF16, peers.CublasBf16), Contender(Kernel("wna16", 4, 128), deadly)]
     main = script().main
     common = ["--out", str(tmp_path), "--only", "kernels"]
     assert main(common, bench(first, clock, restart=calls.append)) == 1
     (again,) = calls
     file = tmp_path / "nvidia-test-1.json"
-    before = json.loads(file.read_text())
-    assert before["kernels"][-1]["us"] is None
-    assert any("went on in a new process" in note for note in before["notes"])
+    before = LatencyRecord.read(file)
+    assert before.kernels[-1].us is None
+    assert any("went on in a new process" in note for note in before.notes)
     assert again[again.index("--resume") + 1] == str(file)
     assert 0 < float(again[again.index("--minutes") + 1]) <= 9
     assert main(again, bench()) == 0
-    after = json.loads(file.read_text())["kernels"]
+    after = LatencyRecord.read(file).kernels
     assert len(after) == 60
-    assert sum(row["us"] is None for row in after) == 1, "the deadly one is not tried again"
+    assert sum(row.us is None for row in after) == 1, "the deadly one is not tried again"
 
 
 def test_a_deadly_kernel_is_given_up(tmp_path):
@@ -220,22 +215,22 @@ def test_a_deadly_kernel_is_given_up(tmp_path):
         clock.dead = True
         raise RuntimeError("CUDA error")
 
-    contenders = [Contender("wna16", 3, 128, deadly), OURS]
-    for _ in range(kernel_level.MOST_LOST):
+    contenders = [Contender(Kernel("wna16", 3, 128), deadly), OURS]
+    for _ in range(MOST_LOST):
         clock.dead = False
-        with pytest.raises(kernel_level.DeviceLostError, match="'wna16', 3"):
+        with pytest.raises(DeviceLostError, match="'wna16', bits=3"):
             made(tmp_path, contenders, clock, resume=file)
         file = tmp_path / "nvidia-test-1.json"
     clock.dead = False
-    rows = made(tmp_path, contenders, clock, resume=file)["kernels"]
-    dead = [row["notes"] for row in rows if row["bits"] == 3]
+    rows = made(tmp_path, contenders, clock, resume=file).kernels
+    dead = [row.notes for row in rows if row.kernel.bits == 3]
     assert [notes[0].startswith("failed") for notes in dead] == [True, True] + [False] * 28
     assert set(map(tuple, dead[2:])) == {("not tried: this kernel left the GPU unusable before",)}
-    assert all(row["us"] for row in rows if row["bits"] == 4)
+    assert all(row.us for row in rows if row.kernel.bits == 4)
 
 
 def test_the_command(tmp_path, capsys):
-    assert script().main(["--out", str(tmp_path)], bench()) == 0
+    assert script().main(["--out", str(tmp_path)], bench(decoders=())) == 0
     out = capsys.readouterr().out
     assert "copy_gbps" in out
     assert "wna16" in out
@@ -255,20 +250,20 @@ def test_without_a_gpu_the_command_says_so(capsys):
 def test_rows_of_decoders_there_was_no_time_for(tmp_path):
     seen = []
 
-    def decode(name, clock, ceilings, deadline, done):
+    def decode(name, clock, bandwidth, deadline, done, device):
         seen.append(len(done))
-        assert set(ceilings) >= {"copy_gbps"}
+        assert bandwidth == 2 * 2**14 / 1e-3  # bytes per second, of copies that take 1000 us
         for batch in (1, 2):
-            row = model_row(name) | {"batch": batch}
-            if tuple(row[k] for k in record.MODEL_KEY) not in done:
-                yield row | {"notes": [record.LEFT_OUT] if batch == 2 and len(seen) <= 2 else []}
+            row = model_row(name, batch, [LEFT_OUT] if batch == 2 and len(seen) <= 2 else [])
+            if row.key not in done:
+                yield row
 
     first = made(tmp_path, parts=["ceilings", "models"], decode=decode)
-    assert any("left out for time: 2 rows of decoders" in note for note in first["notes"])
+    assert any("left out for time: 2 rows of decoders" in note for note in first.notes)
     again = made(tmp_path, parts=["models"], decode=decode, resume=tmp_path / "nvidia-test-1.json")
     assert seen == [0, 0, 2, 2]
-    assert not any("left out" in note for note in again["notes"])
-    found = [(r["model"], r["batch"], r["notes"]) for r in again["models"]]
+    assert not any("left out" in note for note in again.notes)
+    found = [(r.model, r.batch, r.notes) for r in again.models]
     assert found == [(model, batch, []) for batch in (1, 2) for model in ("qwen3-8b", "qwen3-32b")]
     with pytest.raises(ValueError, match="compared with the measured bandwidth"):
         made(tmp_path / "none", parts=["models"])
@@ -277,66 +272,62 @@ def test_rows_of_decoders_there_was_no_time_for(tmp_path):
 @interpreted
 def test_decoders_through_a_whole_call(tmp_path):
     shape = Shape(128, 128, 1, heads=2, kv_heads=1, head_dim=64, vocab=64, tied=True)
-    tiny = dict(device="cpu", shape=shape, choices=[model_level.weight_only(4)], batches=(1,), context=4, prompt=2)
-    decode = partial(model_level.rows, **tiny)
-    one = dict(decode=decode, decoders=["qwen3-8b"])
+    tiny = dict(shape=shape, choices=[models.weight_only(4)], batches=(1,), context=4, prompt=2)
+    one = dict(decode=partial(models.rows, **tiny), decoders=["qwen3-8b"])
     found = made(tmp_path, parts=["ceilings", "models"], **one)
-    assert [(r["what"], r["weights"], r["bits"]) for r in found["models"]] == [
-        ("decode", "wna16", 4),
-        ("prefill", "wna16", 4),
-    ]
-    for row in found["models"]:
-        assert row["ms"] == 1.0, row["notes"]
-        assert row["floor_ms"] > 0
-    again = made(
-        tmp_path, parts=["models"], decode=decode, decoders=["qwen3-8b"], resume=tmp_path / "nvidia-test-1.json"
-    )
-    assert again["models"] == found["models"]
+    kernel = Kernel("wna16", 4, 128)
+    assert [(r.what, r.kernel) for r in found.models] == [("decode", kernel), ("prefill", kernel)]
+    for row in found.models:
+        assert row.ms == 1.0, row.notes
+        assert row.floor_ms > 0
+    again = made(tmp_path, parts=["models"], resume=tmp_path / "nvidia-test-1.json", **one)
+    assert again.models == found.models
 
 
 def test_what_decoders_launch_is_compiled_before(tmp_path):
     order = []
     contenders = [
         replace(OURS, load=partial(Plain, count=order)),
-        Contender("wna16", 5, 128, partial(Plain, count=order), config=tiles),
+        Contender(Kernel("wna16", 5, 128), partial(Plain, count=order), config=tiles),
     ]
 
-    def decode(name, *_, done):
+    def decode(name, *_, **options):
         order.append(name)
         return []
 
     made(tmp_path, contenders, parts=["ceilings", "models"], decode=decode, decoders=["qwen3-8b"])
     assert [type(entry) for entry in order] == [Plain] * (len(order) - 1) + [str]
     products = len({(p.N, p.K) for p in order[:-1]})
-    assert len(order) - 1 == len(warm_up.variants(plan.jobs([OURS], {"qwen3-8b": TINY}, (1, 3, 16)), "cpu")) > products
+    assert len(order) - 1 == len(warm_up.variants(make_jobs([OURS], {"qwen3-8b": TINY}, (1, 3, 16)), "cpu")) > products
 
 
 def test_a_failing_decoder_costs_nothing_else(tmp_path):
-    def decode(name, *_, done):
+    def decode(name, *_, **options):
         yield model_row(name)
         raise TypeError("a bug")
 
     found = made(tmp_path, parts=session.PARTS, decode=decode)
-    assert [row["model"] for row in found["models"]] == ["qwen3-8b", "qwen3-32b"]
-    assert "decoding of qwen3-32b failed: TypeError: a bug" in found["notes"]
-    assert len(found["kernels"]) == 60
+    assert [row.model for row in found.models] == ["qwen3-8b", "qwen3-32b"]
+    assert "decoding of qwen3-32b failed: TypeError: a bug" in found.notes
+    assert len(found.kernels) == 60
 
 
 @interpreted
 def test_our_kernels_through_a_whole_call(tmp_path):
-    from qbench.latency import own_kernels as ours
-
+    counts = {
+        ("wna16", 4): partial(weight_only_bytes, bits=4),
+        ("wna8", 8): partial(integer_bytes, bits=8),
+        ("binary", 1): binary_weight_bytes,
+    }
     shape = Shape(128, 256, 2, heads=2, kv_heads=1, head_dim=64, vocab=256, tied=True)
-    some = [c for c in ours.contenders() if (c.kernel, c.bits) in {("wna16", 4), ("wna8", 8), ("binary", 1)}]
-    rows = made(tmp_path, some, models={"qwen3-8b": shape}, tokens=(2,), l2_bytes=100)["kernels"]
+    some = [c for c in own_kernels.contenders() if (c.kernel.name, c.kernel.bits) in counts]
+    rows = made(tmp_path, some, models={"qwen3-8b": shape}, tokens=(2,), l2_bytes=100).kernels
     assert len(rows) == 15
     for row in rows:
-        assert row["error"] < 0.005, row["notes"]
-        assert row["us"]
-        assert row["config"]["path"] == "fused"
-        N, K, M = row["N"], row["K"], row["M"]
-        count = {"wna16": weight_only_bytes, "wna8": integer_bytes}.get(row["kernel"])
-        assert row["bytes"] == (count(M, N, K, row["bits"]) if count else binary_weight_bytes(M, N, K))
+        assert row.error < 0.005, row.notes
+        assert row.us
+        assert row.config["path"] == "fused"
+        assert row.bytes == counts[row.kernel.name, row.kernel.bits](row.M, row.N, row.K)
 
 
 def test_nothing_but_torch_triton_and_transformers_is_needed():

@@ -12,15 +12,16 @@ import torch
 from fakes.latency_fakes import OURS, TINY, FakeClock, Plain, bench, script
 
 from qbench.kernels import configs, pack
-from qbench.latency import jobs as plan
-from qbench.latency import kernels as kernel_level
-from qbench.latency import own_kernels as ours
-from qbench.latency import peers, tune, warm_up
+from qbench.latency import own_kernels, peers, tune, warm_up
+from qbench.latency.bench import DeviceLostError
+from qbench.latency.jobs import Job, layers, make_jobs
 from qbench.latency.products import Contender, relative_error
+from qbench.latency.record import BF16, Kernel
+from qbench.latency.rings import Ring
 
 
 def job(contender, M=1, N=512, K=1024):
-    return plan.Job(contender, "qwen3-8b", "o_proj", N, K, M)
+    return Job(contender, "qwen3-8b", "o_proj", N, K, M)
 
 
 # -- compiling
@@ -33,14 +34,14 @@ def test_variants_are_what_triton_tells_apart():
     assert len(warm_up.variants([job(OURS, 16), job(OURS, 32)], "cpu")) == 2, "other tiles"
     assert len(warm_up.variants([job(same_tiles), job(same_tiles, K=1000)], "cpu")) == 2, "other divisors"
     assert len(warm_up.variants([job(same_tiles), job(same_tiles, K=2048)], "cpu")) == 1
-    assert not warm_up.variants([job(Contender("cublas_bf16", 16, None, Plain))], "cpu")
+    assert not warm_up.variants([job(Contender(BF16, Plain))], "cpu")
 
 
 def test_each_variant_is_launched_once():
     launched, compile = [], warm_up.WarmUp("cpu", workers=0)
     contender = replace(OURS, load=partial(Plain, count=launched))
     jobs = [job(contender, M) for M in (1, 1, 16)]
-    assert compile([*jobs, job(replace(OURS, bits=3, load=None))], 60) == []
+    assert compile([*jobs, job(replace(OURS, kernel=Kernel("wna16", 3, 128), load=None))], 60) == []
     assert len(launched) == 2, "and what fails there fails again where it is said"
     compile(jobs, 60)
     assert len(launched) == 2
@@ -49,11 +50,11 @@ def test_each_variant_is_launched_once():
 def test_other_processes_compile():
     """What is sent there can be pickled; a process that dies is a note, and the next jobs get new ones."""
     compile = warm_up.WarmUp("cpu", workers=1)
-    small = job(Contender("wna16", 4, 128, peers.CublasBf16, config=partial(tune._fixed, {})), N=8, K=8)
-    deadly = replace(small, contender=replace(small.contender, bits=3, load=_die))
+    small = job(Contender(Kernel("wna16", 4, 128), peers.CublasBf16, config=partial(tune._fixed, {})), N=8, K=8)
+    deadly = replace(small, contender=replace(small.contender, kernel=Kernel("wna16", 3, 128), load=_die))
     assert "died" in compile([deadly], 60)[0]
     assert compile([small], 60) == []
-    slow = replace(small, contender=replace(small.contender, bits=2, load=_sleep))
+    slow = replace(small, contender=replace(small.contender, kernel=Kernel("wna16", 2, 128), load=_sleep))
     assert "longer than" in compile([slow], 0.2)[0]
     compile.close()
 
@@ -106,15 +107,14 @@ class Tuning:
     def __init__(self, config=None, **changes):
         self.said, self.kernels = [], {}
         start = config or tiles(split=1, stages=4)
-        self.contender = Contender("wna16", 4, 128, Tunable, config=partial(tune._fixed, start))
+        self.contender = Contender(Kernel("wna16", 4, 128), Tunable, config=partial(tune._fixed, start))
         clock = FakeClock(lambda _: price(Tunable.running))
         self.bench = bench([self.contender], clock, **changes)
         self.tuner = tune.Tuner(self.bench, self.kernels, self.said.append)
 
     def best(self, M):
         one = job(self.contender, M)
-        ring = kernel_level.copies(partial(Tunable, one.N, one.K, "cpu"), 1)
-        return self.tuner.best(one, ring)
+        return self.tuner.best(one, Ring(self.contender, one.N, one.K, "cpu", l2_bytes=1))
 
 
 def test_the_best_right_configuration_is_found():
@@ -144,13 +144,13 @@ def test_tuning_says_when_nothing_is_right(monkeypatch):
 
 def test_tuning_goes_by_importance_stops_in_time_and_goes_on():
     found, saved = Tuning(), []
-    all_jobs = plan.jobs([found.contender], {"qwen3-0.6b": TINY, "qwen3-8b": TINY}, (1, 16))
+    all_jobs = make_jobs([found.contender], {"qwen3-0.6b": TINY, "qwen3-8b": TINY}, (1, 16))
     left = found.tuner.run(all_jobs, tune.SLACK + 0.5, lambda: saved.append(len(found.said)))
-    assert 0 < left < len(all_jobs) == 20
+    assert 0 < len(left) < len(all_jobs) == 20
     assert saved
     before = str(found.kernels)
-    assert found.tuner.run(all_jobs, 1e9, lambda: None) == 0
-    shapes = {f"{N}x{K}" for N, K in plan.layers(TINY).values()}
+    assert found.tuner.run(all_jobs, 1e9, lambda: None) == []
+    shapes = {f"{N}x{K}" for N, K in layers(TINY).values()}
     assert set(found.kernels["wna16"]["4"]) == shapes
     assert all(set(by_tokens) == {"1", "16"} for by_tokens in found.kernels["wna16"]["4"].values())
     assert before != str(found.kernels)
@@ -158,16 +158,16 @@ def test_tuning_goes_by_importance_stops_in_time_and_goes_on():
 
 def test_a_lost_device_ends_tuning_and_is_remembered(monkeypatch):
     found = Tuning()
-    jobs = plan.jobs([found.contender], {"qwen3-8b": TINY}, (1,))
+    jobs = make_jobs([found.contender], {"qwen3-8b": TINY}, (1,))
 
     def deadly(self, x_MK):
         found.bench.clock.dead = True
         raise RuntimeError("CUDA error")
 
     monkeypatch.setattr(Tunable, "multiply", deadly)
-    with pytest.raises(kernel_level.DeviceLostError):
+    with pytest.raises(DeviceLostError):
         found.tuner.run(jobs, 1e9, lambda: None)
-    N, K = plan.layers(TINY)["qkv_proj"]
+    N, K = layers(TINY)["qkv_proj"]
     assert found.kernels["wna16"]["4"] == {f"{N}x{K}": {"1": tiles(split=1, stages=4)}}
 
 
@@ -189,14 +189,14 @@ def test_tuning_writes_the_file(monkeypatch, tmp_path, capsys):
     kernels = json.loads(file.read_text())["kernels"]
     assert file.name == "nvidia-test-1.json"
     assert set(kernels) == {"wna8", "wna16"}, "what was there stays"
-    assert set(kernels["wna16"]["4"]) == {f"{N}x{K}" for N, K in plan.layers(TINY).values()}
+    assert set(kernels["wna16"]["4"]) == {f"{N}x{K}" for N, K in layers(TINY).values()}
     assert "written" in capsys.readouterr().out
 
 
 # -- our kernels
 
 
-@pytest.mark.parametrize("contender", ours.contenders(), ids=lambda c: f"{c.kernel}-{c.bits}")
+@pytest.mark.parametrize("contender", own_kernels.contenders(), ids=lambda c: f"{c.kernel.name}-{c.kernel.bits}")
 def test_ours_are_right_and_know_when_not(contender):
     device = "cuda" if torch.cuda.is_available() else "cpu"
     product = contender.load(80, 256, device, 3)
@@ -209,7 +209,7 @@ def test_ours_are_right_and_know_when_not(contender):
 
 def test_bits_and_bytes_of_ours():
     """N=64, K=256, by hand."""
-    found = {(c.kernel, c.bits): c.load(64, 256, "cpu", 0).weight_bytes for c in ours.contenders()}
+    found = {(c.kernel.name, c.kernel.bits): c.load(64, 256, "cpu", 0).weight_bytes for c in own_kernels.contenders()}
     for bits in range(1, 9):
         assert found["wna16", bits] == 64 * 256 * bits // 8 + 64 * 2 * 3
     assert found["wna8", 8] == 64 * 256 + 64 * 2
@@ -218,7 +218,7 @@ def test_bits_and_bytes_of_ours():
 
 
 def test_float64_weights_are_unpacked_by_the_format():
-    p = ours.Uniform(16, 256, "cpu", 0, bits=3)
+    p = own_kernels.Uniform(16, 256, "cpu", 0, bits=3)
     packed, n, k = p.packed, 5, 200
     q = int(pack.unpack(packed.words, 256)[n, k])
     expected = float(packed.scale_GN[1, n]) * (q - int(packed.zero_GN[1, n]))

@@ -1,6 +1,5 @@
-"""Tables and figures of latency, from synthetic records with honest arithmetic: time = bytes / bandwidth + launch."""
+"""Tables and figures of latency, from synthetic records in which time = bytes / bandwidth + launch."""
 
-import copy
 import csv
 import dataclasses
 import math
@@ -11,12 +10,12 @@ from pathlib import Path
 import pytest
 from fakes.report_records import measure, science, study
 
-from qbench.json_values import write_json
+from qbench.latency.record import BF16, Ceiling, Kernel, KernelRow, LatencyRecord, ModelRow
 from qbench.record import Metric, digest
 from qbench.report import build, frame, summary
 from qbench.report.latency.figures import crossing
 from qbench.report.latency.model_figures import joined, kernel_of
-from qbench.report.latency.rows import BF16, FUSED, W4, Latency, geomean, label, load
+from qbench.report.latency.speeds import FUSED, W4, geomean, label, load
 from qbench.report.latency.targets import all_targets, headlines
 from qbench.report.quality.packed_models import KERNEL_TABLES, kernel_sheet
 from qbench.report.quality.table import make_table, matrix
@@ -24,40 +23,35 @@ from qbench.shape import QWEN3
 from qbench.store import Store
 
 COPY, READ, PEAK, LAUNCH = 4000.0, 4200.0, 700.0, 2.0  # GB/s, GB/s, TFLOP/s, microseconds
-KINDS = [("cublas_bf16", 16, None), ("torch_int4", 4, 128), ("torch_scaled_mm_fp8", 8, -1)]
-KINDS += [("wna16", b, 128) for b in range(8, 0, -1)] + [("wna8", 8, -1), ("wna8", 4, -1), ("binary", 1, 128)]
+KERNELS = [BF16, Kernel("torch_int4", 4, 128), Kernel("torch_scaled_mm_fp8", 8, -1)]
+KERNELS += [Kernel("wna16", b, 128) for b in range(8, 0, -1)]
+KERNELS += [Kernel("wna8", 8, -1), Kernel("wna8", 4, -1), Kernel("binary", 1, 128)]
+DECODED = [BF16, *(Kernel("wna16", b, 128) for b in (8, 4, 3, 2)), Kernel("wna8", 8, -1)]
 REACHED = {"cublas_bf16": 0.9, "torch_int4": 0.6, "torch_scaled_mm_fp8": 0.75}  # of the bandwidth
 COMPUTED = {"cublas_bf16": 0.95, "torch_int4": 0.3, "torch_scaled_mm_fp8": 1.7, "wna16": 0.8, "wna8": 1.2}
 MODELS = ("qwen3-0.6b", "qwen3-8b", "qwen3-14b", "qwen3-32b")
 TOKENS = (1, 4, 16, 32, 64, 128, 512, 2048)
 
 
-def kernel_row(model, layer, N, K, M, kind):
-    kernel, bits, group = kind
-    stored = 3.0 if kernel == "binary" else bits + (24 / 128 if group == 128 else 0)
-    size, flops = int(N * K * stored / 8) + 2 * M * (N + K), 2 * M * N * K
-    us = max(size / (COPY * 1e3 * REACHED.get(kernel, 0.8)), flops / (PEAK * 1e6 * COMPUTED.get(kernel, 0.5))) + LAUNCH
-    return dict(
-        **dict(model=model, layer=layer, N=N, K=K, M=M, kernel=kernel, bits=bits, group=group),
-        **dict(us=us, us_p20=0.99 * us, us_p80=1.02 * us, runs=200, bytes=size, flops=flops, error=2e-3),
-        **dict(config={"split": 2}, notes=[]),
-    )
+def stored_bits(k):
+    return 3.0 if k.name == "binary" else k.bits + (24 / 128 if k.group == 128 else 0)
 
 
-def model_row(model, kind, batch, what="decode", context=1024):
-    name, bits, group = kind
+def kernel_row(model, layer, N, K, M, k):
+    size, flops = int(N * K * stored_bits(k) / 8) + 2 * M * (N + K), 2 * M * N * K
+    us = max(size / (COPY * 1e3 * REACHED.get(k.name, 0.8)), flops / (PEAK * 1e6 * COMPUTED.get(k.name, 0.5))) + LAUNCH
+    return KernelRow(model, layer, N, K, M, k, us, 0.99 * us, 1.02 * us, 200, size, flops, 2e-3, {"split": 2})
+
+
+def model_row(model, k, batch, what="decode", context=1024):
     shape = QWEN3[model.removeprefix("qwen3-")]
-    stored = 3.0 if name == "binary" else bits + (24 / 128 if group == 128 else 0)
-    weights = int(shape.linear_parameters * stored / 8) + 2 * shape.vocab * shape.hidden
+    weights = int(shape.linear_parameters * stored_bits(k) / 8) + 2 * shape.vocab * shape.hidden
     cache = 4 * shape.layers * shape.kv_heads * shape.head_dim * context * batch
     floor = (weights + cache) / COPY / 1e6
     ms = floor / 0.75 + 0.3
-    return dict(
-        **dict(model=model, what=what, weights=name, bits=bits, group=group, batch=batch, context=context),
-        **dict(ms=ms, ms_p20=0.99 * ms, ms_p80=1.01 * ms, runs=50, tokens_per_s=1e3 * batch / ms),
-        **dict(weight_bytes=weights, cache_bytes=cache, peak_bytes=int(1.1 * (weights + cache)), floor_ms=floor),
-        **dict(config=None, notes=[]),
-    )
+    times = dict(ms=ms, ms_p20=0.99 * ms, ms_p80=1.01 * ms, runs=50, tokens_per_s=1e3 * batch / ms, floor_ms=floor)
+    sizes = dict(weight_bytes=weights, cache_bytes=cache, peak_bytes=int(1.1 * (weights + cache)))
+    return ModelRow(model, what, k, batch, context, **times, **sizes)
 
 
 def record(models=MODELS, tokens=TOKENS, gpu="NVIDIA H200"):
@@ -66,29 +60,22 @@ def record(models=MODELS, tokens=TOKENS, gpu="NVIDIA H200"):
     for model in models:
         shape = QWEN3[model.removeprefix("qwen3-")]
         for layer, (N, K) in (shape.fused | {"gate_proj": (shape.intermediate, shape.hidden)}).items():
-            kernels += [kernel_row(model, layer, N, K, M, k) for M in tokens for k in KINDS]
-    weights = [("bfloat16", 16, None)] + [("wna16", b, 128) for b in (8, 4, 3, 2)] + [("wna8", 8, -1)]
-    rows = [model_row(m, k, b) for m in models for k in weights for b in (1, 8)]
-    rows += [model_row(m, k, 1, "prefill", 2048) for m in models for k in weights]
+            kernels += [kernel_row(model, layer, N, K, M, k) for M in tokens for k in KERNELS]
+    rows = [model_row(m, k, b) for m in models for k in DECODED for b in (1, 8)]
+    rows += [model_row(m, k, 1, "prefill", 2048) for m in models for k in DECODED]
     numbers = dict(copy_gbps=COPY, read_gbps=READ, bf16_tflops=PEAK, launch_us=LAUNCH)
-    return dict(
-        schema=1,
-        provenance=dict(gpu=gpu, driver="1.2", torch="2", triton="3", commit="c0ffee0123", time="2026-01-02T03:04:05Z"),
-        notes=["the GPU was busy: 12 % before the start"],
-        ceilings={k: dict(value=v, p20=v, p80=v) for k, v in numbers.items()},
-        kernels=kernels,
-        models=rows,
-    )
+    machine = dict(gpu=gpu, driver="1.2", torch="2", triton="3", commit="c0ffee0123", time="2026-01-02T03:04:05Z")
+    notes = ["the GPU was busy: 12 % before the start"]
+    return LatencyRecord(machine, notes, {k: Ceiling(v, v, v) for k, v in numbers.items()}, kernels, rows)
 
 
-def read(d, folder):
-    write_json(folder / "latency" / "nvidia-h200.json", d)
+def speeds(d, folder):
+    d.write(folder / "latency" / "nvidia-h200.json")
     return load(folder)[0]
 
 
-def row_of(d, model, layer, M, kind):
-    return next(r for r in d["kernels"] if (r["model"], r["layer"], r["M"], r["kernel"], r["bits"]) ==
-                (model, layer, M, *kind[:2]))  # fmt: skip
+def row_of(d, model, layer, M, k):
+    return next(r for r in d.kernels if r.key == (model, layer, M, k))
 
 
 def real(model="qwen3-8b", method="none", bits=None, harm=0.0):
@@ -119,7 +106,7 @@ def agreement(model="nano-s", method="gptq", bits=4, kernels="interpreted", erro
 def built(tmp_path_factory):
     """A study of real models' names, one GPU, and what is built from them."""
     root = tmp_path_factory.mktemp("results")
-    write_json(root / "latency" / "nvidia-h200.json", record())
+    record().write(root / "latency" / "nvidia-h200.json")
     store = Store(root)
     for model in ("qwen3-0.6b", "qwen3-8b-base", "qwen3-32b"):
         weight = {"qwen3-0.6b": 8.0, "qwen3-8b-base": 1.5, "qwen3-32b": 0.0}[model]
@@ -139,16 +126,6 @@ def test_nothing_is_written_without_a_record(tmp_path):
     assert summary(tmp_path) == ""
 
 
-def test_the_synthetic_rows_are_those_that_are_written():
-    from qbench.latency.record import KERNEL, KERNEL_KEY, MODEL, MODEL_KEY
-
-    d = record(models=("qwen3-8b",), tokens=(1,))
-    assert all(set(r) == set(KERNEL) for r in d["kernels"])
-    assert all(set(r) == set(MODEL) for r in d["models"])
-    assert {*KERNEL_KEY} == {"model", "layer", "M", "kernel", "bits", "group"}
-    assert {*MODEL_KEY} == {"model", "what", "weights", "bits", "group", "batch", "context"}
-
-
 def test_which_files_there_are(built):
     _, out, written = built
     names = {p.relative_to(out).as_posix() for p in written if "latency" in p.name}
@@ -166,9 +143,9 @@ def test_which_files_there_are(built):
 def test_same_records_same_bytes(built, tmp_path):
     root, out, written = built
     d = record()
-    d["kernels"].reverse()
-    d["models"].reverse()
-    write_json(tmp_path / "latency" / "nvidia-h200.json", d)
+    d.kernels.reverse()
+    d.models.reverse()
+    d.write(tmp_path / "latency" / "nvidia-h200.json")
     for p in (root / "measurements").glob("*"):
         (tmp_path / "measurements").mkdir(exist_ok=True)
         (tmp_path / "measurements" / p.name).write_bytes(p.read_bytes())
@@ -181,7 +158,7 @@ def test_same_records_same_bytes(built, tmp_path):
 def test_the_long_form_has_what_is_counted_from_the_rows(built):
     _, out, _ = built
     lines = list(csv.DictReader((out / "tables" / "latency_nvidia-h200_m1.csv").open()))
-    assert len(lines) == len(MODELS) * 5 * len(KINDS)
+    assert len(lines) == len(MODELS) * 5 * len(KERNELS)
     one = next(
         x for x in lines if (x["model"], x["layer"], x["kernel"], x["bits"]) == ("qwen3-8b", "down_proj", "wna16", "4")
     )
@@ -199,10 +176,10 @@ def test_the_long_form_has_what_is_counted_from_the_rows(built):
 
 
 def test_a_peer_reads_at_least_as_many_bits(tmp_path):
-    r = read(record(), tmp_path)
-    assert r.peer("qwen3-8b", "down_proj", 1, 4)[1][0] == "torch_int4"
-    assert r.peer("qwen3-8b", "down_proj", 1, 8)[1][0] == "torch_scaled_mm_fp8"
-    assert r.peer("qwen3-8b", "down_proj", 1, 16) == (pytest.approx(math.nan, nan_ok=True), None)
+    s = speeds(record(), tmp_path)
+    assert s.best_peer("qwen3-8b", "down_proj", 1, 4)[1].name == "torch_int4"
+    assert s.best_peer("qwen3-8b", "down_proj", 1, 8)[1].name == "torch_scaled_mm_fp8"
+    assert s.best_peer("qwen3-8b", "down_proj", 1, 16) == (pytest.approx(math.nan, nan_ok=True), None)
 
 
 def test_means_are_geometric_and_over_the_fused_products(built):
@@ -211,7 +188,7 @@ def test_means_are_geometric_and_over_the_fused_products(built):
     gains = []
     for model in ("qwen3-8b", "qwen3-14b", "qwen3-32b"):
         for layer in FUSED:
-            a, b = (row_of(d, model, layer, 16, k)["us"] for k in (BF16, W4))
+            a, b = (row_of(d, model, layer, 16, k).us for k in (BF16, W4))
             gains.append(a / b)
     mean = math.prod(gains) ** (1 / len(gains))
     text = (out / "tables" / "latency_nvidia-h200_tokens.md").read_text()
@@ -223,7 +200,7 @@ def test_means_are_geometric_and_over_the_fused_products(built):
 
 
 def targets_of(d, folder):
-    return {t.what: t for t in all_targets(read(d, folder))}
+    return {t.what: t for t in all_targets(speeds(d, folder))}
 
 
 def find(found, *words):
@@ -236,7 +213,7 @@ def test_targets_are_computed_and_judged(tmp_path):
     share = find(found, "qwen3-8b", "down_proj")
     d = record()
     rows = [row_of(d, "qwen3-8b", x, 1, W4) for x in ("gate_proj", "gate_up_proj", "down_proj")]
-    assert share.value == pytest.approx(min(r["bytes"] / r["us"] / 1e3 / COPY for r in rows))
+    assert share.value == pytest.approx(min(r.bytes / r.us / 1e3 / COPY for r in rows))
     assert share.verdict == ("holds" if share.value >= 0.7 else "missed")
     assert find(found, "qwen3-32b", "down_proj").verdict == "missed"  # 80 % and a launch are less than 80 %
     assert find(found, "W4A16 over bf16, 8B to 32B").verdict == "holds"
@@ -258,13 +235,13 @@ def test_targets_are_computed_and_judged(tmp_path):
     ],
 )
 @pytest.mark.parametrize("how", ["failed", "missing"])
-def test_a_target_with_a_row_less_is_undecided(tmp_path, words, model, layer, M, how):
+def test_a_target_with_a_row_less_is_not_measured(tmp_path, words, model, layer, M, how):
     d = record()
     row = row_of(d, model, layer, M, W4)
     if how == "failed":
-        row |= dict(us=None, us_p20=None, us_p80=None)
+        row.us = row.us_p20 = row.us_p80 = None
     else:
-        d["kernels"].remove(row)
+        d.kernels.remove(row)
     t = find(targets_of(d, tmp_path), *words)
     assert (t.verdict, t.text(t.value)) == ("not measured", "–")
 
@@ -273,11 +250,11 @@ def test_slower_than_bf16_is_judged_beyond_noise(tmp_path):
     d = record(models=("qwen3-8b",))
     words = ("not slower than bf16",)
     assert find(targets_of(d, tmp_path), *words).verdict == "holds"
-    base, row = (row_of(d, "qwen3-8b", "o_proj", 32, k) for k in (BF16, ("wna16", 5, 128)))
-    within = base["us_p80"] * 1.01
-    row |= dict(us=within, us_p20=base["us_p80"] * 0.999, us_p80=within)
+    base, row = (row_of(d, "qwen3-8b", "o_proj", 32, k) for k in (BF16, Kernel("wna16", 5, 128)))
+    row.us = row.us_p80 = base.us_p80 * 1.01
+    row.us_p20 = base.us_p80 * 0.999
     assert find(targets_of(d, tmp_path), *words).verdict == "holds"
-    row |= dict(us=within, us_p20=base["us_p80"] * 1.001, us_p80=within)
+    row.us_p20 = base.us_p80 * 1.001
     t = find(targets_of(d, tmp_path), *words)
     assert t.verdict == "missed"
     assert "1 of " in t.detail
@@ -286,18 +263,14 @@ def test_slower_than_bf16_is_judged_beyond_noise(tmp_path):
 
 def test_failures_missing_rows_and_notes_are_said(tmp_path):
     d = record()
-    failed = row_of(d, "qwen3-8b", "o_proj", 1, ("wna16", 3, 128))
-    failed |= dict(
-        us=None, us_p20=None, us_p80=None, bytes=None, error=None, notes=["wrong: relative error 0.5; not timed"]
-    )
-    d["kernels"].remove(row_of(d, "qwen3-8b", "o_proj", 1, ("binary", 1, 128)))
-    d["kernels"] = [
-        r for r in d["kernels"] if not (r["model"] == "qwen3-14b" and r["layer"] == "o_proj" and r["M"] == 16)
-    ]
-    gone = next(r for r in d["models"] if (r["model"], r["weights"], r["batch"]) == ("qwen3-32b", "bfloat16", 8))
-    gone |= dict(ms=None, ms_p20=None, ms_p80=None, tokens_per_s=None, floor_ms=None, notes=["failed: out of memory"])
-    gone |= dict.fromkeys(("weight_bytes", "cache_bytes", "peak_bytes"))
-    write_json(tmp_path / "latency" / "nvidia-h200.json", d)
+    failed = row_of(d, "qwen3-8b", "o_proj", 1, Kernel("wna16", 3, 128))
+    failed.us = failed.us_p20 = failed.us_p80 = failed.bytes = failed.error = None
+    failed.notes = ["wrong: relative error 0.5; not timed"]
+    d.kernels.remove(row_of(d, "qwen3-8b", "o_proj", 1, Kernel("binary", 1, 128)))
+    d.kernels = [r for r in d.kernels if (r.model, r.layer, r.M) != ("qwen3-14b", "o_proj", 16)]
+    i = next(i for i, r in enumerate(d.models) if r.key == ("qwen3-32b", "decode", BF16, 8, 1024))
+    d.models[i] = ModelRow(*d.models[i].key[:2], BF16, 8, 1024, notes=["failed: out of memory"])
+    d.write(tmp_path / "latency" / "nvidia-h200.json")
     build(tmp_path, tmp_path, paper=False)
     texts = {p.name: p.read_text() for p in (tmp_path / "tables").iterdir()}
     for name, text in texts.items():
@@ -318,9 +291,9 @@ def test_failures_missing_rows_and_notes_are_said(tmp_path):
 
 def test_notes_that_differ_in_numbers_share_a_footnote(tmp_path):
     d = record(models=("qwen3-8b",), tokens=(1,))
-    for i, r in enumerate(d["kernels"][:5]):
-        r["notes"] = [f"unsteady: p20 to p80 is {10 + i} % of the median"]
-    write_json(tmp_path / "latency" / "nvidia-h200.json", d)
+    for i, r in enumerate(d.kernels[:5]):
+        r.notes = [f"unsteady: p20 to p80 is {10 + i} % of the median"]
+    d.write(tmp_path / "latency" / "nvidia-h200.json")
     build(tmp_path, tmp_path, figures=False)
     text = (tmp_path / "tables" / "latency_nvidia-h200_m1.md").read_text()
     (line,) = (x for x in text.splitlines() if x.startswith("- <sup>"))
@@ -328,13 +301,10 @@ def test_notes_that_differ_in_numbers_share_a_footnote(tmp_path):
 
 
 def test_a_record_with_little_in_it_is_shown_as_far_as_it_goes(tmp_path):
-    d = record() | dict(kernels=[], models=[], notes=[])
-    for name, ceilings, kernels in (
-        ("nothing", {}, []),
-        ("no-ceilings", {}, record()["kernels"][:40]),
-        ("one-row", record()["ceilings"], record()["kernels"][:1]),
-    ):
-        write_json(tmp_path / "latency" / f"{name}.json", d | dict(ceilings=ceilings, kernels=kernels))
+    d = record()
+    for name, ceilings, kernels in (("nothing", {}, 0), ("no-ceilings", {}, 40), ("one-row", d.ceilings, 1)):
+        little = LatencyRecord(d.provenance, ceilings=ceilings, kernels=d.kernels[:kernels])
+        little.write(tmp_path / "latency" / f"{name}.json")
     names = {p.name for p in build(tmp_path, tmp_path / "out", paper=False)}
     assert not any("nothing" in n for n in names)
     assert "latency_no-ceilings_m1.md" in names
@@ -348,23 +318,23 @@ def test_a_record_with_little_in_it_is_shown_as_far_as_it_goes(tmp_path):
 @pytest.mark.parametrize("spoil", ["text", "twice", "field"])
 def test_a_damaged_record_is_left_out_with_a_warning(tmp_path, spoil):
     d = record(models=("qwen3-8b",), tokens=(1,))
-    if spoil == "twice":
-        d["kernels"].append(copy.deepcopy(d["kernels"][0]))
-    if spoil == "field":
-        del d["kernels"][0]["bits"]
     path = tmp_path / "latency" / "x.json"
-    write_json(path, d)
+    if spoil == "twice":
+        d.kernels.append(d.kernels[0])
+    d.write(path)
+    if spoil == "field":
+        path.write_text(path.read_text().replace('"bits": 16', '"bit": 16'))
     if spoil == "text":
         path.write_text("{")
     with pytest.warns(UserWarning, match="not a whole latency record"):
         assert load(tmp_path) == []
     with pytest.raises(ValueError, match="measure again"):
-        Latency.read(path)
+        LatencyRecord.read(path)
 
 
 def test_two_machines_have_two_sets(tmp_path):
     for name, gpu in (("nvidia-h200", "NVIDIA H200"), ("nvidia-a100", "NVIDIA A100")):
-        write_json(tmp_path / "latency" / f"{name}.json", record(models=("qwen3-8b",), tokens=(1, 16), gpu=gpu))
+        record(models=("qwen3-8b",), tokens=(1, 16), gpu=gpu).write(tmp_path / "latency" / f"{name}.json")
     build(tmp_path, tmp_path, figures=False)
     assert "NVIDIA A100" in (tmp_path / "tables" / "latency_nvidia-a100_m1.md").read_text()
     assert "NVIDIA H200" in (tmp_path / "tables" / "latency_nvidia-h200_m1.md").read_text()
@@ -378,22 +348,23 @@ def test_where_a_line_falls_behind():
 
 
 def test_names_of_kernels():
-    names = [label(k) for k in (*KINDS[:4], ("wna16", 4, 64), ("wna16", 4, -1), ("wna8", 8, -1), ("binary", 1, 128))]
-    assert names == ["bf16", "torch W4", "torch fp8", "W8A16", "W4A16 g64", "W4A16 row", "W8A8", "BiLLM"]
-    assert label(("torch_scaled_mm_fp8", 8, 128)) == "torch fp8 g128"
+    others = [("wna16", 4, 64), ("wna16", 4, -1), ("wna8", 8, -1), ("binary", 1, 128), ("torch_scaled_mm_fp8", 8, 128)]
+    names = [label(k) for k in (*KERNELS[:4], *(Kernel(*k) for k in others))]
+    assert names[:4] == ["bf16", "torch W4", "torch fp8", "W8A16"]
+    assert names[4:] == ["W4A16 g64", "W4A16 row", "W8A8", "BiLLM", "torch fp8 g128"]
 
 
 def test_which_kernel_runs_a_method():
-    assert kernel_of(science()) == ("bfloat16", 16, None)
+    assert kernel_of(science()) == BF16
     for method in ("rtn", "gptq", "awq"):
-        assert kernel_of(science("qwen3-8b", method, 3)) == ("wna16", 3, 128)
-    assert kernel_of(science("qwen3-8b", "smoothquant", 8)) == ("wna8", 8, -1)
+        assert kernel_of(science("qwen3-8b", method, 3)) == Kernel("wna16", 3, 128)
+    assert kernel_of(science("qwen3-8b", "smoothquant", 8)) == Kernel("wna8", 8, -1)
     assert kernel_of(science("qwen3-8b", "smoothquant", 8, method={"acts": {"bits": 4}})) is None
-    assert kernel_of(science("qwen3-8b", "billm")) == ("binary", 1, 128)
+    assert kernel_of(science("qwen3-8b", "billm")) == Kernel("binary", 1, 128)
 
 
 def test_only_points_with_quality_and_latency_are_joined(tmp_path):
-    r = read(record(), tmp_path)
+    s = speeds(record(), tmp_path)
     wanted = [("qwen3-8b", "gptq", 4), ("qwen3-8b-base", "gptq", 4), ("qwen3-8b", "none", None)]
     without = [
         ("qwen3-4b", "gptq", 4),
@@ -401,11 +372,11 @@ def test_only_points_with_quality_and_latency_are_joined(tmp_path):
         ("qwen3-8b", "billm", None),
     ]  # no such row of a decoder
     measured = [m for s in wanted + without for m in real(*s)]
-    pairs = joined(r, make_table(matrix("qwen3"), frame(measured)).rows)
+    pairs = joined(s, make_table(matrix("qwen3"), frame(measured)).rows)
     assert {(row.model, row.method) for row, _ in pairs} == {s[:2] for s in wanted}
     for row, decoder in pairs:
-        assert decoder["model"] == row.model.removesuffix("-base")
-        assert (decoder["bits"], decoder["batch"], decoder["what"]) == (row.bits, 1, "decode")
+        assert decoder.model == row.model.removesuffix("-base")
+        assert (decoder.kernel.bits, decoder.batch, decoder.what) == (row.bits, 1, "decode")
 
 
 # --- agreement
@@ -476,8 +447,8 @@ def test_the_pages_say_what_was_measured_or_that_nothing_was(tmp_path):
         return " ".join(done.stdout.split())
 
     assert shown() == "* No GPU has been measured yet. `python experiments/latency.py` measures one."
-    r = read(record(), tmp_path)
+    s = speeds(record(), tmp_path)
     text = shown()
     assert text.startswith("* **NVIDIA H200**")
     assert "the GPU was busy" in text
-    assert all(" ".join(line.split()) in text for line in headlines(r))
+    assert all(" ".join(line.split()) in text for line in headlines(s))
