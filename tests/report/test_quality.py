@@ -372,6 +372,26 @@ def test_figures_exist_and_show_something(built):
         assert b"CreationDate" not in figures[f"{name}.pdf"].read_bytes()
 
 
+def test_a_figure_shows_what_is_in_the_frame(results):
+    from qbench.report import figures
+
+    df = frame(*load(results))
+    mine = df[(df["model"] == "nano-s") & df["method"].isin(["none", "gptq", "awq"])]
+    (ax,) = figures.differences(mine, ("nano_world/acc",)).axes
+    drawn = [y for bars in ax.containers for y in bars.lines[0].get_ydata()]
+    paired = mine[(mine["metric"] == "nano_world/acc") & (mine["method"] != "none") & (mine["status"] == "ok")]
+    assert sorted(y for y in drawn if math.isfinite(y)) == pytest.approx(sorted(100 * paired["delta"]))
+    bars = [segment for bars in ax.containers for segment in bars.lines[2][0].get_segments()]
+    halves = [(bar[1, 1] - bar[0, 1]) / 2 for bar in bars if len(bar)]
+    assert sorted(halves) == pytest.approx(sorted(196 * paired["delta_stderr"]))
+    ax, _ = figures.pareto(mine, ("nano/ppl",)).axes
+    assert {text.get_text() for text in ax.texts} == {"nano-s"}
+    with pytest.raises(ValueError, match="no value to draw for c4/ppl"):
+        figures.quality_by_bits(mine, ("c4/ppl",))
+    with pytest.raises(ValueError, match="one family of models, these are nano-s, qwen3-8b"):
+        figures.pareto(frame(records((science("nano-s"), 0), (science("qwen3-8b"), 0))))
+
+
 @pytest.mark.parametrize("case", ["one cell", "unquantized only", "failure only", "all diverged", "one model"])
 def test_any_part_of_the_records_can_be_shown(tmp_path, case, capsys):
     store = Store(tmp_path)

@@ -75,8 +75,8 @@ def _panels(t: Table, columns: list[Column]) -> tuple[Figure, np.ndarray, list[s
     fig = Figure(figsize=(width, 1.0 + 1.75 * len(columns)), layout="constrained")
     axes = fig.subplots(len(columns), len(models), sharex=True, sharey="row", squeeze=False)
     bits = [r.bits for r in quantized(t.rows) if math.isfinite(r.bits)] or [1]
-    axes[0, 0].set_xlim(min(1, *bits) - 0.5, max(bits) + 0.5)
-    axes[0, 0].set_xticks(range(1, math.ceil(max(bits)) + 1))
+    axes[0, 0].set_xlim(min(bits) - 0.5, max(bits) + 0.5)
+    axes[0, 0].set_xticks(range(math.floor(min(bits)), math.ceil(max(bits)) + 1))
     for top, bottom, model in zip(axes[0], axes[-1], models):
         top.set_title(model)
         bottom.set_xlabel("weight bits")
