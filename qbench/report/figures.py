@@ -35,7 +35,10 @@ def quality_by_bits(df: pd.DataFrame, metrics: Metrics = ()) -> Figure:
 def pareto(df: pd.DataFrame, metrics: Metrics = ()) -> Figure:
     """Each metric against stored bits per weight and against the size of the checkpoint, with the Pareto fronts."""
     t = _table(df)
-    return pareto_figure(t, _columns(t, metrics) if metrics else _one_of_each(_columns(t)))
+    columns = _columns(t, metrics) if metrics else _one_of_each(_columns(t))
+    if unknown := [c.key for c in columns if c.higher_is_better is None]:
+        raise ValueError(f"no front over {', '.join(unknown)}: its measure does not say whether more is better")
+    return pareto_figure(t, columns)
 
 
 def differences(df: pd.DataFrame, metrics: Metrics = ()) -> Figure:
@@ -60,7 +63,9 @@ def draw(t: Table, df: pd.DataFrame, layers: pd.DataFrame, folder: Path) -> list
     t, delta, layers = one_evaluation(t), one_evaluation(make_table(spec, df, delta=True)), spec.select(layers)
     columns, paired = _finite(t), _finite(delta)
     if columns and quantized(t.rows):
-        made |= {"bits": bits_figure(t, columns), "pareto": pareto_figure(t, _one_of_each(columns))}
+        made["bits"] = bits_figure(t, columns)
+        if directed := [c for c in columns if c.higher_is_better is not None]:
+            made["pareto"] = pareto_figure(t, _one_of_each(directed))
     if paired:
         made["differences"] = differences_figure(delta, paired)
     if len(layers):
@@ -79,7 +84,7 @@ def _table(df: pd.DataFrame, delta: bool = False) -> Table:
 def _columns(t: Table, metrics: Metrics = ()) -> list[Column]:
     columns = _finite(t, metrics)
     if not columns:
-        raise ValueError(f"no value to draw for {', '.join(metrics) or 'any metric'}: of {len(t.rows)} rows")
+        raise ValueError(f"no value of {', '.join(metrics) or 'any metric'} in the {len(t.rows)} rows of the figure")
     return columns
 
 

@@ -386,7 +386,7 @@ def test_a_figure_shows_what_is_in_the_frame(results):
     assert sorted(halves) == pytest.approx(sorted(196 * paired["delta_stderr"]))
     ax, _ = figures.pareto(mine, ("nano/ppl",)).axes
     assert {text.get_text() for text in ax.texts} == {"nano-s"}
-    with pytest.raises(ValueError, match="no value to draw for c4/ppl"):
+    with pytest.raises(ValueError, match="no value of c4/ppl in the 9 rows"):
         figures.quality_by_bits(mine, ("c4/ppl",))
     with pytest.raises(ValueError, match="one family of models, these are nano-s, qwen3-8b"):
         figures.pareto(frame(records((science("nano-s"), 0), (science("qwen3-8b"), 0))))
