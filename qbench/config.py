@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from qbench import settings
 from qbench.data.corpus import Calibration
 from qbench.grid import Grid
 from qbench.machine import Machine
@@ -16,6 +15,7 @@ from qbench.measure.base import Measure
 from qbench.methods.base import Method
 from qbench.models.checkpoint import Checkpoint
 from qbench.printed import published
+from qbench.settings import Positive, Range, build, near
 from qbench.tracking import Tracking
 
 
@@ -27,7 +27,7 @@ class Protocol:
     logits: Literal["float32", "model"]
     c4: Literal["head", "released"]
     mmlu: str
-    max_prompt: int | None
+    max_prompt: Positive | None
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Home:
     calib: str
     text: str
     tasks: tuple[str, ...]
-    num_fewshot: int
-    windows: int | None  # of the text, where perplexity and divergence are measured; None: all
+    num_fewshot: Annotated[int, Range(0)]
+    windows: Positive | None  # of the text, where perplexity and divergence are measured; None: all
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class Config:
             raise ValueError(f"eval={parts} names no evaluation; choose one, e.g. eval=ppl")
         parts = {"": parts} if "_target_" in parts else parts
         if bare := [name for name, part in parts.items() if not (isinstance(part, Mapping) and "_target_" in part)]:
-            raise ValueError(f"eval.{bare[0]} is unknown; {settings.near(bare[0], set(parts) - set(bare))}")
-        return settings.build(plain | {"eval": parts}, "", cls)
+            raise ValueError(f"eval.{bare[0]} is unknown; {near(bare[0], set(parts) - set(bare))}")
+        return build(plain | {"eval": parts}, "", cls)
 
     @property
     def quantizes(self) -> bool:

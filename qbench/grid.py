@@ -12,11 +12,12 @@ Dimension key: N output channels, K input channels, G groups of K, T tokens.
 """
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from qbench.settings import check
+from qbench.settings import Positive, Range, check
 
 TINY = 2.0**-24  # the smallest positive float16
 
@@ -25,16 +26,12 @@ TINY = 2.0**-24  # the smallest positive float16
 class Grid:
     """``bits`` 1..8; ``group_size`` input channels share a scale, -1: one scale per row."""
 
-    bits: int = 4
-    group_size: int = 128
+    bits: Annotated[int, Range(1, 8)] = 4
+    group_size: Literal[-1] | Positive = 128
     symmetric: bool = False
 
     def __post_init__(self):
         check(self, "grid")
-        if not 1 <= self.bits <= 8:
-            raise ValueError(f"grid.bits must be a whole number from 1 to 8, got {self.bits}")
-        if self.group_size < 1 and self.group_size != -1:
-            raise ValueError(f"grid.group_size must be -1 (a whole row) or a positive number, got {self.group_size}")
 
     def columns(self, K: int, name: str = "this linear") -> int:
         """The number of columns per group in a row of ``K``; ValueError where the group size does not divide it."""
@@ -92,12 +89,10 @@ def rounded(w_NK: Tensor, grid: Grid, clip_NG: Tensor | float = 1.0) -> Tensor:
 class ActQuant:
     """Dynamic symmetric quantization of activations, one scale per token: SmoothQuant's "per-token" setting."""
 
-    bits: int = 8
+    bits: Annotated[int, Range(2, 8)] = 8
 
     def __post_init__(self):
         check(self, "acts")
-        if not 2 <= self.bits <= 8:
-            raise ValueError(f"acts.bits must be a whole number from 2 to 8, got {self.bits}")
 
     def __call__(self, x: Tensor) -> Tensor:
         """``x`` rounded along its last dimension, in the dtype of ``x``."""

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 
 from qbench.models.placement import Placement, check_device
-from qbench.settings import check
+from qbench.settings import Positive, Range, check
 
 
 @dataclass
@@ -14,10 +15,10 @@ class Machine:
     """Where and how to run; never part of a record's identity. Fields as in conf/machine."""
 
     device: str
-    threads: int | None
+    threads: Positive | None
     hidden_device: str
-    hidden_gib: float
-    statistics_gib: float
+    hidden_gib: Annotated[float, Range(0)]
+    statistics_gib: Annotated[float, Range(0)]
     max_memory: dict[str, float] | None
     data_dir: Path | None
     results_dir: Path
@@ -28,8 +29,6 @@ class Machine:
         check(self, "machine")
         if self.device == "auto":
             self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"machine.threads must be at least 1, got {self.threads}")
         for field in ("data_dir", "results_dir", "cache_dir"):
             if (path := getattr(self, field)) and path.exists() and not path.is_dir():
                 raise NotADirectoryError(f"machine.{field}={path} is a file; give a directory")

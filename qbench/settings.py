@@ -1,18 +1,41 @@
-"""Settings checked against the dataclasses that take them: a value of the wrong type is refused, never converted in
-silence. Values are those of YAML 1.2, where ``yes`` and ``off`` are text.
+"""Settings are checked against the annotations of the dataclasses that take them.
+
+A value of another type is refused, not converted. Values are those of YAML 1.2, where ``yes`` and ``off`` are text.
+Limits of a number stand in its annotation, ``bits: Annotated[int, Range(1, 8)]``.
 """
 
 import difflib
+import math
 import types
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
 PLAIN |= {types.NoneType: "null"}
+
+
+@dataclass(frozen=True)
+class Range:
+    """Limits of a number, themselves allowed unless ``open``."""
+
+    low: float
+    high: float = math.inf
+    open: bool = False
+
+    def __contains__(self, x: float) -> bool:
+        return self.low < x < self.high if self.open else self.low <= x <= self.high
+
+    def __str__(self) -> str:
+        words = "between {} and {}" if self.open else "from {} to {}" if self.high < math.inf else "of at least {}"
+        return words.format(self.low, self.high)
+
+
+Positive = Annotated[int, Range(1)]
+Share = Annotated[float, Range(0, 1, open=True)]
 
 
 def build(node, where: str, kind: type) -> Any:
@@ -64,6 +87,10 @@ def checked(value, hint, where: str) -> Any:
     kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     for kind in kinds:
         origin, inner = get_origin(kind), get_args(kind)
+        if origin is Annotated:
+            number = float(value) if inner[0] is float and type(value) is int else value
+            if type(number) is inner[0] and number in inner[1]:
+                return number
         if is_dataclass(kind):
             if isinstance(value, Mapping) and "." in where and "_target_" not in value:
                 field, name = next(iter(value), ""), where.rpartition(".")[2]
@@ -92,7 +119,7 @@ def near(name: str, known: Iterable[str]) -> str:
 
 @cache
 def _hints(cls: type) -> dict[str, Any]:
-    hints = get_type_hints(cls)
+    hints = get_type_hints(cls, include_extras=True)
     return {f.name: hints[f.name] for f in fields(cls)}
 
 
@@ -106,6 +133,8 @@ def _described(kinds) -> str:
         origin, inner = get_origin(kind), get_args(kind)
         if origin is Literal:
             words += map(str, inner)
+        elif origin is Annotated:
+            words.append(f"{PLAIN[inner[0]]} {inner[1]}")
         elif origin is tuple:
             words.append(f"a list, each item {_described(inner[:1])}")
         elif origin is dict:

@@ -32,7 +32,7 @@ from transformers import PreTrainedTokenizerBase
 from qbench.data.pins import HubFile
 from qbench.data.texts import HUB, hub_file, read, rows, stamp
 from qbench.data.windows import Encoder, lines, long_windows, nano_ids, released_c4
-from qbench.settings import check
+from qbench.settings import Positive, check
 
 Source = Literal["nano", "c4", "wikitext2", "text"]
 EVALUATED = {"c4": "validation", "wikitext2": "test"}  # the split of each text
@@ -58,8 +58,8 @@ class Calibration:
     """
 
     source: Source
-    n: int | None = None
-    length: int | None = None
+    n: Positive | None = None
+    length: Positive | None = None
     seed: int = 0
     path: str | None = None
     draw: Literal["windows", "lines"] = "windows"
@@ -73,8 +73,6 @@ class Calibration:
         for name, default in (("n", n), ("length", length)):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, default)
-            if getattr(self, name) < 1:
-                raise ValueError(f"calib.{name} must be at least 1, got {getattr(self, name)}")
         if self.source == "nano" and self.n * self.length > NANO_TOKENS:
             raise ValueError(
                 f"calib.n={self.n} windows of calib.length={self.length} are more than the embedded world gives, "

@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from qbench.data.corpus import TOKENS, Corpus, Source, sha256_of_tokens
 from qbench.data.pins import HubFile
 from qbench.data.windows import windows
 from qbench.record import Metric
-from qbench.settings import check
+from qbench.settings import Positive, Range, check
 from qbench.shape import Shape
 
 PAPER_WINDOW, NANO_WINDOW = 2048, 256
@@ -99,8 +99,8 @@ class TextMeasure(Measure):
 
     source: Source | None = None
     path: str | None = None
-    window: int | None = None
-    limit: int | None = None
+    window: Annotated[int, Range(2)] | None = None
+    limit: Positive | None = None
     c4: Literal["head", "released"] = "head"
 
     def __post_init__(self):
@@ -109,10 +109,6 @@ class TextMeasure(Measure):
         object.__setattr__(self, "source", corpus.source)
         if self.window is None:
             object.__setattr__(self, "window", NANO_WINDOW if corpus.source == "nano" else PAPER_WINDOW)
-        if self.window < 2:
-            raise ValueError(f"eval.window must be at least 2 tokens, got {self.window}")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"eval.limit must be at least 1 window, got {self.limit}; use null for all")
 
     def hub_files(self) -> list[HubFile]:
         return Corpus(self.source, self.path, self.c4).hub_files()

@@ -20,6 +20,7 @@ from qbench.measure.agreement import compare, kernels_of
 from qbench.measure.base import Context, Measure
 from qbench.models.checkpoint import DTYPES
 from qbench.record import Metric
+from qbench.settings import Positive
 
 TOKENS = 64  # that the two models are compared on before the timing
 
@@ -36,15 +37,9 @@ class DecodeSpeed(Measure):
     name = "latency"
     runs_packed = True
 
-    batch: int = 1
-    context: int = 1024
+    batch: Positive = 1
+    context: Positive = 1024
     dtype: Literal["float16", "bfloat16"] = "bfloat16"
-
-    def __post_init__(self):
-        super().__post_init__()
-        for field in ("batch", "context"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"eval.{field} must be a whole number from 1 on, got {getattr(self, field)}")
 
     def data(self, ctx: Context) -> dict:
         if ctx.packed is None:

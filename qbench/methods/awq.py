@@ -22,7 +22,7 @@ Dimension key: N output channels, K input channels, G groups of K, A exponents.
 """
 
 from dataclasses import asdict, dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ from torch import Tensor
 from qbench.costs import Work, energy_flops, forward_flops, rounding
 from qbench.grid import Grid, rounded
 from qbench.methods.base import Method
+from qbench.settings import Positive, Range
 from qbench.stats import Gram
 from qbench.weights import round_to_nearest
 
@@ -64,15 +65,13 @@ class AWQ(Method):
     statistic = Gram
     grid: Grid = Grid()
     loss: Literal["gram", "module"] = "gram"
-    n_scale: int = 20
-    n_clip: int = 10
+    n_scale: Positive = 20
+    n_clip: Annotated[int, Range(1, 20)] = 10
     unclipped: tuple[str, ...] = ("q_proj", "k_proj")
     arithmetic: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self):
         super().__post_init__()
-        if self.n_scale < 1 or not 1 <= self.n_clip <= 20:
-            raise ValueError(f"method.n_scale must be >= 1, n_clip 1..20; got {self.n_scale} and {self.n_clip}")
         if self.arithmetic == "bfloat16" and self.grid.symmetric:
             raise ValueError("method.arithmetic=bfloat16 is llm-awq's asymmetric quantizer; set grid.symmetric=false")
 

@@ -1,7 +1,7 @@
 """The contract of a method. To write your own, add one file here and one yaml in conf/method.
 
 A method is a frozen dataclass. Its fields are its hyperparameters: the yaml lists them next to ``_target_``, they are
-checked against their annotations (check ranges in your ``__post_init__``, after the base's), and they are part of every
+checked against their annotations and the limits in them, ``Annotated[int, Range(1, 8)]``, and they are part of every
 record's identity. Raise ``version`` when the numbers change.
 
     @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from qbench.costs import Work, factor_flops, rounding
 from qbench.methods.base import Method
+from qbench.settings import Positive, Share
 from qbench.shape import binary_bytes
 from qbench.stats import Gram
 from qbench.weights import BinaryWeight
@@ -51,21 +52,17 @@ class BiLLM(Method):
     version: ClassVar[int] = 2
     statistic = Gram
     calibrates_on = "block"
-    block_size: int = 128
-    max_salient: int = 49
-    damp: float = 0.01
+    block_size: Positive = 128
+    max_salient: Positive = 49
+    damp: Share = 0.01
     salience: Literal["inverse", "cholesky"] = "inverse"
     split_on: Literal["weights", "salience"] = "weights"
     count: Literal["all", "last_block"] = "all"
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 < self.max_salient < self.block_size:
-            raise ValueError(
-                f"method.max_salient={self.max_salient} must be from 1 to below method.block_size={self.block_size}"
-            )
-        if not 0 < self.damp < 1:
-            raise ValueError(f"method.damp must be between 0 and 1, got {self.damp!r}")
+        if self.max_salient >= self.block_size:
+            raise ValueError(f"method.max_salient={self.max_salient} must be below method.block_size={self.block_size}")
 
     def check(self, shapes):
         for name, (_, K) in shapes.items():

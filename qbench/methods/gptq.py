@@ -32,6 +32,7 @@ from torch import Tensor
 from qbench.costs import Work, factor_flops, rounding
 from qbench.grid import Grid
 from qbench.methods.base import Method
+from qbench.settings import Share
 from qbench.stats import Gram
 from qbench.weights import UniformWeight
 
@@ -50,12 +51,7 @@ class GPTQ(Method):
     grid: Grid = Grid()
     act_order: bool = False
     static_groups: bool = False
-    damp: float = 0.01
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not 0 < self.damp < 1:
-            raise ValueError(f"method.damp must be between 0 and 1, got {self.damp!r}")
+    damp: Share = 0.01
 
     def quantize_stage(self, weights, stat):
         whole = self.quantize(torch.cat(list(weights.values())), stat, ", ".join(weights))

@@ -14,13 +14,14 @@ Dimension key: K input channels.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 
 from qbench.costs import Work, rounding
 from qbench.grid import ActQuant, Grid
 from qbench.methods.base import Method
+from qbench.settings import Range
 from qbench.stats import AbsMax
 from qbench.weights import round_to_nearest
 
@@ -33,12 +34,10 @@ class SmoothQuant(Method):
     statistic = AbsMax
     grid: Grid = Grid(bits=8, group_size=-1, symmetric=True)
     acts: ActQuant = ActQuant(bits=8)
-    alpha: float | None = 0.5
+    alpha: Annotated[float, Range(0, 1)] | None = 0.5
 
     def __post_init__(self):
         super().__post_init__()
-        if self.alpha is not None and not 0 <= self.alpha <= 1:
-            raise ValueError(f"method.alpha must be between 0 and 1, or null for no smoothing, got {self.alpha!r}")
         if not self.grid.symmetric:
             raise ValueError("SmoothQuant rounds weights symmetrically; set method.grid.symmetric=true")
 

@@ -217,7 +217,7 @@ def test_hash_depends_on_values_and_shape_only():
     [
         (dict(source="pile"), ValueError, "calib.source must be nano, c4, wikitext2 or text, got 'pile'"),
         (dict(source="text"), ValueError, "needs calib.path"),
-        (dict(source="nano", n=0), ValueError, "calib.n must be at least 1, got 0"),
+        (dict(source="nano", n=0), ValueError, "calib.n must be a whole number of at least 1 or null, got 0"),
         (dict(source="text", path="missing.txt"), FileNotFoundError, "no such text file: missing.txt"),
     ],
 )

@@ -188,7 +188,7 @@ def test_latency_needs_a_gpu(configure):
         assert "times kernels on a GPU" in run(configure("method=rtn", "eval=latency", small=False)).message
     assert "choose a method, not none" in run(configure("method=none", "eval=latency", small=False)).message
     outcome = run(configure("method=rtn", "eval=latency", "eval.batch=0", small=False))
-    assert "eval.batch must be a whole number from 1 on, got 0" in outcome.message
+    assert "eval.batch must be a whole number of at least 1, got 0" in outcome.message
 
 
 def test_what_cannot_be_compared_is_refused_before_work(configure, monkeypatch):

@@ -202,9 +202,9 @@ def test_windows_by_default():
 
 def test_bad_input_before_any_weights(ctx, tmp_path):
     (tmp_path / "short.txt").write_text("He is here.")
-    with pytest.raises(ValueError, match=r"eval.window must be at least 2"):
+    with pytest.raises(ValueError, match=r"eval.window must be a whole number of at least 2"):
         Perplexity(window=1)
-    with pytest.raises(ValueError, match=r"eval.limit must be at least 1"):
+    with pytest.raises(ValueError, match=r"eval.limit must be a whole number of at least 1 or null"):
         Divergence(limit=0)
     with pytest.raises(ValueError, match=r"eval.source must be nano, c4, wikitext2, text or null, got 'pile'"):
         Perplexity("pile")

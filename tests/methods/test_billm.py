@@ -204,9 +204,10 @@ def test_takes_a_last_block_wide_enough(K):
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"block_size": v}, f"max_salient=49 must be from 1 to below method.block_size={v}") for v in (1, 0, 49)]
-    + [({"max_salient": v}, f"max_salient={v} must be from 1 to below method.block_size=128") for v in (0, 128)]
-    + [({"damp": v}, "damp must be between 0 and 1") for v in (0.0, 1.0)],
+    [({"block_size": v}, f"max_salient=49 must be below method.block_size={v}") for v in (1, 49)]
+    + [({"max_salient": 128}, "max_salient=128 must be below method.block_size=128")]
+    + [({name: 0}, f"{name} must be a whole number of at least 1") for name in ("block_size", "max_salient")]
+    + [({"damp": v}, "damp must be a number between 0 and 1") for v in (0.0, 1.0)],
 )
 def test_refuses_settings(settings, message):
     with pytest.raises(ValueError, match=f"method.{message}"):

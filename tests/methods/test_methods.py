@@ -177,7 +177,7 @@ def test_gptq_moving_groups_are_stored_and_static_ones_are_not():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (dict(damp=0.0), "method.damp must be between 0 and 1, got 0.0"),
+        (dict(damp=0.0), "method.damp must be a number between 0 and 1, got 0.0"),
     ],
 )
 def test_gptq_refuses(fields, message):
@@ -275,5 +275,5 @@ def test_smoothquant_weights_are_symmetric_per_row():
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.1])
 def test_smoothquant_refuses_alpha(alpha):
-    with pytest.raises(ValueError, match=r"method.alpha must be between 0 and 1"):
+    with pytest.raises(ValueError, match=r"method.alpha must be a number from 0 to 1 or null"):
         SmoothQuant(alpha=alpha)

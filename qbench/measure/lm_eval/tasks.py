@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from torch import nn
@@ -19,6 +19,7 @@ from qbench.data.windows import Encoder
 from qbench.measure.base import Context, Measure, mean_metric
 from qbench.measure.lm_eval.sizes import SIZES
 from qbench.record import Metric
+from qbench.settings import Positive, Range
 from qbench.shape import Shape
 
 if TYPE_CHECKING:
@@ -43,21 +44,15 @@ class Tasks(Measure):
     name = "tasks"
 
     tasks: tuple[str, ...] = ()
-    num_fewshot: int = 0
-    limit: int | None = None
-    max_length: int | None = None
-    max_prompt: int | None = None
+    num_fewshot: Annotated[int, Range(0)] = 0
+    limit: Positive | None = None
+    max_length: Positive | None = None
+    max_prompt: Positive | None = None
 
     def __post_init__(self):
         super().__post_init__()
         if not self.tasks:
             raise ValueError("eval.tasks is empty; name at least one lm-eval task")
-        if self.num_fewshot < 0:
-            raise ValueError(f"eval.num_fewshot must be at least 0, got {self.num_fewshot}")
-        for name in ("limit", "max_length", "max_prompt"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"eval.{name} must be at least 1, got {value}; use null for none")
 
     def requests(self, ctx: Context) -> "Requests":
         """The tasks with their requests; the prompts depend on the tokenizer only where max_prompt is set."""
