@@ -1,7 +1,7 @@
-"""What went wrong with the Hugging Face Hub, in one line that says what to do.
+"""Errors of the Hugging Face Hub as one line that says what to do.
 
-Its clients raise errors of several families (OSError, the HTTPError of httpx, hf_xet's RuntimeError), wrap one in
-another, and spread what they say over many lines.
+Its clients raise errors of several families (OSError, the HTTPError of httpx, hf_xet's RuntimeError), nest them, and
+write messages of many lines.
 """
 
 from huggingface_hub import constants
@@ -17,12 +17,12 @@ from huggingface_hub.errors import (
 
 
 def hub_error(e: Exception, repo: str, revision: str | None = None, *, kind: str = "model", instead: str) -> Exception:
-    """The error to raise from ``e``, which a client of the Hub raised while it fetched ``repo``.
+    """The error to raise instead of ``e``, which a client of the Hub raised while it fetched ``repo``.
 
     ``kind`` is model or dataset; ``instead`` says what works without the Hub ("use ..."). The result is a
-    PermissionError for what this account may not read, a FileNotFoundError for what is not there (repository,
-    revision, or offline and not in the cache), a ConnectionError for a fault of the network or the Hub, which is no
-    property of what was asked, and ``e`` itself for everything else (a full disk, a malformed name).
+    PermissionError for what this account may not read, a FileNotFoundError for what does not exist (repository,
+    revision, or offline and not in the cache), a ConnectionError for a fault of the network or the Hub, which says
+    nothing about the repository, and ``e`` itself for everything else (a full disk, a malformed name).
     """
     chain = [e]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) not in (None, *chain):
@@ -46,14 +46,14 @@ def hub_error(e: Exception, repo: str, revision: str | None = None, *, kind: str
         return PermissionError(f"the Hub does not know your token ({status}): run `hf auth login`, or unset HF_TOKEN")
     if any(isinstance(x, OfflineModeIsEnabled) for x in chain):
         return FileNotFoundError(
-            f"{asked} is not, or not wholly, in {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set; unset it to "
-            f"download, or {instead}"
+            f"{asked} is not completely in {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set; unset it to download, "
+            f"or {instead}"
         )
     if status or isinstance(e, HTTPError | LocalEntryNotFoundError | ConnectionError | TimeoutError | RuntimeError):
         first = answer or chain[-1]
         return ConnectionError(
             f"{asked} could not be fetched from {constants.ENDPOINT} ({type(first).__name__}: "
-            f"{' '.join(str(first).split())}); run the same command again, what has arrived is kept. Without a "
-            f"network, {instead}"
+            f"{' '.join(str(first).split())}); run the same command again, which resumes the download. "
+            f"Without a network, {instead}"
         )
     return e

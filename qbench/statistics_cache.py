@@ -13,7 +13,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from qbench.calibration import BlockCalibration
-from qbench.models.quantized import save_whole
+from qbench.models.files import save_tensors
 
 
 class CachedStatistics:
@@ -32,7 +32,7 @@ class CachedStatistics:
         }
         try:
             if not self.is_full:
-                save_whole(found, self._path(index), {})
+                save_tensors(found, self._path(index), {})
         except (OSError, SafetensorError) as e:
             self.is_full = True
             shutil.rmtree(self.folder, ignore_errors=True)

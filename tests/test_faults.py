@@ -73,10 +73,10 @@ def test_what_is_no_fault_of_the_machine():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("machine.device=tpu", "machine.device: 'tpu' is no device"),
+        ("machine.device=tpu", "machine.device: 'tpu' is not a device"),
         ("machine.device=meta", "machine.device=meta: torch"),
-        ("machine.hidden_device=cpuu", "machine.hidden_device: 'cpuu' is no device"),
-        ("machine.max_memory={cpuu: 5}", "machine.max_memory: 'cpuu' is no device"),
+        ("machine.hidden_device=cpuu", "machine.hidden_device: 'cpuu' is not a device"),
+        ("machine.max_memory={cpuu: 5}", "machine.max_memory: 'cpuu' is not a device"),
         ("machine.max_memory={cpu: -1}", "machine.max_memory: cpu is given -1"),
         ("machine.max_memory={mps: 1}", "machine.max_memory=mps: torch"),
     ],
@@ -108,7 +108,7 @@ def test_statistics_that_do_not_fit_the_disk_do_not_stop_a_run(configure, tmp_pa
     def full(tensors, path, metadata):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("qbench.statistics_cache.save_whole", full)
+    monkeypatch.setattr("qbench.statistics_cache.save_tensors", full)
     with pytest.warns(UserWarning, match="statistics are not kept in .*No space left"):
         outcome = run(configure("method=rtn"))
     assert outcome.metrics == expected

@@ -128,7 +128,7 @@ def test_a_broken_connection(hub, client, fault):
     client.setattr(hub, "fault", fault)
     client.setattr("time.sleep", lambda seconds: None)  # between the client's tries
     file = pinned("Salesforce/wikitext", "test", "wikitext-2-raw-v1")
-    with pytest.raises(ConnectionError, match=r"could not be fetched from .* what has arrived is kept"):
+    with pytest.raises(ConnectionError, match=r"could not be fetched from .* which resumes the download"):
         file.get()
     assert file.cached() is None
     client.setattr(hub, "fault", None)

@@ -1,1 +1,1 @@
-"""Texts, the windows that are drawn from them, and where they lie on the Hub."""
+"""Texts, their places on the Hub and on disk, and the windows drawn from them."""

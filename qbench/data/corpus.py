@@ -1,19 +1,18 @@
-"""Text to token ids: what models are calibrated on and evaluated on.
+"""Text to token ids: the data that models are calibrated and evaluated on.
 
-Two dataclasses name the data by their fields: `Calibration` draws n windows of equal length, `Corpus` is one
-long text. Each text comes from one of
+``Calibration`` draws n windows of equal length; ``Corpus`` is one long text. Both are dataclasses whose fields identify
+the data. The source of a text is one of
 
     nano        the embedded world (qbench.nano), no files needed
     c4          one pinned shard of allenai/c4, as in the papers
     wikitext2   Salesforce/wikitext, wikitext-2-raw-v1, pinned
-    text        any local .txt, .jsonl or .parquet (the latter two with a `text` column)
+    text        any local .txt, .jsonl or .parquet (the latter two with a ``text`` column)
 
-c4 and wikitext2 come from the Hugging Face Hub, or from `data_dir` (machine.data_dir) where one is given:
-parquet files with a `text` column at the places that `qbench.data.texts` names. The tokens are identified by
-`sha256_of_tokens`, so the same text from another place is the same data. No BOS or other special token is
-ever added.
+c4 and wikitext2 come from the Hugging Face Hub, or from files below ``data_dir`` (machine.data_dir; the places are in
+``qbench.data.texts``). Records identify data by ``sha256_of_tokens``, so the same text from another place is the same
+data. No BOS or other special token is added.
 
-Dimensions: T tokens of a text, B windows (or, in the suffix of a window batch, BT: B windows of T tokens).
+Dimensions: T tokens of a text, B windows (as a suffix of a batch of windows, BT: B windows of T tokens).
 """
 
 import hashlib
@@ -38,23 +37,22 @@ Source = Literal["nano", "c4", "wikitext2", "text"]
 EVALUATED = {"c4": "validation", "wikitext2": "test"}  # the split of each text
 C4_DOCUMENTS, C4_TOKENS = 1100, 256 * 2048
 TOKENS = {"wikitext2": 299_078, "c4": C4_TOKENS, "nano": 30_785}  # of each text, by Qwen3's or the nanos' tokenizer
-NANO_TOKENS = 2**22  # the world has no end; so much of it is written and tokenized in a minute
+NANO_TOKENS = 2**22  # the world's text is endless; this much is written and tokenized within a minute
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """`n` windows of `length` tokens, drawn with `seed`; a `path` is read instead of the source.
+    """``n`` windows of ``length`` tokens, drawn with ``seed``; a ``path`` is read instead of the source.
 
-    Without `n` and `length`: 128 x 2048 as in the papers, 64 x 256 for nano. c4: GPTQ's draw (random
-    documents of the shard longer than `length` tokens, of each one window at a random offset), with the
-    same random numbers, except that no document is used twice. wikitext2: random windows of the training
-    split joined by blank lines, GPTQ's draw too. text: disjoint windows in random order. nano: the first
-    windows of the seed's own stream of documents.
+    By default 128 x 2048 as in the papers, 64 x 256 for nano. c4: GPTQ's draw, one window at a random offset per random
+    document of more than ``length`` tokens, with the same random numbers, except that no document is used twice.
+    wikitext2: random windows of the training split joined by blank lines, also GPTQ's draw. text: disjoint windows in
+    random order. nano: the first windows of the documents that ``seed`` gives.
 
-    `draw: lines` is how the study's AWQ calibrates: `n` documents of at most `length` tokens in random order, stripped,
-    joined without anything between them and cut into as many windows as that gives.
+    ``draw: lines`` is the draw of the study's AWQ: ``n`` documents of at most ``length`` tokens in random order,
+    stripped, joined without a separator and cut into as many windows as that gives.
 
-    Raises ValueError where the source holds fewer than asked.
+    Raises: ValueError where the source holds less than asked for.
     """
 
     source: Source
@@ -80,7 +78,7 @@ class Calibration:
             )
 
     def tokens(self, tokenizer: PreTrainedTokenizerBase, data_dir: str | Path | None = None) -> Tensor:
-        """ids_BT, int64 [n, length]; the same tensor on a second call, so do not write into it."""
+        """ids_BT, int64 [n, length]; the same tensor on a second call, which must not be written into."""
         return _calibration_ids(self, Encoder.of(tokenizer), data_dir and str(data_dir), stamp(self.path))
 
     def hub_files(self) -> list[HubFile]:
@@ -98,12 +96,12 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Corpus:
-    """One evaluation text; a `path` is read instead of the source, and without either it is nano.
+    """One evaluation text; a ``path`` is read instead of the source, and without either the source is nano.
 
-    nano: documents of the test split. wikitext2: the raw test rows joined by blank lines. c4: the first 1,100
-    documents of the validation shard joined by spaces, of those the first 256 * 2048 tokens ("c4-new"); with
-    `c4: released` the study's 256 windows: 2,048 tokens of a given document from a given token on, or fewer where
-    the document ends, one after another. (Its places were drawn with another tokenizer.)
+    nano: documents of the test split. wikitext2: the raw test rows joined by blank lines. c4: the first 256 * 2048
+    tokens of the first 1,100 documents of the validation shard, joined by spaces ("c4-new"); with ``c4: released`` the
+    study's 256 windows, joined: 2,048 tokens of a given document from a given token on, or fewer where the document
+    ends. (The study drew these places with another tokenizer.)
     """
 
     source: Source | None = None
@@ -115,7 +113,7 @@ class Corpus:
         _set_source(self, "eval")
 
     def tokens(self, tokenizer: PreTrainedTokenizerBase, data_dir: str | Path | None = None) -> Tensor:
-        """ids_T, int64; the same tensor on a second call, so do not write into it."""
+        """ids_T, int64; the same tensor on a second call, which must not be written into."""
         return _corpus_ids(self, Encoder.of(tokenizer), data_dir and str(data_dir), stamp(self.path))
 
     def hub_files(self) -> list[HubFile]:
@@ -158,7 +156,7 @@ def _calibration_ids(cal: Calibration, encoder: Encoder, data_dir: str | None, s
 
 
 def _shuffled(cal: Calibration, data_dir: str | None, rng: random.Random) -> Iterable[str]:
-    """Documents in random order; the embedded world's are random as they come, and as many as anyone may need."""
+    """Documents in random order; those of the embedded world are random by themselves, and more than enough."""
     if cal.source == "nano":
         from qbench.nano import world
 
@@ -196,7 +194,7 @@ def _corpus_ids(corpus: Corpus, encoder: Encoder, data_dir: str | None, state) -
 
 
 def _set_source(data: Calibration | Corpus, group: str) -> None:
-    """Sets data.source: `text` where there is a path, nano where there is neither."""
+    """Sets ``data.source``: text where a path is given, nano where neither is."""
     if data.source == "text" and data.path is None:
         raise ValueError(f"{group}.source=text needs {group}.path=<file>")
     object.__setattr__(data, "source", "text" if data.path else data.source or "nano")

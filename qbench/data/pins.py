@@ -1,7 +1,7 @@
 """Data sets of the Hugging Face Hub, each at a pinned commit, file by file.
 
-qbench takes whole files from the Hub's cache and reads them itself. The loader of `datasets` has a cache of its own:
-without a network it answers with the version used last, whatever revision is asked for, and it does not find C4.
+qbench takes whole files from the Hub's cache and reads them itself. The loader of ``datasets`` has its own cache, which
+offline gives the version used last, whatever revision is asked for, and does not find C4.
 """
 
 from functools import lru_cache
@@ -28,7 +28,7 @@ PINS = {  # repository: its commit, and the file of a split
     "allenai/winogrande": ("01e74176c63542e6b0bcb004dcdea22d94fb67b5", "{name}/{split}-00000-of-00001.parquet"),
     "aps/super_glue": ("3de24cf8022e94f4ee4b9d55a6f539891524d646", "{name}/{split}-00000-of-00001.parquet"),
 }
-BYTES = {  # of the large files, the last one as the Hub shows it, rounded
+BYTES = {  # of the large files; the last one is rounded, as the Hub shows it
     (WIKITEXT, "train"): 6_357_543,
     (WIKITEXT, "test"): 732_610,
     (C4, "train"): 319_308_785,
@@ -51,15 +51,15 @@ class HubFile(NamedTuple):
         return sum(n for (repo, split), n in BYTES.items() if repo == self.repo and split in self.path)
 
     def cached(self) -> Path | None:
-        """Where the file lies in the Hub's cache; None if it is not there. Asks no network."""
+        """The file in the Hub's cache; None if it is not there. Does not use the network."""
         found = try_to_load_from_cache(self.repo, self.path, revision=self.revision, repo_type="dataset")
         return Path(found) if isinstance(found, str) else None
 
     def get(self) -> Path:
         """The file in the cache, downloaded if it is not there.
 
-        Raises what ``qbench.hub.hub_error`` says, and without a connection at once: the Hub's own client would go on
-        trying for half a minute.
+        Raises: the errors of ``qbench.hub.hub_error``, and without a connection at once, where the Hub's own client
+        would retry for half a minute.
         """
         if found := self.cached():
             return found
@@ -78,7 +78,7 @@ def pinned(repo: str, split: str, name: str | None = None) -> HubFile:
 
 @lru_cache
 def connect(repo: str) -> None:
-    """Raises where the Hub cannot be reached, after one try; what it answers, or how late, is left to its client."""
+    """Raises after one try where the Hub cannot be reached; its answers and delays are left to its own client."""
     try:
         get_hf_file_metadata(hf_hub_url(repo, "README.md", repo_type="dataset"))
     except HTTPError as e:

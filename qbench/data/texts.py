@@ -1,7 +1,7 @@
-"""Where texts come from: the Hugging Face Hub, at pinned revisions, or files of one's own.
+"""Reads texts from the Hugging Face Hub at pinned revisions, or from local files.
 
-With a `data_dir` (machine.data_dir) nothing is asked of the Hub: parquet files with a `text` column are read at the
-places in `LOCAL`, or else C4's own shard, `c4/c4-train.00000-of-01024.json.gz` or the same below `c4/en`.
+With a ``data_dir`` (machine.data_dir) the Hub is not used: texts come from the parquet files with a ``text`` column
+that ``LOCAL`` names, or from C4's own shard, ``c4/c4-train.00000-of-01024.json.gz`` or the same below ``c4/en``.
 """
 
 import json
@@ -25,17 +25,17 @@ def rows(source: str, split: str, data_dir: str | None) -> Sequence[str]:
     from pyarrow import concat_tables
 
     files = local_files(source, split, Path(data_dir)) if data_dir else [hub_file(source, split).get()]
-    return Dataset(concat_tables(map(text_table, files)))["text"]  # decodes what is asked for, when it is
+    return Dataset(concat_tables(map(text_table, files)))["text"]  # decodes a text when it is read
 
 
 def hub_file(source: str, split: str) -> HubFile:
-    """Where a split of c4 or wikitext2 is on the Hub."""
+    """The file of a split of c4 or wikitext2 on the Hub."""
     repo, name = HUB[source]
     return pinned(repo, split, name)
 
 
 def local_files(source: str, split: str, data_dir: Path) -> list[Path]:
-    """The files of a split below ``data_dir``; FileNotFoundError, with the place, where there are none."""
+    """The files of a split below ``data_dir``; FileNotFoundError, naming the place, where there are none."""
     files = sorted(data_dir.glob(place := LOCAL[source, split]))
     if not files and source == "c4":
         shard = Path(hub_file(source, split).path).name
@@ -44,7 +44,7 @@ def local_files(source: str, split: str, data_dir: Path) -> list[Path]:
     if not files:
         raise FileNotFoundError(
             f"{source} ({split}) is asked for, but machine.data_dir={data_dir} has no {place};"
-            " add it (parquet: a `text` column), unset machine.data_dir to use the Hub, or take another text"
+            " add it (parquet with a `text` column), unset machine.data_dir to use the Hub, or choose another text"
         )
     return files
 
@@ -89,7 +89,7 @@ def text_table(file: Path):
 
 
 def stamp(path: str | None) -> tuple | None:
-    """Changes when the file does, so that an edited text is read again."""
+    """A value that changes when the file changes, so that an edited text is read again."""
     if path is None or not Path(path).is_file():
         return None
     stat = Path(path).stat()

@@ -1,6 +1,6 @@
-"""Token ids drawn from documents, each draw as the code of a paper makes it.
+"""Draws windows of token ids from documents, each draw as the code of a paper makes it.
 
-Dimensions in names: B windows of T tokens (`ids_BT`), T tokens of one text (`ids_T`).
+Dimensions in names: B windows of T tokens (``ids_BT``), T tokens of one text (``ids_T``).
 """
 
 import hashlib
@@ -20,7 +20,7 @@ NANO_DOCUMENTS = 640
 
 @dataclass(frozen=True)
 class Encoder:
-    """A tokenizer that equals another of the same content, so that caches outlive the tokenizer object."""
+    """A tokenizer that equals every tokenizer with the same content: a key for caches."""
 
     fingerprint: str
     tokenizer: PreTrainedTokenizerBase = field(compare=False)
@@ -35,7 +35,7 @@ class Encoder:
 
 
 def windows(ids_T: Tensor, length: int, limit: int | None = None) -> Tensor:
-    """ids_BT: the disjoint windows of `length` tokens, the remainder dropped, at most the first `limit`."""
+    """ids_BT: disjoint windows of ``length`` tokens, without the remainder, and at most the first ``limit``."""
     count = len(ids_T) // length
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1 window, got {limit}")
@@ -48,7 +48,7 @@ def windows(ids_T: Tensor, length: int, limit: int | None = None) -> Tensor:
 
 
 def lines(documents: Iterable[str], encoder: Encoder, n: int, length: int) -> Tensor:
-    """ids_BT: the first `n` documents of at most `length` tokens, stripped, joined and cut (llm-awq's draw)."""
+    """ids_BT: the first ``n`` documents of at most ``length`` tokens, stripped, joined and cut (llm-awq's draw)."""
     short = (ids_T for text in documents if len(ids_T := encoder.ids(text.strip())) <= length)
     drawn = [ids_T for ids_T in itertools.islice(short, n) if len(ids_T)]
     ids_T = torch.cat(drawn) if drawn else torch.empty(0, dtype=torch.int64)
@@ -61,7 +61,7 @@ def lines(documents: Iterable[str], encoder: Encoder, n: int, length: int) -> Te
 
 
 def long_windows(documents: Sequence[str], encoder: Encoder, n: int, length: int, rng: random.Random) -> Tensor:
-    """ids_BT: of random documents longer than `length` tokens one window each at a random place (GPTQ's draw)."""
+    """ids_BT: one window at a random place per random document of more than ``length`` tokens (GPTQ's draw)."""
     drawn, seen = [], set()
     while len(drawn) < n:
         if len(seen) == len(documents):
@@ -81,7 +81,7 @@ def long_windows(documents: Sequence[str], encoder: Encoder, n: int, length: int
 
 
 def released_c4(documents: Sequence[str], encoder: Encoder) -> Tensor:
-    """ids_T: the places of the first C4 validation shard that the study evaluates on."""
+    """ids_T: the passages of the first C4 validation shard that the study evaluates on."""
     places = json.loads((Path(__file__).parent / "released_c4_windows.json").read_text())
     needed = max(places["document"]) + 1
     if len(documents) < needed:
@@ -94,7 +94,7 @@ def released_c4(documents: Sequence[str], encoder: Encoder) -> Tensor:
 
 
 def nano_ids(split: str, encoder: Encoder, seed: int, at_least: int = 0) -> Tensor:
-    """ids_T: documents of the embedded world, at least so many tokens."""
+    """ids_T: documents of the embedded world with at least ``at_least`` tokens."""
     from qbench.nano import world
 
     documents = NANO_DOCUMENTS

@@ -1,13 +1,13 @@
-"""How far the quantized model's predictions are from the unquantized model's, token by token.
+"""How far the quantized model's predictions are from the unquantized model's, per token.
 
-At every predicted position of the windows, KL(p || q) = sum_v p_v (log p_v - log q_v) with p the
-unquantized model's distribution and q the quantized one's, and whether both name the same token as most
-likely. Both need no labels, and both see damage long before accuracy does.
+At every predicted position of the windows: KL(p || q) = sum_v p_v (log p_v - log q_v), where p is the unquantized
+model's distribution and q the quantized one's, and whether both have the same most likely token. Neither needs labels,
+and both show damage long before accuracy does.
 
-What is kept of the unquantized model is not its logits (0.6 GB a window of 2,048 at Qwen3's vocabulary, and
-rounded to 16 bits they bury an 8-bit model's 1e-5 nats) but what its output head reads: the last hidden
-states, lossless, a hundred times smaller. The head is never quantized, so p is recomputed from them
-exactly, and the divergence of a model from itself is 0. That the head is the same is checked by its hash.
+The cache does not hold the unquantized model's logits: they take 0.6 GB per window of 2,048 tokens at Qwen3's
+vocabulary, and rounded to 16 bits they hide an 8-bit model's 1e-5 nats. It holds the inputs of the output head, the
+last hidden states, without loss and a hundred times smaller. The head is never quantized, so p is recomputed from them
+exactly, and the divergence of a model from itself is 0. A hash checks that the head is the same.
 
 Dimensions: B windows, T tokens, D model width, V vocabulary.
 """
@@ -19,23 +19,22 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from qbench.costs import Work
-from qbench.files import written_whole
 from qbench.measure.base import Context, TextMeasure, hidden_states, mean_metric
 from qbench.measure.perplexity import batches, float_head, logit_chunks, perplexity
+from qbench.models.files import save_tensors
 from qbench.record import Metric, digest
 from qbench.shape import Shape
 
 
 @dataclass(frozen=True)
 class Divergence(TextMeasure):
-    """`{source}/kl` in nats a token and `{source}/top1` agreement; samples are the windows' means.
+    """``{source}/kl`` in nats per token and ``{source}/top1`` agreement; samples are the windows' means.
 
-    The T - 1 positions of a window are those that perplexity scores. With `perplexity`, `{source}/ppl` comes
-    from the same forward passes: the number that `Perplexity` gives, at no cost.
+    The T - 1 positions per window are those that perplexity scores. With ``perplexity``, the same forward passes also
+    give ``{source}/ppl``, the number that ``Perplexity`` measures.
     """
 
     name = "divergence"
@@ -43,7 +42,7 @@ class Divergence(TextMeasure):
     perplexity: bool = False
 
     def prepare(self, ctx: Context) -> None:
-        """Writes the reference's hidden states under ctx.cache_dir/reference, if they are not there."""
+        """Writes the unquantized model's hidden states to ctx.cache_dir/reference, if they are not there."""
         file = self.reference_file(ctx)
         if not _whole(file):
             _write(file, ctx.reference(), self.windows(ctx), ctx)
@@ -74,13 +73,13 @@ class Divergence(TextMeasure):
         return replace(work, float32=2 * work.float32)  # the head of the quantized and of the unquantized model
 
     def reference_file(self, ctx: Context) -> Path:
-        """Named by all that may change its bits, the device too: its kernels sum in another order."""
+        """The name covers everything that may change a bit, also the device: its kernels sum in another order."""
         what = replace(self, perplexity=False).science(ctx) | {"model": ctx.model_id, "device": str(ctx.device)}
         return Path(ctx.cache_dir) / "reference" / f"{digest(what)}.safetensors"
 
 
 def divergences(p_BTD: Tensor, q_BTD: Tensor, head_VD: Tensor, targets_BT: Tensor) -> tuple[Tensor, ...]:
-    """KL(p || q) in nats, whether the most likely token is the same, -log q of the target: [B, T] each."""
+    """Three tensors [B, T]: KL(p || q) in nats, whether the most likely token is the same, -log q of the target."""
     kl, same, nll = [], [], []
     for (at, p), (_, q) in zip(logit_chunks(p_BTD, head_VD), logit_chunks(q_BTD, head_VD)):
         log_p, log_q = p.log_softmax(-1), q.log_softmax(-1)
@@ -93,15 +92,14 @@ def divergences(p_BTD: Tensor, q_BTD: Tensor, head_VD: Tensor, targets_BT: Tenso
 @torch.inference_mode()
 def _write(file: Path, model: nn.Module, ids_BT: Tensor, ctx: Context) -> None:
     hidden = [hidden_states(model, ids)[:, :-1].cpu() for ids in batches(ids_BT, ctx, "reference")]
-    tensors = {"hidden_BTD": torch.cat(hidden).contiguous()}
-    if not tensors["hidden_BTD"].isfinite().all():
+    hidden_BTD = torch.cat(hidden)
+    if not hidden_BTD.isfinite().all():
         raise ValueError("the unquantized model's hidden states are not finite; its checkpoint is damaged")
-    with written_whole(file) as temporary:
-        save_file(tensors, temporary, metadata={"head": _hash(float_head(model))})
+    save_tensors({"hidden_BTD": hidden_BTD}, file, {"head": _hash(float_head(model))})
 
 
 def _whole(file: Path) -> bool:
-    """Whether the file is there and readable; a damaged one is computed again."""
+    """Whether the file exists and is readable; a damaged one is computed again."""
     try:
         with safe_open(file, framework="pt") as f:
             return "head" in f.metadata()

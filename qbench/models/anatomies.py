@@ -1,4 +1,4 @@
-"""Where quantization happens in a Qwen3 decoder layer (dense models)."""
+"""The stages and steps of the decoder layers of each model type: where quantization happens in them."""
 
 import contextlib
 
@@ -8,11 +8,11 @@ from transformers import Qwen3Config
 from qbench.models.block import Anatomy, Stage, State
 
 
-def anatomy(config: Qwen3Config) -> Anatomy:
-    """The four stages and the five steps around them, in the order of the forward pass.
+def qwen3(config: Qwen3Config) -> Anatomy:
+    """The four stages of a dense Qwen3 layer and the five steps around them, in the order of the forward pass.
 
-    What o_proj reads are the value heads. Under grouped-query attention several query heads share one of
-    them, so v_proj has fewer rows than o_proj has columns and no scale of a single column can fold into it.
+    o_proj reads the value heads. Under grouped-query attention several query heads share one value head, so v_proj has
+    fewer rows than o_proj has columns, and the scale of a single column cannot be folded into it.
     """
     heads, kv = config.num_attention_heads, config.num_key_value_heads
     shared = f"v_proj to o_proj not scaled: grouped-query attention, {heads} query heads on {kv} value heads"
@@ -55,10 +55,13 @@ def _output(layer, state, kwargs):
 
 @contextlib.contextmanager
 def _without(module: nn.Module, name: str):
-    """Inside, the submodule ``name`` passes its input on: ``module`` stops short of it."""
+    """While entered, the submodule ``name`` returns its input, so ``module`` returns what ``name`` reads."""
     kept = getattr(module, name)
     setattr(module, name, nn.Identity())
     try:
         yield
     finally:
         setattr(module, name, kept)
+
+
+ANATOMIES = {"qwen3": qwen3}  # by config.json's model_type

@@ -1,4 +1,4 @@
-"""A transformer block as quantization sees it: stages of linears, the steps between them, and where scales fold.
+"""A decoder layer as quantization sees it: stages of linears, steps between them, and operations that take scales.
 
 Dimension key: K input channels.
 """
@@ -15,8 +15,8 @@ Step = Callable[[nn.Module, State, dict], State]
 
 @dataclass(frozen=True)
 class Stage:
-    """Linears that read one tensor. ``fold`` is the operation that writes that tensor channel by channel, so that a
-    scale can move between it and the readers; None where there is none, and then ``why_no_fold`` says so."""
+    """Linears that read the same tensor. ``fold`` is the operation that writes this tensor channel by channel, so that
+    a scale can move between it and the readers; None where there is none, and ``why_no_fold`` gives the reason."""
 
     linears: tuple[str, ...]
     fold: str | None
@@ -25,12 +25,11 @@ class Stage:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """How a decoder layer works, cut where its stages read.
+    """The forward pass of a decoder layer, divided where its stages read.
 
-    ``steps`` has one entry more than ``stages``. A step takes the layer, a state (a tuple of tensors) and the layer's
-    keyword arguments to the next state: ``steps[i]`` ends with the state whose first tensor the linears of
-    ``stages[i]`` read, the last one with the layer's output. All steps in a row are the layer's own forward pass, bit
-    for bit.
+    ``steps`` has one entry more than ``stages``. A step maps the layer, a state (a tuple of tensors) and the layer's
+    keyword arguments to the next state: ``steps[i]`` returns the state whose first tensor the linears of ``stages[i]``
+    read, and the last step the layer's output. All steps in sequence equal the layer's own forward pass, bit for bit.
     """
 
     stages: tuple[Stage, ...]
@@ -38,7 +37,7 @@ class Anatomy:
 
 
 class Block:
-    """One decoder layer on a device: ``block["mlp.up_proj"]`` is that submodule."""
+    """One decoder layer on a device; ``block["mlp.up_proj"]`` is that submodule."""
 
     def __init__(self, module: nn.Module, anatomy: Anatomy, index: int):
         self.module, self.stages, self.steps, self.index = module, anatomy.stages, anatomy.steps, index
@@ -47,21 +46,19 @@ class Block:
         return self.module.get_submodule(name)
 
     def install(self, name: str, linear: nn.Module) -> None:
-        """Puts ``linear`` in the place of the submodule ``name``."""
+        """Replaces the submodule ``name`` by ``linear``."""
         parent, _, leaf = name.rpartition(".")
         setattr(self.module.get_submodule(parent), leaf, linear)
 
     @torch.no_grad()
     def rescale(self, stage: Stage, s_K: Tensor) -> Tensor:
-        """Divides what ``stage`` reads by ``s_K`` and multiplies its weights' columns: the function stays.
+        """Divides the input of ``stage`` by ``s_K`` and multiplies the weights' columns by it: the function stays.
 
-        A norm's gain is divided first, in its own dtype; the columns then take the ratio that the rounded
-        gain really has, so that no channel is left with a wrong gain. Returns the scales applied.
+        A norm's gain is divided first, in its own dtype. The columns are then multiplied by the ratio of the rounded
+        gains, so that no channel ends up with a wrong gain. Returns the scales applied.
         """
         if stage.fold is None:
-            raise ValueError(
-                f"block {self.index}: nothing to fold a scale of {stage.linears} into: {stage.why_no_fold}"
-            )
+            raise ValueError(f"block {self.index}: a scale of {stage.linears} cannot be folded: {stage.why_no_fold}")
         writer = self[stage.fold]
         old = writer.weight.float().clone()
         if old.ndim == 1:

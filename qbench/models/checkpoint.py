@@ -1,8 +1,7 @@
-"""A checkpoint on disk, loaded a part at a time.
+"""A checkpoint on disk, loaded one part at a time.
 
-``Checkpoint`` names a model; ``open()`` finds its files (the Hub, a local folder, or inside this package)
-without reading weights, and ``OpenCheckpoint`` reads them: the whole, or one decoder layer at a time into a
-skeleton on the meta device.
+``Checkpoint`` names a model; ``open()`` finds its files (on the Hub, in a local folder, or in this package) without
+reading weights, and ``OpenCheckpoint`` reads them: the whole model, or one decoder layer at a time.
 """
 
 import copy
@@ -21,21 +20,20 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from qbench.hub import hub_error
-from qbench.models import anatomies as qwen3
 from qbench.models import files
+from qbench.models.anatomies import ANATOMIES
 from qbench.models.block import Block
 from qbench.models.placement import Placement
 from qbench.settings import check
 
 NANO = Path(__file__).parent.parent / "nano" / "models"
-PATTERNS = ["*.safetensors", "*.json", "*.txt"]  # what is taken of a model on the Hub
+PATTERNS = ["*.safetensors", "*.json", "*.txt"]  # the files of a model on the Hub that are downloaded
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-ANATOMIES = {"qwen3": qwen3.anatomy}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Which model, as what: exactly one of ``repo`` (Hub id), ``path`` (local folder), ``nano`` (shipped model)."""
+    """A model: exactly one of ``repo`` (Hub id), ``path`` (local folder) and ``nano`` (shipped model) is set."""
 
     name: str
     repo: str | None = None
@@ -61,7 +59,7 @@ class Checkpoint:
         return found | {"dtype": self.dtype} | ({"revision": self.revision} if is_fixed else {})
 
     def open(self) -> "OpenCheckpoint":
-        """Raises ValueError or OSError when the model is not there, may not be read, or its files are damaged."""
+        """Raises ValueError or OSError where the model is missing, may not be read, or has damaged files."""
         if self.repo is not None:
             folder = _snapshot(self.repo, self.revision)
             return _open(folder, self, folder.name)
@@ -88,12 +86,12 @@ def _open(folder: Path, model: Checkpoint, revision: str) -> "OpenCheckpoint":
 
 
 def is_finite(x: torch.Tensor) -> bool:
-    """Whether all numbers are finite, in one pass without a mask of the same size."""
+    """Whether all numbers are finite; one pass, without a mask of the same size."""
     return bool(torch.isfinite(torch.stack(x.aminmax())).all())
 
 
 class OpenCheckpoint:
-    """The files of one model. Nothing but headers is read until asked for."""
+    """The files of one model. Opening reads headers only; weights are read when a method asks for them."""
 
     def __init__(self, folder: Path, model: Checkpoint, revision: str):
         self.folder, self.model, self.revision = folder, model, revision
@@ -119,19 +117,19 @@ class OpenCheckpoint:
         return {name: tuple(self.skeleton.get_submodule(name).weight.shape) for name in full}
 
     def parameters(self) -> int:
-        """How many numbers the model has, tied ones once."""
+        """The number of parameters, tied ones counted once."""
         return sum(p.numel() for p in self.skeleton.parameters())
 
     @cached_property
     def skeleton(self) -> nn.Module:
-        """The model on the meta device: shapes without numbers. Not to be written into."""
+        """The model on the meta device: shapes without numbers. Copy it before you change it."""
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(self.config, dtype=self.dtype).eval().requires_grad_(False)
             model.tie_weights()
         return model
 
     def fill(self, module: nn.Module, prefix: str, device) -> None:
-        """Reads every parameter of ``module``, which the checkpoint calls ``prefix`` + its name, onto ``device``."""
+        """Reads every parameter of ``module`` onto ``device``; its name in the checkpoint is ``prefix`` + its name."""
         wanted, by_file = dict(module.named_parameters()), defaultdict(list)
         for name in wanted:
             by_file[self.files[prefix + name]].append(name)
@@ -149,14 +147,14 @@ class OpenCheckpoint:
         module.requires_grad_(False)
 
     def embedding(self, device) -> nn.Module:
-        """A model of which only what runs before the first block has numbers."""
+        """A model in which only the modules before the first block have numbers."""
         model = copy.deepcopy(self.skeleton)
         self.fill(model.model.embed_tokens, "model.embed_tokens.", device)
         model.model.rotary_emb = type(model.model.rotary_emb)(self.config).to(device)
         return model
 
     def block(self, index: int, device) -> Block:
-        """Decoder layer ``index`` in memory of its own."""
+        """Decoder layer ``index`` in its own memory."""
         block = self.empty_block(index)
         self.fill(block.module, f"model.layers.{index}.", device)
         return block
@@ -170,7 +168,7 @@ class OpenCheckpoint:
             yield self.block(index, device)
 
     def load(self, device, block=None, placement: Placement | None = None) -> nn.Module:
-        """The whole model. ``block(index, device) -> Block`` gives the decoder layers; None: as they are on disk."""
+        """The whole model. ``block(index, device) -> Block`` gives the decoder layers; None: those on disk."""
         model = self.embedding(device)
         block, placement = block or self.block, placement or Placement(str(device))
         count = self.config.num_hidden_layers

@@ -1,7 +1,7 @@
 """The files of a checkpoint: which of them are read, and what is refused before any weight is read.
 
-A number that a reader of other files would call wrong must not come out of here: weights in a format that nothing
-here decodes, a tensor that the model has no place for, and a tokenizer that is not there are errors.
+Whatever would silently measure another model is an error: weights in a format that is not decoded here, a tensor that
+the model has no place for, a missing tokenizer.
 """
 
 import hashlib
@@ -12,13 +12,16 @@ from pathlib import Path, PurePosixPath
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from safetensors.torch import save_file
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+
+from qbench.files import written_whole
 
 INDEX = "model.safetensors.index.json"
 TOKENIZER = ("tokenizer*", "vocab*", "merges.txt", "added_tokens.json", "special_tokens_map.json")
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
-FLOATS = ("F32", "F16", "BF16")  # safetensors' names of the types of weights that are read
+FLOATS = ("F32", "F16", "BF16")  # the types of weights that are read, as safetensors calls them
 
 
 def weight_files(folder: Path) -> list[str]:
@@ -39,10 +42,10 @@ def weight_files(folder: Path) -> list[str]:
 
 
 def content_hash(folder: Path) -> str:
-    """40 hex digits of a SHA-256 over what is read of a checkpoint: the revision of a model that no Hub has numbered.
+    """40 hex digits of a SHA-256 over the files that are read: the revision of a model without a commit on the Hub.
 
-    That is config.json, the weights wherever the index says, and every file that decides which tokens a text becomes
-    (``TOKENIZER``). Chat templates in files of their own do not count: no measurement applies one.
+    These are config.json, the weights that the index names, and all files of the tokenizer (``TOKENIZER``). Separate
+    files of chat templates do not count, because no measurement applies one.
     """
     tokenizer = sorted({p.name for pattern in TOKENIZER for p in folder.glob(pattern)})
     paths = {name: folder / name for name in ("config.json", *weight_files(folder), *tokenizer)}
@@ -69,30 +72,30 @@ def read_config(folder: Path, known: Collection[str]) -> PretrainedConfig:
         raise FileNotFoundError(f"no config.json in {folder}; is it a Hugging Face checkpoint?")
     told = _json(path)
     if (kind := told.get("model_type")) not in known:
-        raise ValueError(f"the model in {folder} is a {kind}; known here: {', '.join(known)}")
+        raise ValueError(f"the model in {folder} is a {kind}; supported: {', '.join(known)}")
     if quantized := told.get("quantization_config"):
         how = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else quantized
         raise ValueError(
-            f"{path} has a quantization_config ({how}): these weights are quantized already, and nothing here reads "
+            f"{path} has a quantization_config ({how}): these weights are quantized already, and qbench cannot read "
             "their scales; use the unquantized checkpoint"
         )
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except Exception as e:  # transformers and huggingface_hub raise what they like for a field of a wrong type
-        raise ValueError(f"{path} is no configuration of a {kind}: {' '.join(str(e).split())}") from e
+    except Exception as e:  # transformers and huggingface_hub raise many kinds of errors for a field of a wrong type
+        raise ValueError(f"{path} is not the configuration of a {kind}: {' '.join(str(e).split())}") from e
 
 
 def read_tokenizer(folder: Path, vocab: int) -> PreTrainedTokenizerBase:
     """The tokenizer of a model with ``vocab`` embeddings.
 
-    Raises: FileNotFoundError where there is none, for which transformers may invent an empty one, ValueError for one
-    that is damaged or has more tokens than the model.
+    Raises: FileNotFoundError where it is missing (transformers may then make an empty one), ValueError where it is
+    damaged or has more tokens than the model.
     """
     has = {name: (folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "merges.txt")}
     if not has["tokenizer.json"] and not (has["vocab.json"] and has["merges.txt"]):
         raise FileNotFoundError(
-            f"no tokenizer in {folder}: it needs a tokenizer.json, or a vocab.json and a merges.txt; copy the "
-            "tokenizer's files from where the model comes from"
+            f"no tokenizer in {folder}: it needs a tokenizer.json, or a vocab.json and a merges.txt; copy "
+            "these files from the source of the model"
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -109,10 +112,10 @@ def read_tokenizer(folder: Path, vocab: int) -> PreTrainedTokenizerBase:
 
 
 def tensor_files(folder: Path, skeleton: nn.Module, tied: bool) -> dict[str, str]:
-    """Tensor name -> file, after a look at every header: all there, whole, in a known type, and the shapes of
-    ``skeleton``. A model with ``tied`` embeddings may store its lm_head too, if that is the same.
+    """{tensor: file}, after every header was checked: all tensors of ``skeleton`` are there in its shapes and a known
+    type, and no others. A model with ``tied`` embeddings may also store its lm_head, if that is the same.
 
-    Raises: FileNotFoundError for a missing file, ValueError for anything that would not be read or be read wrongly.
+    Raises: FileNotFoundError for a missing file, ValueError for anything that would be left out or read wrongly.
     """
     expected = {key: tuple(p.shape) for key, p in skeleton.named_parameters()}
     files: dict[str, str] = {}
@@ -146,12 +149,12 @@ def _check_tensor(path: Path, key: str, stored, expected: dict[str, tuple[int, .
         key = EMBEDDING
     if (kind := stored.get_dtype()) not in FLOATS:
         raise ValueError(
-            f"{path}: {key} is stored as {kind}, and nothing here decodes that; use a checkpoint in "
+            f"{path}: {key} is stored as {kind}, which qbench cannot decode; use a checkpoint in "
             f"{', '.join(FLOATS)}, the unquantized one"
         )
     if key not in expected:
         raise ValueError(
-            f"{path} holds {key}, which this model has no place for: leaving it out would measure another model; "
+            f"{path} holds {key}, which this model has no place for; without it another model would be measured; "
             "use a plain checkpoint, with adapters merged and without quantization"
         )
     if (shape := tuple(stored.get_shape())) != expected[key]:
@@ -165,4 +168,10 @@ def _json(path: Path) -> dict:
         why = f"a {type(found).__name__}"
     except ValueError as e:
         why = str(e)
-    raise ValueError(f"{path} is no JSON object ({why}); download it again")
+    raise ValueError(f"{path} is not a JSON object ({why}); download it again")
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Writes a safetensors file. ``path`` holds either all of it or what it held before."""
+    with written_whole(path) as temporary:
+        save_file({k: t.detach().to("cpu", copy=False).contiguous() for k, t in tensors.items()}, temporary, metadata)

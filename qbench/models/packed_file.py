@@ -1,7 +1,7 @@
-"""A packed model in one safetensors file: what it weighs on disk is what it weighs on the card.
+"""A packed model in one safetensors file, as large on disk as on the GPU.
 
-Linears are there as the buffers that kernels read, everything else in the model's dtype. The metadata says, for each
-linear, which kind of packed weight it is, its settings and how activations are quantized.
+Linears are stored as the buffers that kernels read, everything else in the model's dtype. The metadata has, per linear,
+the kind of packed weight, its settings and the quantization of activations.
 """
 
 import copy
@@ -14,14 +14,11 @@ from torch import nn
 from qbench.grid import ActQuant
 from qbench.linear import QuantLinear
 from qbench.models.checkpoint import OpenCheckpoint
-from qbench.models.quantized import save_whole
+from qbench.models.files import save_tensors
 
 
 def save_packed(model: nn.Module, path: Path) -> None:
-    """Writes a model whose quantized linears have ``path="packed"``.
-
-    Raises: ValueError for one that has none.
-    """
+    """Writes a model whose quantized linears have ``path="packed"``; ValueError for one without any."""
     linears = {n: m for n, m in model.named_modules() if isinstance(m, QuantLinear) and m.packed is not None}
     if not linears:
         raise ValueError('nothing in this model is packed; load it with QuantizedFolder.load(..., path="packed")')
@@ -37,11 +34,11 @@ def save_packed(model: nn.Module, path: Path) -> None:
     state = model.state_dict()
     if model.config.tie_word_embeddings:
         state.pop("lm_head.weight")
-    save_whole(state, Path(path), {"linears": json.dumps(about)})
+    save_tensors(state, Path(path), {"linears": json.dumps(about)})
 
 
 def load_packed(ckpt: OpenCheckpoint, path: Path, device) -> nn.Module:
-    """The model that ``save_packed`` wrote; ``ckpt`` gives its skeleton, no weight of it is read.
+    """The model that ``save_packed`` wrote; of ``ckpt`` only the shapes are read, and no weights.
 
     Raises: ValueError for a damaged file or one of another model.
     """
@@ -52,14 +49,14 @@ def load_packed(ckpt: OpenCheckpoint, path: Path, device) -> nn.Module:
             about = json.loads(f.metadata()["linears"])
             state = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, TypeError, ValueError) as e:
-        raise ValueError(f"{path} is no whole packed model ({type(e).__name__}: {e}); pack it again") from e
+        raise ValueError(f"{path} is not a complete packed model ({type(e).__name__}: {e}); pack it again") from e
     model, kinds = copy.deepcopy(ckpt.skeleton), {cls.__name__: cls for cls in packed.Packed.__subclasses__()}
     for name, what in about.items():
         tensors = [key and state.pop(f"{name}.packed.{key}", None) for key in what["buffers"]]
         if any(key and tensor is None for key, tensor in zip(what["buffers"], tensors)):
             raise ValueError(f"{path} lacks tensors of {name}; pack the model again")
         if what["kind"] not in kinds:
-            raise ValueError(f"{path}: {name} is a {what['kind']}; known here: {', '.join(kinds)}")
+            raise ValueError(f"{path}: {name} is a {what['kind']}; supported: {', '.join(kinds)}")
         kernel = kinds[what["kind"]].restore(*tensors, **what["settings"])
         bias, acts = state.pop(f"{name}.bias", None), what["acts"] and ActQuant(what["acts"])
         parent, _, leaf = name.rpartition(".")

@@ -1,8 +1,8 @@
-"""Where the decoder layers of a model lie that does not fit one device.
+"""Places the decoder layers of a model that does not fit on one device.
 
-Layers go, in the order of the forward pass, to the devices of ``max_memory`` in its order, as many as fit; what fits
-nowhere lies on disk. A layer on another accelerator runs there; one on the CPU or on disk is brought to the main device
-when its turn comes. The moving is accelerate's. Embedding, final norm and head stay on the main device.
+Layers fill the devices of ``max_memory`` in its order, in the order of the forward pass; the rest is kept on disk. A
+layer on another accelerator runs there; accelerate moves a layer from the CPU or disk to the main device for each call.
+Embedding, final norm and head stay on the main device.
 """
 
 import tempfile
@@ -19,8 +19,8 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Placement:
-    """``max_memory``: GiB that weights may take, by device ("cuda:0", "cuda:1", "cpu"); layers that fit nowhere are
-    kept in ``folder``. None: everything is on ``device``."""
+    """``max_memory``: GiB that weights may take per device ("cuda:0", "cuda:1", "cpu"); layers that fit nowhere go
+    to ``folder``. None: everything is on ``device``."""
 
     device: str
     max_memory: dict[str, float] | None = None
@@ -33,7 +33,7 @@ class Placement:
                 raise ValueError(f"machine.max_memory: {name} is given {gib!r}; give GiB as a number")
 
     def layers(self, layer_bytes: int, count: int, rest_bytes: int) -> list[str]:
-        """The place of each of ``count`` layers; ``rest_bytes`` are those of embedding, norm and head."""
+        """The place of each of ``count`` layers; ``rest_bytes``: the size of embedding, norm and head."""
         if self.max_memory is None:
             return [self.device] * count
         free = {_name(device): gib * GIB for device, gib in self.max_memory.items()}
@@ -44,7 +44,7 @@ class Placement:
         return (places + ["disk"] * count)[:count]
 
     def settle(self, layer: nn.Module, place: str, index: int) -> nn.Module:
-        """``layer``, whose weights are on ``place`` or, for "disk", on the CPU, made to run where it is needed."""
+        """``layer`` with hooks that run it on its device; its weights are on ``place`` (for "disk", on the CPU)."""
         main = _name(self.device)
         if place == main:
             return layer
@@ -58,15 +58,15 @@ class Placement:
 
 
 def device_named(name: str, field: str) -> torch.device:
-    """ValueError where ``name``, the value of machine.``field``, names no device."""
+    """The device called ``name``; ValueError where machine.``field`` is not the name of a device."""
     try:
         return torch.device(str(name))
     except RuntimeError as e:
-        raise ValueError(f"machine.{field}: {name!r} is no device; use names like cuda:0 or cpu") from e
+        raise ValueError(f"machine.{field}: {name!r} is not a device; use names like cuda:0 or cpu") from e
 
 
 def check_device(name: str, field: str) -> None:
-    """ValueError where this torch cannot use the device ``name``, the value of machine.``field``, here."""
+    """Raises ValueError where this torch cannot use the device ``name``, the value of machine.``field``."""
     device = device_named(name, field)
     there = torch.cuda.device_count() if device.type == "cuda" else 1
     if device.type == "cuda" and there <= (device.index or 0):

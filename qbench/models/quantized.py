@@ -1,9 +1,8 @@
-"""A quantized model on disk: one safetensors file a block, whole or absent.
+"""A quantized model on disk: one safetensors file per block, complete or absent.
 
-A file holds the stored tensors of each quantized weight as ``<linear>/<field>``, and whatever else the block has
-(norms, biases) under its own name; its metadata says the class and the plain fields of each weight, and what
-quantization did to each linear. A quantization that was cut off leaves the blocks that were done, and the
-hidden states on their way to the next one.
+A file holds the tensors of each quantized weight as ``<linear>/<field>``, and the block's other parameters (norms,
+biases) under their own names. Its metadata has the class and the plain fields of each weight, and the report on each
+linear. An interrupted quantization leaves the finished blocks and the inputs of the next one.
 """
 
 import json
@@ -12,25 +11,24 @@ from pathlib import Path
 from typing import Literal
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from qbench.files import written_whole
 from qbench.grid import ActQuant
 from qbench.json_values import plain
 from qbench.linear import QuantLinear
 from qbench.models.block import Block
 from qbench.models.checkpoint import OpenCheckpoint
+from qbench.models.files import save_tensors
 from qbench.models.placement import Placement
 from qbench.record import LayerReport
 from qbench.weights import QuantWeight
 
-# what reading a file raises that is cut off, of another version, or not ours
+# errors of reading a file that is truncated, of another version, or not a block
 _DAMAGE = (SafetensorError, AttributeError, KeyError, TypeError, ValueError)
 
 
 class QuantizedFolder:
-    """The blocks of one quantized model, as far as they are done."""
+    """The finished blocks of one quantized model."""
 
     def __init__(self, path: Path):
         self.path = Path(path)
@@ -39,7 +37,7 @@ class QuantizedFolder:
         return self.path / f"block-{index:05d}.safetensors"
 
     def has(self, index: int) -> bool:
-        """Whether the block is there whole; a damaged file is removed, with a warning, and made again."""
+        """Whether the block is there; a damaged file is removed with a warning."""
         path = self.block_path(index)
         try:
             with safe_open(path, framework="pt") as f:
@@ -56,7 +54,7 @@ class QuantizedFolder:
         return all(self.has(index) for index in range(blocks))
 
     def save(self, block: Block, weights: dict[str, QuantWeight], reports: list[LayerReport]) -> None:
-        """Writes the block, whose linears ``weights`` names."""
+        """Writes the block; ``weights`` has its quantized linears by name."""
         tensors, about = {}, {}
         for name, weight in weights.items():
             about[name] = {"class": type(weight).__name__, "settings": weight.settings()}
@@ -64,17 +62,17 @@ class QuantizedFolder:
         inside = tuple(f"{name}.weight" for name in weights)
         tensors |= {name: p for name, p in block.module.named_parameters() if name not in inside}
         metadata = {"weights": json.dumps(about), "reports": json.dumps(plain(reports))}
-        save_whole(tensors, self.block_path(block.index), metadata)
+        save_tensors(tensors, self.block_path(block.index), metadata)
 
     def reports(self, index: int) -> list[LayerReport]:
-        """What quantization did to the linears of a block that is there."""
+        """The reports on the linears of an existing block."""
         with safe_open(self.block_path(index), framework="pt") as f:
             return [LayerReport.of(r) for r in json.loads(f.metadata()["reports"])]
 
     def read(self, ckpt: OpenCheckpoint, index: int, device) -> tuple[Block, dict[str, QuantWeight]]:
         """A block without its quantized linears, and their weights.
 
-        Raises: OSError where the file does not hold this block; it is removed, so that the next run makes it again.
+        Raises: OSError where the file does not hold this block; the file is removed, and the next run makes it again.
         """
         path, block = self.block_path(index), ckpt.empty_block(index)
         with safe_open(path, framework="pt", device=str(device)) as f:
@@ -97,7 +95,7 @@ class QuantizedFolder:
         return block, weights
 
     def block(self, ckpt: OpenCheckpoint, index: int, acts: ActQuant | None, device, path="dequantized") -> Block:
-        """A block as it runs: with its quantized linears; ``path`` as in ``QuantLinear``."""
+        """A block with its quantized linears; ``path`` as in ``QuantLinear``."""
         block, weights = self.read(ckpt, index, device)
         for name, weight in weights.items():
             bias = getattr(block[name], "bias", None)
@@ -117,11 +115,11 @@ class QuantizedFolder:
         return ckpt.load(device, lambda index, place: self.block(ckpt, index, acts, place, path), placement)
 
     def save_hidden(self, index: int, x_BTD: Tensor) -> None:
-        """Keeps what block ``index`` reads, the latest only: with it a cut-off quantization goes on there."""
-        save_whole({"x_BTD": x_BTD}, self.path / "hidden.safetensors", {"block": str(index)})
+        """Writes the inputs of block ``index``, and only those: an interrupted quantization resumes there."""
+        save_tensors({"x_BTD": x_BTD}, self.path / "hidden.safetensors", {"block": str(index)})
 
     def hidden(self) -> tuple[int, Tensor] | None:
-        """The block and what it reads, as kept last; a damaged file is removed, with a warning."""
+        """The last block whose inputs were written, and these; a damaged file is removed with a warning."""
         path = self.path / "hidden.safetensors"
         try:
             with safe_open(path, framework="pt") as f:
@@ -150,9 +148,3 @@ def _weight_class(name: str) -> type[QuantWeight]:
 def _remove(path: Path, why: Exception) -> None:
     path.unlink(missing_ok=True)
     warnings.warn(f"{path} is damaged ({type(why).__name__}: {why}); it is removed and made again", stacklevel=3)
-
-
-def save_whole(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Writes a safetensors file so that ``path`` holds either the whole of it or what it held before."""
-    with written_whole(path) as temporary:
-        save_file({k: t.detach().to("cpu", copy=False).contiguous() for k, t in tensors.items()}, temporary, metadata)

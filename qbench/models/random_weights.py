@@ -1,7 +1,7 @@
-"""The shapes of the dense Qwen3 models, and random checkpoints of these shapes.
+"""Configurations of the dense Qwen3 models, and checkpoints of these shapes with random weights.
 
-A random model cannot answer anything, but it streams, quantizes, evaluates and costs what the real one does: it proves
-the road to a model that is not at hand. The numbers are those of the models' own config.json files on the Hub.
+A random model answers nothing, but it streams, quantizes, evaluates and costs what the real one does, so it tests the
+whole pipeline without a download. The shapes are those of the models' config.json files on the Hub.
 """
 
 import json
@@ -17,7 +17,7 @@ from qbench.shape import QWEN3
 def config(name: str, layers: int | None = None) -> Qwen3Config:
     """The configuration of ``qwen3-<size>`` or ``qwen3-<size>-base``, with ``layers`` decoder layers if given.
 
-    Raises: ValueError for a name that is no dense Qwen3.
+    Raises: ValueError for a name that is not a dense Qwen3.
     """
     size = name.lower().removeprefix("qwen3-").removesuffix("-base")
     if size not in QWEN3:
@@ -41,10 +41,10 @@ def config(name: str, layers: int | None = None) -> Qwen3Config:
 
 
 def write_random(folder: Path, name: str, layers: int | None = None, dtype=torch.bfloat16, seed: int = 0) -> Path:
-    """A sharded checkpoint of the shape ``name`` in ``folder``, one file a block, without ever being whole in memory.
+    """Writes a sharded checkpoint of the shape ``name`` to ``folder``, one file per block, with one block in memory.
 
-    Weights are normal with standard deviation 1 / sqrt(fan-in), norm gains spread from about 0.4 to 2.5 so that
-    channels differ as they do in trained models. The same seed gives the same bits. No tokenizer is written.
+    Weights are normal with standard deviation 1 / sqrt(fan-in); norm gains spread from about 0.4 to 2.5, so that
+    channels differ as in trained models. The same seed gives the same bits. No tokenizer is written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     cfg = config(name, layers)

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, Qwen3ForCausalLM
 
 from qbench.methods.rtn import RTN
 from qbench.models import random_weights as shapes
-from qbench.models.anatomies import anatomy
+from qbench.models.anatomies import qwen3
 from qbench.models.checkpoint import NANO, Checkpoint
 from qbench.models.placement import Placement
 from qbench.models.quantized import QuantizedFolder
@@ -58,7 +58,7 @@ def test_linears_are_all_seven_of_every_layer(tiny):
 
 
 def test_value_heads_fold_into_o_proj_only_without_grouped_queries():
-    shared, own = anatomy(tiny_config()).stages, anatomy(tiny_config(num_key_value_heads=4)).stages
+    shared, own = qwen3(tiny_config()).stages, qwen3(tiny_config(num_key_value_heads=4)).stages
     assert shared[1].fold is None
     assert "grouped-query attention, 4 query heads on 2 value heads" in shared[1].why_no_fold
     assert own[1].fold == "self_attn.v_proj"
@@ -166,7 +166,7 @@ def test_wrong_shapes_are_named(tmp_path):
 
 def test_other_architectures_are_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
-    with pytest.raises(ValueError, match="is a gpt2; known here: qwen3"):
+    with pytest.raises(ValueError, match="is a gpt2; supported: qwen3"):
         opened(tmp_path)
 
 
@@ -224,14 +224,14 @@ def test_an_index_stays_in_its_folder(tmp_path, name):
 def test_a_damaged_index_is_named(tmp_path, text):
     folder = save_tiny(tmp_path)
     (folder / "model.safetensors.index.json").write_text(text)
-    with pytest.raises(ValueError, match=r"index.json (has no weight_map|is no JSON object).*download it again"):
+    with pytest.raises(ValueError, match=r"index.json (has no weight_map|is not a JSON object).*download it again"):
         opened(folder)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"model_type": "qwen3", "hidden_size": "wide"}'])
 def test_a_damaged_config_is_named(one_file, text):
     (one_file / "config.json").write_text(text)
-    with pytest.raises(ValueError, match=r"config.json is no (JSON object|configuration of a qwen3)") as e:
+    with pytest.raises(ValueError, match=r"config.json is not (a JSON object|the configuration of a qwen3)") as e:
         opened(one_file)
     assert "\n" not in str(e.value)
 
@@ -241,7 +241,7 @@ def test_no_code_of_a_checkpoint_runs(one_file, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked whether to run code"))
     set_config(one_file, model_type="other", auto_map={"AutoConfig": "code.Config"})
     (one_file / "code.py").write_text("raise SystemExit")
-    with pytest.raises(ValueError, match="is a other; known here: qwen3"):
+    with pytest.raises(ValueError, match="is a other; supported: qwen3"):
         opened(one_file)
 
 
