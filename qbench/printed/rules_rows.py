@@ -10,6 +10,7 @@ from collections import defaultdict
 from qbench.printed.book import Book, Found, billions, worse
 from qbench.printed.published import HEADERS, METRICS, NAMES, PERPLEXITIES, TASKS, Printed
 
+OTHERS = (*PERPLEXITIES, "mmlu")  # what stands beside the six tasks
 MOST_ITEMS = ("c4_ppl", "mmlu")  # the two metrics with the most items behind them
 
 
@@ -69,22 +70,18 @@ def exchanged(book: Book) -> Found:
     known = {(a.table, a.method, a.model, b.model) for a, b in clear}
     for a, b in clear:
         base_a, base_b = book.base(a), book.base(b)
-        at_16 = {m: worse(m, base_a, base_b) for m in (*PERPLEXITIES, "mmlu")}
-        kept = [m for m, order in at_16.items() if worse(m, a, b) == order]
-        others = f"{', '.join(HEADERS[m] for m in kept)} keep the order of the two models."
-        if len(kept) < len(at_16):
-            others = f"Of perplexities and MMLU, {len(kept)} of {len(at_16)} keep the order of the two models."
+        kept = sum(worse(m, a, b) == worse(m, base_a, base_b) for m in OTHERS)
         evidence = (
             f"Table {a.table}, {a.setting}: the six tasks of {a.size} are {_task_distance(a, base_a):.1f} points per "
             f"task from its own 16-bit row and {_task_distance(a, base_b):.1f} from {b.size}'s; those of {b.size} are "
             f"{_task_distance(b, base_b):.1f} from its own and {_task_distance(b, base_a):.1f} from {a.size}'s. "
-            f"{others}"
+            f"Of perplexities and MMLU, {kept} of {len(OTHERS)} keep the order of the two models."
         )
         yield _tasks(a, b), evidence
     for a, b in book.pairs():
         if (a.table, a.method, a.model, b.model) not in known or (a, b) in clear:
             continue
-        if a.task_mean > b.task_mean + 1 and all(worse(m, a, b) for m in (*PERPLEXITIES, "mmlu")):
+        if a.task_mean > b.task_mean + 1 and all(worse(m, a, b) for m in OTHERS):
             evidence = (
                 f"Table {a.table}, {a.setting}: probably too. {a.size} is ahead of {b.size} in the six tasks "
                 f"({a.task_mean:.1f} and {b.task_mean:.1f}) and behind in both perplexities and MMLU "
