@@ -1,4 +1,4 @@
-"""All settings of one run, composed from conf/ by Hydra, as checked objects: for `qbench run` and `qbench plan`."""
+"""All settings of one run, composed from conf/ by Hydra, as checked objects."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -32,7 +32,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Home:
-    """The data that a model is at home with."""
+    """The data that a model is calibrated and evaluated on by default."""
 
     calib: str
     text: str
@@ -75,6 +75,7 @@ class Config:
 
     @property
     def quantizes(self) -> bool:
+        """False for the unquantized model."""
         return self.method.name != "none"
 
     @property
@@ -95,31 +96,25 @@ class Config:
 
         The unquantized model depends on no calibration.
         """
-        grid, is_float = self.method.grid, self.method.name == "none"
-        return {
-            "model": self.model.settings(),
-            "method": self.method.science(),
-            "grid": grid and asdict(grid),
-            "calib": None if is_float else self.calib.settings(),
-        }
+        grid = self.method.grid and asdict(self.method.grid)
+        calib = self.calib.settings() if self.quantizes else None
+        return {"model": self.model.settings(), "method": self.method.science(), "grid": grid, "calib": calib}
 
     def check_lengths(self, positions: int) -> None:
-        """ValueError where sequences are asked for that are longer than the ``positions`` that the model has."""
-        asked = [] if self.method.name == "none" else [("calib.length", self.calib, self.calib.length)]
+        """ValueError for a sequence longer than the ``positions`` of the model; a missing file is not judged."""
+        asked = [("calib.length", self.calib, self.calib.length)] if self.quantizes else []
         for part, measure in self.eval.items():
             at = f"eval.{part}." if part else "eval."
             asked += [(at + name, measure, getattr(measure, name, None)) for name in ("window", "max_length")]
         for name, source, tokens in asked:
             is_there = (path := getattr(source, "path", None)) is None or Path(path).is_file()
             if is_there and tokens is not None and tokens > positions:
-                raise ValueError(
-                    f"{name}={tokens} tokens, but {self.model.name} has {positions} positions; set {name} to "
-                    f"{positions} or less"
-                )
+                what = f"{name}={tokens} tokens, but {self.model.name} has {positions} positions"
+                raise ValueError(f"{what}; set {name} to {positions} or less")
 
 
 def name_of(cfg: DictConfig | Mapping) -> str:
-    """What a person calls a run whose settings may be wrong."""
+    """A name for messages about a run whose settings may be wrong."""
     cfg = OmegaConf.create(cfg)
     model, method, bits = (OmegaConf.select(cfg, key) for key in ("model.name", "method._target_", "grid.bits"))
     return f"{model} {str(method).rpartition('.')[2]} W{bits}"

@@ -1,15 +1,14 @@
-"""``qbench fetch``: the models and data of a sweep into the Hub's cache, for machines without a network.
+"""``qbench fetch``: downloads the models and data of a sweep into the Hub's cache, for machines without a network.
 
-    qbench fetch experiment=table4                 says what and how much, then downloads it
-    qbench fetch experiment=table4 --dry-run       only says it
+    qbench fetch experiment=table4                 prints what is missing and its size, then downloads it
+    qbench fetch experiment=table4 --dry-run       only prints it
     HF_HUB_OFFLINE=1 qbench run -m experiment=table4
 
-Arguments are those of ``qbench run``. What is in the cache is not downloaded again.
+Arguments are those of ``qbench run``. Files in the cache are not downloaded again.
 """
 
 import argparse
 import sys
-from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -38,7 +37,7 @@ class Wanted:
 
 
 def main(args: list[str]) -> int:
-    """Says what is missing and downloads it; 2 for bad input or what the Hub refuses, else 0."""
+    """Prints what is missing and downloads it; 2 for bad input or what the Hub refuses, else 0."""
     parser = argparse.ArgumentParser(
         prog="qbench fetch", description="Downloads models and data; arguments as for `qbench run`."
     )
@@ -72,15 +71,13 @@ def wanted(overrides: list[str]) -> Wanted:
 
 
 def overview(found: Wanted) -> tuple[list[str], int]:
-    """A line for each repository, with bytes as the Hub says, and the bytes that are not in the cache."""
-    by_repo = defaultdict(list)
-    for model in sorted(found.models, key=lambda model: model.repo):
-        by_repo["model", model.repo, model.revision or "main"] += _sizes("model", model.repo, model.revision or "main")
+    """One line per repository, with sizes from the Hub, and the bytes of all files that are not in the cache."""
+    by_repo = {("model", model.repo, model.revision or "main"): None for model in _by_name(found.models)}
     for file in sorted(found.files):
-        by_repo["dataset", file.repo, file.revision].append(file.path)
+        by_repo.setdefault(("dataset", file.repo, file.revision), []).append(file.path)
     lines, total = [], 0
-    for (kind, repo, revision), files in by_repo.items():
-        sizes = files if kind == "model" else _sizes(kind, repo, revision, files)
+    for (kind, repo, revision), paths in by_repo.items():
+        sizes = _sizes(kind, repo, revision, paths)
         there = [try_to_load_from_cache(repo, path, revision=revision, repo_type=kind) for path, _ in sizes]
         missing = sum(size for (_, size), at in zip(sizes, there) if not isinstance(at, str))
         whole, total = sum(size for _, size in sizes), total + missing
@@ -91,12 +88,16 @@ def overview(found: Wanted) -> tuple[list[str], int]:
     return lines, total
 
 
+def _by_name(models: set[Checkpoint]) -> list[Checkpoint]:
+    return sorted(models, key=lambda model: model.repo)
+
+
 def _words(size: int) -> str:
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
-def _sizes(kind: str, repo: str, revision: str, paths: list[str] | None = None) -> list[tuple[str, int]]:
-    """Bytes of ``paths``, or of what is taken of a model, by the Hub's own listing."""
+def _sizes(kind: str, repo: str, revision: str, paths: list[str] | None) -> list[tuple[str, int]]:
+    """(path, bytes) of ``paths``, or where there are none of the files that a model needs, as the Hub lists them."""
     try:
         if paths is not None:
             entries = HfApi().get_paths_info(repo, paths, revision=revision, repo_type=kind)
@@ -112,10 +113,10 @@ def _sizes(kind: str, repo: str, revision: str, paths: list[str] | None = None) 
 
 
 def download(found: Wanted) -> None:
-    """Downloads what the cache lacks, and looks whether each model is whole."""
+    """Downloads what the cache lacks and checks that each model is whole."""
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(HubFile.get, sorted(found.files)))
     for repo, name in sorted(found.whole, key=str):
         load_whole(repo, name)
-    for model in sorted(found.models, key=lambda model: model.repo):
+    for model in _by_name(found.models):
         model.open()

@@ -1,4 +1,4 @@
-"""Where and how to run."""
+"""The machine that a run uses: its device, memory limits and folders."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from qbench.settings import Positive, Range, check
 
 @dataclass
 class Machine:
-    """Where and how to run; never part of a record's identity. Fields as in conf/machine."""
+    """Never part of a record's identity. conf/machine/auto.yaml explains the fields."""
 
     device: str
     threads: Positive | None
@@ -47,11 +47,11 @@ class Machine:
             torch.set_num_threads(self.threads)
 
     def placement(self, folder: Path) -> Placement:
-        """Where the layers of a model lie while it is evaluated; ``folder`` takes those that fit nowhere else."""
+        """Where the layers of a model lie while it is evaluated; those that fit nowhere else go to ``folder``."""
         return Placement(self.device, self.max_memory, folder)
 
     def rest(self, hidden_bytes: int) -> str:
-        """The device where hidden states of so many bytes wait between two blocks."""
+        """The device where that many bytes of hidden states wait between two blocks."""
         if self.hidden_device != "auto":
             return self.hidden_device
         return self.device if hidden_bytes <= self.hidden_gib * 2**30 else "cpu"

@@ -1,4 +1,4 @@
-"""Overrides of the command line, ``grid.bits=3``, read before Hydra composes: what is misspelt is refused by name."""
+"""Overrides of the command line, such as ``grid.bits=3``, are read before Hydra composes, and misspelt ones refused."""
 
 import re
 from argparse import SUPPRESS, ArgumentParser, Namespace
@@ -19,12 +19,11 @@ def groups() -> set[str]:
 
 
 def prepared(words: Iterable[str]) -> list[str]:
-    """``words`` as Hydra shall take them.
+    """``words`` in the form that Hydra is given.
 
-    A field may be new to Hydra (``++``), so that an unknown one is refused where all settings are checked
-    (``Config.of``), with or without a ``+``. A field that the experiment sweeps over stays as it is, since Hydra
-    replaces the experiment's values only under the very same key. ValueError for what cannot be read, and for unknown
-    groups.
+    Fields get a ``++``, with which Hydra takes an unknown field too: ``Config.of`` refuses it, where all settings are
+    checked. A field that the experiment sweeps over gets none, since Hydra replaces the experiment's values only under
+    the same key. ValueError for words that cannot be read and for unknown groups.
     """
     words, known = list(words), groups()
     heads = {"home", "hydra", *known, *OmegaConf.load(conf_dir() / "config.yaml")} - {"defaults"}
@@ -33,7 +32,7 @@ def prepared(words: Iterable[str]) -> list[str]:
 
 
 def swept_by(word: str) -> dict[str, str]:
-    """{key: values}: what an experiment sweeps over, where ``word`` chooses one."""
+    """{key: values} that the experiment sweeps over which ``word`` chooses; empty for other words."""
     group, _, name = word.partition("=")
     path = conf_dir() / "experiment" / f"{name}.yaml"
     is_one = group == "experiment" and path.is_file()

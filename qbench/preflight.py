@@ -10,7 +10,8 @@ from qbench.store import Store
 
 
 def check_revision(store: Store, ckpt: OpenCheckpoint) -> None:
-    """ValueError where the records are of another revision of this model: one results folder, one model a name."""
+    """ValueError where records exist of another revision of this model: in one results folder a model name stands for
+    one revision."""
     others = store.revisions(ckpt.model.name) - {ckpt.revision}
     if others:
         back = f"model.revision={min(others)} takes the former again, or " if ckpt.model.repo else ""
@@ -21,7 +22,7 @@ def check_revision(store: Store, ckpt: OpenCheckpoint) -> None:
 
 
 def check_packable(method: Method, linears: dict[str, tuple[int, int]]) -> None:
-    """ValueError where no kernel multiplies with what ``method`` makes of ``linears``, {name: (N, K)}."""
+    """ValueError where no kernel multiplies with the weights that ``method`` makes of ``linears``, {name: (N, K)}."""
     from qbench.kernels import packed, wna8  # needs Triton
 
     if method.grid and method.acts:

@@ -41,8 +41,8 @@ Share = Annotated[float, Range(0, 1, open=True)]
 def build(node, where: str, kind: type) -> Any:
     """The dataclass that ``node``, {field: value}, describes: ``_target_`` names its class, by default ``kind``.
 
-    ``where`` is what the command line calls the node: "method", "eval.text". ValueError names the field that is
-    unknown, missing or of the wrong type.
+    ``where`` is the node's name on the command line, "method" or "eval.text". ValueError names a field that is unknown,
+    missing or of the wrong type.
     """
     if not isinstance(node, Mapping):
         names = [f"{where}.{f.name}" for f in fields(kind)] or [where]
@@ -60,7 +60,7 @@ def build(node, where: str, kind: type) -> Any:
 
 
 def target(node: Mapping, where: str, kind: type = object) -> type:
-    """The class that ``node`` names in ``_target_``, without one ``kind``; ValueError where it is not a ``kind``."""
+    """The class that ``node`` names in ``_target_``, else ``kind``; ValueError where it does not derive from it."""
     name = node.get("_target_")
     if name is None and is_dataclass(kind):
         return kind
@@ -75,13 +75,14 @@ def target(node: Mapping, where: str, kind: type = object) -> type:
 
 
 def check(settings, where: str) -> None:
-    """Checks every field of a dataclass; for its ``__post_init__``. Whole numbers become floats, lists tuples."""
+    """Checks every field of a dataclass, in its ``__post_init__``. Whole numbers become floats, and lists tuples, where
+    the annotation says so."""
     for name, hint in _hints(type(settings)).items():
         object.__setattr__(settings, name, checked(getattr(settings, name), hint, _join(where, name)))
 
 
 def checked(value, hint, where: str) -> Any:
-    """``value`` as the annotation ``hint`` asks for it, or ValueError."""
+    """``value`` in the type that the annotation ``hint`` names, or ValueError."""
     if isinstance(value, str) and value == "???":
         raise ValueError(f"{where} is not set; add {where}=VALUE")
     kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
@@ -111,7 +112,7 @@ def checked(value, hint, where: str) -> Any:
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """What to write instead of an unknown name."""
+    """Advice for an unknown name: the known ones that are close to it, or all."""
     known = sorted(known)
     found = difflib.get_close_matches(name, known, n=3)
     return f"did you mean {' or '.join(found)}?" if found else f"there is {', '.join(known) or 'nothing to set'}"

@@ -120,28 +120,28 @@ def activation_traffic(M: int, N: int, K: int) -> int:
     return 2 * M * (K + N)
 
 
-CHUNK = 128  # columns that ``qbench.kernels.pack`` packs together; a row is filled up to a multiple
+CHUNK = 128  # columns that ``qbench.kernels.pack`` packs together; rows are filled up to a multiple of it
 
 
 def packed_bytes(N: int, K: int, bits: int) -> int:
-    """Codes as the kernels read them: exactly ``bits`` a weight, rows filled up."""
+    """Codes as the kernels read them: exactly ``bits`` bits per weight, rows filled up."""
     return N * _filled(K) * bits // 8
 
 
 def weight_only_bytes(M: int, N: int, K: int, bits: int, group: int = 128, symmetric: bool = False) -> int:
-    """b-bit weights, 16-bit activations: codes, a float16 scale and, unless symmetric, a zero of one byte a group
-    (-1: a row), inputs and outputs. With M = 0: what is read of the weight alone."""
+    """b-bit weights, 16-bit activations: codes, a float16 scale and, unless symmetric, a one-byte zero per group
+    (-1: per row), inputs and outputs. With M = 0: what is read of the weight alone."""
     return packed_bytes(N, K, bits) + N * _groups(K, group) * (2 if symmetric else 3) + activation_traffic(M, N, K)
 
 
 def integer_bytes(M: int, N: int, K: int, bits: int, group: int = -1) -> int:
-    """b-bit weights, 8-bit activations: as symmetric weights alone. The quantized activations are written by one launch
-    and read by the next, and stay in the cache."""
+    """b-bit weights, 8-bit activations: as with symmetric weights alone, since the quantized activations stay in the
+    cache between the launch that writes them and the launch that reads them."""
     return weight_only_bytes(M, N, K, bits, group, symmetric=True)
 
 
 def binary_weight_bytes(M: int, N: int, K: int, block: int = 128) -> int:
-    """BiLLM: two planes of bits, a byte a column, eight float16 levels a row and block, inputs and outputs."""
+    """BiLLM: two planes of bits, a byte per column, eight float16 levels per row and block, inputs and outputs."""
     return packed_bytes(N, K, 2) + K + 16 * N * -(-K // block) + activation_traffic(M, N, K)
 
 
@@ -162,5 +162,5 @@ def _filled(K: int) -> int:
 
 
 def _groups(K: int, group: int) -> int:
-    """Scales of a row; a row that is filled up has them for what was added too."""
+    """Scales per row; a row that is filled up has scales for the added columns too."""
     return 1 if group in (-1, K) else max(K // group, _filled(K) // group)

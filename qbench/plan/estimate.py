@@ -1,4 +1,4 @@
-"""Seconds, memory and disk of one cell on one machine: phase after phase, nothing overlapped."""
+"""Seconds, memory and disk of one cell on one machine; its phases run one after another, nothing overlaps."""
 
 import json
 import math

@@ -1,8 +1,8 @@
-"""Whether a run can fit: warnings from what is expected, refusals from what is certain.
+"""Whether a run fits into memory and on the disk. A plan warns; a run is refused only where it must fail.
 
 For a plan, ``warnings`` compares expected peaks with a machine and names what to change. Before a run, ``check_fits``
-compares what is needed in any case (``footprint.least_*``, quantized weights on disk) with what this machine has, and
-raises. It never refuses a run that might go through.
+compares what the run certainly needs (``footprint.least_*``, quantized weights on disk) with what this machine has. It
+never refuses a run that might succeed.
 
     check_fits(needs(shape, device="cuda", stored=...), available("cuda", cache_dir), cell)
 """
@@ -26,7 +26,7 @@ WORDS = {"gpu": "GPU memory", "ram": "CPU memory", "disk": "disk space in machin
 
 @dataclass(frozen=True)
 class Bytes:
-    """Of GPU memory, CPU memory and disk; None: not known, or none of it."""
+    """Bytes of GPU memory, CPU memory and disk; None: not known, or there is none."""
 
     gpu: int | None = None
     ram: int | None = None
@@ -37,7 +37,7 @@ def needs(
     shape: Shape, *, device: str, dtype: str = "bfloat16", quantizes: bool = True, stored: int = 0, resting: int = 0
 ) -> Bytes:
     """What a run certainly needs. ``stored``: bytes of its quantized weights; ``resting``: bytes of hidden states that
-    wait in CPU memory; ``quantizes``: False for the unquantized model, or where the weights lie in the cache."""
+    wait in CPU memory; ``quantizes``: False for the unquantized model, or where its weights are in the cache."""
     least = max(footprint.least_quantize(shape, dtype) if quantizes else 0, footprint.least_evaluate(shape, dtype))
     if device.startswith("cuda"):
         return Bytes(gpu=least, ram=resting if quantizes else 0, disk=stored if quantizes else 0)
@@ -45,7 +45,7 @@ def needs(
 
 
 def available(device: str, cache_dir: str | Path) -> Bytes:
-    """What this machine has: total GPU and CPU memory (others may give theirs back), free disk."""
+    """What this machine has: all GPU and CPU memory (other processes may free theirs), and free disk."""
     gpu = None
     if device.startswith("cuda"):
         import torch
@@ -55,7 +55,7 @@ def available(device: str, cache_dir: str | Path) -> Bytes:
 
 
 def check_fits(need: Bytes, has: Bytes, cell: str) -> None:
-    """ValueError, with what is needed, what there is and what to do, where ``cell`` certainly cannot run."""
+    """ValueError where ``cell`` certainly cannot run: what it needs, what the machine has, what to do."""
     for kind, words in WORDS.items():
         wanted, there = getattr(need, kind), getattr(has, kind)
         if wanted is not None and there is not None and wanted > there:
@@ -85,7 +85,7 @@ def free(folder: str | Path) -> int:
 
 
 def warnings(peaks: dict[str, Bytes], has: Bytes) -> list[str]:
-    """A line for each model (``peaks``: by name, as expected) and resource that does not fit."""
+    """One line per model and resource that does not fit; ``peaks``: {model: expected peak}."""
     lines = []
     for model, peak in peaks.items():
         for kind, words in WORDS.items():

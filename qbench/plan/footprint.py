@@ -1,7 +1,7 @@
 """What lies in memory and on disk while a model is quantized and evaluated, in bytes.
 
-There are two kinds of answers. ``peak_*`` is what a run is expected to need: a plan prints it. ``least_*`` is what it
-certainly needs, because these tensors are alive at the same moment: only that is a reason to refuse a run.
+There are two kinds of answers. ``peak_*`` is what a run is expected to need; a plan prints it. ``least_*`` is what it
+certainly needs, because these tensors exist at the same moment; only that is a reason to refuse a run.
 """
 
 from qbench.methods.base import Method
@@ -11,7 +11,7 @@ LOGIT_FLOATS = 2**25  # floats of logits that perplexity holds at once
 
 
 def hidden_bytes(shape: Shape, tokens: int, dtype: str = "bfloat16") -> int:
-    """Hidden states between two layers."""
+    """Hidden states of all calibration tokens between two layers."""
     return tokens * shape.hidden * BYTES[dtype]
 
 

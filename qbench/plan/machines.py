@@ -1,21 +1,21 @@
-"""Machines to plan for: published peaks of GPUs by name, or a measurement of this machine.
+"""Machines to plan for: GPUs by their published peaks, or this machine by a short measurement.
 
-Peaks are the makers' data sheets: dense bfloat16 with float32 sums, float32 without TF32, bytes a second of the memory,
-GiB as the driver counts them. Nobody reaches a peak; the shares below are assumptions, not measurements, and every plan
-prints them. Where there are records of the same device, a plan corrects them by what was measured.
+Peaks are those of the makers' data sheets: dense bfloat16 with float32 sums, float32 without TF32, memory bandwidth in
+bytes per second, GiB as the driver counts them. Real programs reach a share of them. The shares below are assumptions,
+and every plan prints them. Where records of the same device exist, a plan corrects its estimates by them.
 """
 
 import time
 from dataclasses import dataclass
 
 GEMM_SHARE, FLOAT32_SHARE, MEMORY_SHARE = 0.45, 0.7, 0.6
-LAUNCH = 6e-6  # seconds from one small GPU kernel to the next, as Python starts them; an assumption too
+LAUNCH = 6e-6  # seconds from one small GPU kernel to the next when Python launches them: an assumption too
 GIB = 1 << 30
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Rates a second and memory in bytes. ``device`` is how provenance.device names it, or a part of that."""
+    """Rates per second, memory in bytes. ``device``: its name in a record's provenance, or a part of that name."""
 
     name: str
     device: str
@@ -28,7 +28,7 @@ class Machine:
     basis: str = ""
 
     def is_like(self, device: str | None) -> bool:
-        """Whether a record's device is this one."""
+        """Whether ``device``, of a record, is this machine."""
         return bool(device) and self.device.lower() in device.lower()
 
 
@@ -55,7 +55,7 @@ NAMED = {
 
 
 def machine(name: str, device: str = "auto") -> Machine:
-    """A named machine, or with ``this`` the one it runs on: its GPU unless ``device`` is cpu. ValueError for others."""
+    """A machine by name; ``this`` is the one that runs the plan, with its GPU unless ``device`` is cpu."""
     if name == "this":
         return _this(device)
     if name.lower() not in NAMED:
@@ -65,7 +65,7 @@ def machine(name: str, device: str = "auto") -> Machine:
 
 
 def _this(device: str) -> Machine:
-    """Half a second of matrix products: what this machine really does, so no share is assumed."""
+    """Measures matrix products and copies for half a second, so that no share is assumed."""
     import torch
 
     from qbench import provenance
@@ -75,7 +75,7 @@ def _this(device: str) -> Machine:
     name = torch.cuda.get_device_name(where) if is_gpu else provenance.collect("cpu", 0)["device"]
     size, memory = (8192, torch.cuda.get_device_properties(where).total_memory) if is_gpu else (768, None)
     rates = [_gemm_rate(size, dtype, where) for dtype in (torch.bfloat16, torch.float32)]
-    basis = f"measured here: {rates[0]:.2g} bfloat16 and {rates[1]:.2g} float32 operations a second"
+    basis = f"measured here: {rates[0]:.2g} bfloat16 and {rates[1]:.2g} float32 operations per second"
     copy = _copy_rate(where)
     return Machine(f"this machine ({name})", name, *rates, copy, memory, is_gpu, LAUNCH if is_gpu else 0.0, basis)
 
@@ -95,7 +95,7 @@ def _copy_rate(where) -> float:
 
 
 def _seconds(work, where) -> float:
-    """Of one call, over a fifth of a second of calls."""
+    """Seconds per call, over a fifth of a second of calls."""
     import torch
 
     def wait():

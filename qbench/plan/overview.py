@@ -1,4 +1,4 @@
-"""A plan as a table: one line a model, totals, and from what the numbers are."""
+"""A plan as a table: one line per model, totals, and the assumptions behind them."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -11,12 +11,12 @@ from qbench.plan.machines import GIB, Machine
 from qbench.plan.status import Records
 
 HEAD = ("model", "cells", "done", "failed", "missing", "hours", "GPU GiB", "CPU GiB", "disk GiB", "Hub GiB")
-RECORD = 2 << 20  # bytes of the records of a cell, samples included
+RECORD = 2 << 20  # bytes of all records of a cell with their samples
 
 
 @dataclass
 class Row:
-    """One model: how its cells stand and what the missing ones need."""
+    """One model: how many of its cells are measured, and what the missing ones need."""
 
     model: str
     hub: int
@@ -68,7 +68,7 @@ def rows(configs: list[Config], records: Records, machine: Machine) -> list[Row]
 
 
 def text(rows: list[Row], machine: Machine, results_dir: str) -> str:
-    """The table, the hours of each phase, and what all this rests on."""
+    """The table, the hours of each phase, and the assumptions."""
     body = [_words(row) for row in rows]
     total = Row("all", sum(row.hub for row in rows))
     for row in rows:
@@ -84,8 +84,7 @@ def text(rows: list[Row], machine: Machine, results_dir: str) -> str:
         phases = ", ".join(f"{name} {s / 3600:.2f}" for name, s in total.seconds.items() if s > 0)
         lines += ["", f"Hours by phase: {phases}.", f"An estimate for {machine.name}: {machine.basis}."]
         lines += [
-            f"Corrected for {r.model}: evaluation x {r.correction[0]:.2g}, as {r.correction[1]} records of this "
-            "device say."
+            f"Corrected for {r.model}: evaluation x {r.correction[0]:.2g}, by {r.correction[1]} records of its device."
             for r in rows
             if r.correction and r.missing
         ]
@@ -106,7 +105,7 @@ def _words(row: Row) -> tuple[str, ...]:
 
 
 def folder_problem(results_dir: str, rows: list[Row]) -> str | None:
-    """A line if the disk of the results folder cannot take the records that are missing."""
+    """A warning if the disk of the results folder has no room for the missing records."""
     there, wanted = fits.free(results_dir), RECORD * sum(row.missing for row in rows)
     if there >= wanted:
         return None
