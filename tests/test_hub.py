@@ -1,83 +1,122 @@
 """The real clients of the Hub against a small Hub of our own: what is there, and what goes wrong."""
 
+import json
 import subprocess
 import sys
+from itertools import count
 
 import pytest
 from conftest import save_tiny
 from fakes.hub_server import Hub
 
-MODEL = "org/tiny"
-OPEN = """
-import sys
-from qbench.models.checkpoint import Checkpoint
-try:
-    print(Checkpoint("tiny", repo=sys.argv[1], revision=sys.argv[2] or None, dtype="float32").open().revision)
-except OSError as e:
-    print(type(e).__name__, str(e))
+CLIENT = """
+import json, sys
+from qbench.models import checkpoint
+for line in sys.stdin:
+    repo, revision = json.loads(line)
+    checkpoint._snapshot.cache_clear()
+    try:
+        said = checkpoint.Checkpoint("tiny", repo=repo, revision=revision, dtype="float32").open().revision
+    except OSError as e:
+        said = f"{type(e).__name__} {e}"
+    print(json.dumps(said), flush=True)
 """
+NAMES = (f"org/tiny-{i}" for i in count())
 
 
-@pytest.fixture
-def hub(tmp_path):
+class Client:
+    """A process that opens models of ``hub``, with a cache of its own; its libraries are imported once."""
+
+    def __init__(self, hub: Hub, cache, **more):
+        command = [sys.executable, "-W", "ignore", "-c", CLIENT]
+        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command, env=hub.environment(cache, **more), **pipes)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.stdin.close()
+        self.process.stdout.close()
+        assert self.process.wait(60) == 0
+
+    def opened(self, repo: str, revision: str | None = None) -> str:
+        """The revision of the model, or the error."""
+        self.process.stdin.write(json.dumps([repo, revision]) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+
+@pytest.fixture(scope="module")
+def tiny_files(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def hub():
     with Hub() as hub:
-        hub.add("models", MODEL, save_tiny(tmp_path / "model"))
         yield hub
 
 
-def opened(hub, cache, repo=MODEL, revision="", **more) -> str:
-    """What opening a model prints in a process of its own: its revision or the error."""
-    command = [sys.executable, "-W", "ignore", "-c", OPEN, repo, revision]
-    done = subprocess.run(command, capture_output=True, text=True, env=hub.environment(cache, **more), timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
 
 
-def test_a_model_of_the_hub_online_then_offline(hub, tmp_path):
-    commit = hub.repos["models", MODEL].commit
-    assert opened(hub, tmp_path / "cache") == commit
-    assert opened(hub, tmp_path / "cache", HF_HUB_OFFLINE="1") == commit
-    hub.add("models", MODEL, hub.repos["models", MODEL].files | {"generation_config.json": b"{}"})
-    assert opened(hub, tmp_path / "cache") == hub.repos["models", MODEL].commit != commit
-    assert opened(hub, tmp_path / "cache", revision=commit) == commit
+@pytest.fixture(scope="module")
+def client(hub, cache):
+    with Client(hub, cache) as client:
+        yield client
+
+
+@pytest.fixture
+def model(hub, tiny_files):
+    """The name of a model on the Hub that nobody has downloaded."""
+    name = next(NAMES)
+    hub.add("models", name, tiny_files)
+    yield name
+    hub.fault = None
+
+
+def test_a_model_of_the_hub_online_then_offline(hub, cache, client, model):
+    commit = hub.repos["models", model].commit
+    assert client.opened(model) == commit
+    with Client(hub, cache, HF_HUB_OFFLINE="1") as offline:
+        assert offline.opened(model) == commit
+        said = offline.opened("org/never-seen")
+        assert said.startswith("FileNotFoundError")
+        assert "HF_HUB_OFFLINE is set; unset it" in said
+    hub.add("models", model, hub.repos["models", model].files | {"generation_config.json": b"{}"})
+    assert client.opened(model) == hub.repos["models", model].commit != commit
+    assert client.opened(model, commit) == commit
 
 
 @pytest.mark.parametrize(
     ("refuse", "error", "message"),
     [
-        ((401, "GatedRepo"), "PermissionError", "accept its licence at {url}/org/tiny, then run `hf auth login`"),
-        ((403, "GatedRepo"), "PermissionError", "accept its licence at {url}/org/tiny, then run `hf auth login`"),
-        ((403, ""), "PermissionError", "accept its licence at {url}/org/tiny, then run `hf auth login`"),
-        ((401, "RepoNotFound"), "FileNotFoundError", "no public model org/tiny (401): check the name"),
-        ((404, "RepoNotFound"), "FileNotFoundError", "no public model org/tiny (404): check the name"),
-        (
-            (404, "RevisionNotFound"),
-            "FileNotFoundError",
-            "has no revision v9; those that exist: {url}/org/tiny/commits",
-        ),
+        ((401, "GatedRepo"), "PermissionError", "accept its licence at {page}, then run `hf auth login`"),
+        ((403, "GatedRepo"), "PermissionError", "accept its licence at {page}, then run `hf auth login`"),
+        ((403, ""), "PermissionError", "accept its licence at {page}, then run `hf auth login`"),
+        ((401, "RepoNotFound"), "FileNotFoundError", "no public model {model} (401): check the name"),
+        ((404, "RepoNotFound"), "FileNotFoundError", "no public model {model} (404): check the name"),
+        ((404, "RevisionNotFound"), "FileNotFoundError", "has no revision v9; those that exist: {page}/commits"),
         ((500, ""), "ConnectionError", "could not be fetched from {url} (HfHubHTTPError: "),
     ],
 )
-def test_what_the_hub_refuses(hub, tmp_path, refuse, error, message):
-    hub.repos["models", MODEL].refuse = refuse
-    said = opened(hub, tmp_path / "cache", revision="v9")
+def test_what_the_hub_refuses(hub, client, model, refuse, error, message):
+    hub.repos["models", model].refuse = refuse
+    said = client.opened(model, "v9")
     assert said.startswith(error)
-    assert message.format(url=hub.url) in said
+    assert message.format(url=hub.url, page=f"{hub.url}/{model}", model=model) in said
     assert "\n" not in said
 
 
 @pytest.mark.parametrize("fault", ["drop", "stall"])
-def test_a_broken_connection_is_no_traceback_and_the_next_try_goes_on(hub, tmp_path, fault):
+def test_a_broken_connection_is_no_traceback_and_the_next_try_goes_on(hub, client, model, fault):
     hub.fault = fault
-    said = opened(hub, tmp_path / "cache")
-    assert said.startswith("ConnectionError model org/tiny could not be fetched from")
+    said = client.opened(model)
+    assert said.startswith(f"ConnectionError model {model} could not be fetched from")
     assert "run the same command again" in said
     assert "\n" not in said
     hub.fault = None
-    assert opened(hub, tmp_path / "cache") == hub.repos["models", MODEL].commit
-
-
-def test_half_a_model_offline(hub, tmp_path):
-    said = opened(hub, tmp_path / "cache", HF_HUB_OFFLINE="1")
-    assert said.startswith("FileNotFoundError")
-    assert "HF_HUB_OFFLINE is set; unset it" in said
+    assert client.opened(model) == hub.repos["models", model].commit
