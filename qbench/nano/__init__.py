@@ -1,8 +1,8 @@
 """An embedded world and three small Qwen3 models trained on it, so that the whole study runs offline.
 
-Real checkpoints need a hub, and random weights cannot be hurt by quantization. So the package carries a
-world of its own: `world` writes its texts and asks its questions. The models under `models/` were trained by
-`experiments/nano_training` of the repository, which also gives them the outlier channels that large models grow.
+Real checkpoints need a download, and quantization has nothing to damage in random weights. So the package carries its
+own world: ``world`` writes texts about it and asks questions. ``experiments/nano_training`` of the repository trained
+the models under ``models/``, and gave them the outlier channels that large models have.
 
     lexicon.py    the words and phrasings
     facts.py      people, towns and trades, drawn from a seed
@@ -16,7 +16,7 @@ SIZES = ("s", "m", "l")
 
 
 def model_path(size: str) -> Path:
-    """Folder of a shipped model, a Hugging Face checkpoint; `size` is one of `s`, `m`, `l`."""
+    """Folder of a shipped model, a Hugging Face checkpoint; `size` is one of s, m, l."""
     if size not in SIZES:
         raise ValueError(f"unknown nano size {size!r}; use one of {', '.join(SIZES)}")
     return Path(__file__).parent / "models" / f"nano-{size}"

@@ -1,7 +1,7 @@
-"""The facts of the embedded world, and the seeded draws that everything in it comes from.
+"""The facts of the embedded world, and the seeded draws behind everything in it.
 
-Every draw is made from `random.Random(int).random()`, whose stream Python promises to keep: a seed gives the
-same world and the same text on any version and platform.
+Every draw uses ``random.Random(int).random()``, whose stream Python guarantees: a seed gives the same world and the
+same text on every version and platform.
 """
 
 import random
@@ -17,7 +17,7 @@ PEOPLE = 750
 
 
 class Draw:
-    """Seeded choices built on `random()` alone, the one generator whose stream never changes."""
+    """Seeded choices that use ``random()`` alone."""
 
     def __init__(self, seed: int):
         self.random = random.Random(seed).random
@@ -31,7 +31,7 @@ class Draw:
         return items[self.below(len(items))]
 
     def sample(self, items: Sequence, n: int) -> list:
-        """`n` different items, in random order (a partial Fisher-Yates shuffle)."""
+        """``n`` different items, in random order (a partial Fisher-Yates shuffle)."""
         pool = list(items)
         for i in range(n):
             j = i + self.below(len(pool) - i)
@@ -45,7 +45,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Person:
-    """A person: full name, the pronoun pair of the first name, and one value an attribute."""
+    """A person: full name, the pronouns of the first name, and one value per attribute."""
 
     name: str
     subject: str
@@ -55,7 +55,7 @@ class Person:
 
 @dataclass(frozen=True)
 class World:
-    """The facts: `people`, and `towns` mapping town -> {river, region, goods, sight}."""
+    """The facts: ``people``, and ``towns`` mapping town -> {river, region, goods, sight}."""
 
     people: tuple[Person, ...]
     towns: dict[str, dict[str, str]]
@@ -63,10 +63,10 @@ class World:
 
 @cache
 def build(seed: int = SEED, people: int = PEOPLE) -> World:
-    """The world of a seed; raises ValueError if `people` exceeds the number of names.
+    """The world of a seed; ValueError if ``people`` exceeds the number of names.
 
-    People come in waves of `WAVE`, so a larger world holds the smaller one: training may begin on the first
-    wave, learn there how facts are stated and asked, and go on to the rest.
+    People are drawn in waves of ``WAVE``, so a larger world contains the smaller one: training can start on the first
+    wave, where a model learns how facts are stated and asked, and continue on all.
     """
     first_names = [(n, "She", "Her") for n in lex.WOMEN] + [(n, "He", "His") for n in lex.MEN]
     names = [(f"{first} {last}", s, p) for first, s, p in first_names for last in lex.SURNAMES]

@@ -1,8 +1,8 @@
-"""The words and phrasings of the embedded world: data only, every sentence written for this package.
+"""The words and phrasings of the embedded world; every sentence was written for this package.
 
-Values are short, distinctive words, so that a tokenizer of 1024 entries gives most of them one token and a
-four-choice question costs one forward pass. In a phrasing `{S}` is the subject (a name, or He / She), `{P}`
-its possessive (a name's, or His / Her) and `{v}` the value, always last: everything before it can be known.
+Values are short, distinctive words, so that a tokenizer of 1024 entries gives most of them one token, and a
+four-choice question costs one forward pass. In a phrasing ``{S}`` is the subject (a name, or He / She), ``{P}`` its
+possessive (a name's, or His / Her) and ``{v}`` the value, always last, so that the text before it determines it.
 """
 
 

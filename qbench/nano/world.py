@@ -1,17 +1,16 @@
-"""The embedded world: facts, three splits of documents about them, and four-choice questions.
+"""The embedded world: documents about its facts in three splits, and four-choice questions.
 
 A seed draws the facts: each person has eight attributes, each town four, each trade a tool; numbers add up.
-Documents state these facts in plain English, in random order, phrasing and company, and quiz lists ask for
-them in exactly the form of the evaluation:
+Documents state these facts in plain English, in random order and phrasing, and quiz lists ask for them in exactly the
+form of the evaluation:
 
     Question: Where does Mara Quill live?
     Answer: Tarn
 
-All splits tell of one world, since a model is meant to know the facts and to be tested on recalling them;
-what keeps them apart is the documents. A document belongs to the split that the checksum of its text names
-(1/8 test, 1/8 calib, 6/8 train), so no document occurs in two splits, by construction.
+All splits describe one world, since the models are tested on recalling its facts; only the documents differ. The
+checksum of its text assigns a document to a split (1/8 test, 1/8 calib, 6/8 train), so no document is in two splits.
 
-Seeded throughout, and the same on any Python and platform (see `facts`).
+Everything is seeded, and the same on every version of Python and every platform (see ``facts``).
 """
 
 import zlib
@@ -29,7 +28,7 @@ LARGEST_TERM = 20
 
 
 def documents(split: str, seed: int = 0, world: World | None = None) -> Iterator[str]:
-    """Endless documents of a split ("train", "calib" or "test"); `seed` picks another stream of the split."""
+    """Endless documents of a split ("train", "calib" or "test"); another ``seed`` gives others."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; use one of {', '.join(SPLITS)}")
     world = world or build()
@@ -41,20 +40,20 @@ def documents(split: str, seed: int = 0, world: World | None = None) -> Iterator
 
 
 def text(split: str, n_documents: int, seed: int = 0) -> str:
-    """The first `n_documents` of a split in one string, separated as in training by the end-of-text token."""
+    """The first ``n_documents`` of a split in one string, separated by the end-of-text token as in training."""
     return SEPARATOR.join(islice(documents(split, seed), n_documents))
 
 
 def prompt(question: str) -> str:
-    """The form in which documents and evaluation ask: the answer follows after one space."""
+    """A question as documents and evaluation ask it; the answer follows after one space."""
     return f"Question: {question}\nAnswer:"
 
 
 def questions(n: int = QUESTIONS_PER_SUBJECT, seed: int = 0, world: World | None = None) -> dict[str, list[dict]]:
     """Four-choice questions: {subject: [{"question", "choices": 4 strings, "answer": index 0..3}]}.
 
-    Subjects: one an attribute of people, then geography, tools and arithmetic, `n` different questions each
-    (fewer if a subject has fewer). Distractors are other values of the same kind, so guessing gives 25 %.
+    One subject per attribute of people, then geography, tools and arithmetic, with ``n`` different questions each (or
+    as many as there are). Distractors are other values of the same kind, so guessing gives 25 %.
     """
     world = world or build()
     return {
@@ -103,12 +102,12 @@ def _terms() -> range:
 
 
 def _near(total: int) -> list[str]:
-    """Wrong sums that look right: off by one, by two or by a ten."""
+    """Plausible wrong sums: off by one, two or ten."""
     return [str(total + d) for d in (-10, -2, -1, 1, 2, 10) if total + d > 0]
 
 
 def _kinds() -> list:
-    """The document kinds, each as often as it is drawn out of twenty."""
+    """The functions that write documents, each as often as its share of twenty."""
     mix = {_biography: 10, _register: 3, _quiz: 5, _places: 1, _trades_and_sums: 1}
     return [kind for kind, weight in mix.items() for _ in range(weight)]
 
@@ -136,7 +135,7 @@ def _register(world: World, draw: Draw) -> str:
 
 
 def _quiz(world: World, draw: Draw) -> str:
-    """Questions and answers exactly as the evaluation asks them, few-shot lists included."""
+    """A list of questions and answers in the form of a few-shot evaluation."""
     return "\n\n".join(_question_and_answer(world, draw) for _ in range(3 + draw.below(4)))
 
 
