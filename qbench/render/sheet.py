@@ -52,6 +52,3 @@ class Sheet:
     def full_head(self) -> list[str]:
         """Both heads in one line, for formats that cannot join columns."""
         return [" ".join(filter(None, pair)) for pair in zip(self.over, self.head)] if self.over else self.head
-
-
-Field = Cell  # the name until all tables are converted

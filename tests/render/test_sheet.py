@@ -98,6 +98,22 @@ def test_a_sheet_is_three_files(sheet, tmp_path):
     assert (tmp_path / "new" / "study.csv").read_text() == to_csv(sheet)
 
 
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (["damping raised to 0.2", "damping raised to 0.1", "damping raised to 0.4"], "damping raised to 0.1 to 0.4"),
+        (["mean of 3 of 4", "mean of 11 of 12"], "mean of 3 of 4 or 11 of 12"),
+        (["12 of 9e-3 lost", "12 of 9e-3 lost"], "12 of 9e-3 lost (in 1 to 2 linears of the model)"),
+        (["failed: 1 x", "failed: 2 x"], "failed: 1 x"),
+    ],
+)
+def test_a_footnote_is_whole(texts, said):
+    feet = Footnotes()
+    for i, text in enumerate(texts):
+        feet.mark(text, (i + 1) * (text[0] == "1"))
+    assert said == feet.texts()["a"]
+
+
 def test_letters_can_be_raised():
     feet = Footnotes()
     letters = [feet.mark(f"failed: {i}") for i in range(27)]

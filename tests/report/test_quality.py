@@ -12,7 +12,6 @@ import pytest
 from fakes.report_records import evals, measure, metric, science, study
 
 from qbench.record import Metric, digest
-from qbench.render.footnotes import Footnotes
 from qbench.report import build, frame, layer_frame, load, main, make_table, summary
 from qbench.report.quality.frame import paired_difference
 from qbench.report.quality.table import one_evaluation, specs, winners
@@ -38,6 +37,11 @@ def records(*cells, only=("ppl",)):
     return [measure(s, ev, h) for s, h in cells for ev in evals() if ev["name"] in only]
 
 
+def with_science(m, **parts):
+    whole = m.science | parts
+    return replace(m, science=whole, id=digest(whole))
+
+
 def table_of(measurements, failures=(), delta=False):
     df = frame(measurements, failures)
     return make_table(specs(df["model"])[0], df, delta=delta)
@@ -45,7 +49,7 @@ def table_of(measurements, failures=(), delta=False):
 
 def best(t, key):
     (c,) = (c for c in t.columns if c.key == key)
-    bold = winners(t.rows, c, c.text, lambda r: r.group_size)
+    bold = winners(t.rows, c, c.text)
     return [r for r in t.rows if id(r.cells[key]) in bold]
 
 
@@ -102,8 +106,7 @@ def test_nothing_is_paired_in_silence(changed, says):
 
 def test_baseline_of_another_evaluation_is_not_used():
     base, rtn = records((science(), 0), (science("nano-s", "rtn", 3), 1))
-    longer = base.science | {"eval": base.science["eval"] | {"window": 512}}
-    t = table_of([replace(base, science=longer, id=digest(longer)), rtn], delta=True)
+    t = table_of([with_science(base, eval=base.science["eval"] | {"window": 512}), rtn], delta=True)
     assert t.columns == []
     assert any("Left out" in line and "nano/ppl" in line for line in t.notes)
 
@@ -134,22 +137,6 @@ def test_failed_diverged_and_missing_cells_say_so(built):
     assert "damping raised" in rows["nano-m", "gptq", "2"]["notes"]
     only_ppl = table_of([*records((science(), 0), only=("ppl", "kl")), *records((science("nano-s", "rtn", 4), 0.5))])
     assert [r.cells["nano/kl"].state for r in only_ppl.rows] == ["ok", "missing"]
-
-
-@pytest.mark.parametrize(
-    ("texts", "said"),
-    [
-        (["damping raised to 0.2", "damping raised to 0.1", "damping raised to 0.4"], "damping raised to 0.1 to 0.4"),
-        (["mean of 3 of 4", "mean of 11 of 12"], "mean of 3 of 4 or 11 of 12"),
-        (["12 of 9e-3 lost", "12 of 9e-3 lost"], "12 of 9e-3 lost (in 1 to 2 linears of the model)"),
-        (["failed: 1 x", "failed: 2 x"], "failed: 1 x"),
-    ],
-)
-def test_a_footnote_is_whole(texts, said):
-    feet = Footnotes()
-    for i, text in enumerate(texts):
-        feet.mark(text, (i + 1) * (text[0] == "1"))
-    assert said == feet.texts()["a"]
 
 
 def test_a_metric_of_any_measure_has_a_column_as_the_measure_declares_it(tmp_path):
@@ -228,16 +215,11 @@ def mixed():
     """Two cells under 48 windows, one also under 24, all with questions; divergences under 48 windows only."""
     ppl, kl, tasks = evals()
     shared = {"name": "divergence", "window": 256, "limit": 48, "data": "ab" * 8}
-    few = {"name": "perplexity", "window": 256, "limit": 24, "data": "ef" * 8}
-    out = []
+    few, out = {"name": "perplexity", "window": 256, "limit": 24, "data": "ef" * 8}, []
     for s, h in ((science(), 0), (science("nano-s", "rtn", 4), 1.0), (science("nano-s", "gptq", 4), 0.3)):
         one, two = measure(s, ppl, h), measure(s, kl, h)
-        whole = s | {"eval": shared}
-        out.append(replace(one, metrics=one.metrics | two.metrics, science=whole, id=digest(whole)))
-        out.append(measure(s, tasks, h))
-    half = measure(science("nano-s", "awq", 4), ppl, 0.1, windows=24)
-    whole = half.science | {"eval": few}
-    return [*out, replace(half, science=whole, id=digest(whole))]
+        out += [with_science(replace(one, metrics=one.metrics | two.metrics), eval=shared), measure(s, tasks, h)]
+    return [*out, with_science(measure(science("nano-s", "awq", 4), ppl, 0.1, windows=24), eval=few)]
 
 
 def test_a_cell_is_of_its_rows_evaluation(mixed):
@@ -245,9 +227,8 @@ def test_a_cell_is_of_its_rows_evaluation(mixed):
     by = {(r.method, r.how): r.cells for r in t.rows}
     full, few = "divergence limit=48", "perplexity limit=24"
     assert set(by) == {("none", full), ("rtn", full), ("gptq", full), ("awq", few)}
-    extra = measure(science("nano-s", "gptq", 4), mixed[-1].science["eval"] | {"name": "ppl"}, 0.3, windows=24)
-    whole = extra.science | {"eval": mixed[-1].science["eval"]}
-    t = table_of([*mixed, replace(extra, science=whole, id=digest(whole))])
+    extra = measure(science("nano-s", "gptq", 4), evals()[0], 0.3, windows=24)
+    t = table_of([*mixed, with_science(extra, eval=mixed[-1].science["eval"])])
     by = {(r.method, r.how): r.cells for r in t.rows}
     assert by["gptq", few]["nano/kl"].state == "missing", "a divergence over 48 windows is no part of this row"
     assert by["gptq", few]["nano/ppl"].value == extra.metrics["nano/ppl"].value
@@ -272,18 +253,13 @@ def test_summary_and_figures_show_one_evaluation_and_name_the_others(mixed, tmp_
     assert "AWQ" not in text
     assert len({r.quant for r in t.rows}) == len(t.rows) == 4
     assert main(tmp_path) == 0
-    more = [with_eval(m, m.science["eval"] | {"limit": 96}) for m in mixed if "nano/kl" in m.metrics]
+    more = [with_science(m, eval=m.science["eval"] | {"limit": 96}) for m in mixed if "nano/kl" in m.metrics]
     assert one_evaluation(table_of([*mixed, *more[:2]])).chosen["nano/ppl"][0] == "divergence limit=48", "most rows"
     assert one_evaluation(table_of([*mixed, *more])).chosen["nano/ppl"][0] == "divergence limit=96", "equal rows: order"
 
 
-def with_eval(m, ev):
-    whole = m.science | {"eval": ev}
-    return replace(m, science=whole, id=digest(whole))
-
-
 def test_what_follows_from_a_tokenizer_is_no_other_evaluation():
-    ms = [with_eval(m, m.science["eval"] | {"data": f"{i}" * 16, "windows": 40 + i})
+    ms = [with_science(m, eval=m.science["eval"] | {"data": f"{i}" * 16, "windows": 40 + i})
           for i, m in enumerate(records((science("nano-s"), 0), (science("nano-m"), 0)))]  # fmt: skip
     assert {r.how for r in table_of(ms).rows} == {""}
     assert set(frame(ms)["evaluation"]) == {"ppl"}
@@ -386,7 +362,7 @@ def test_a_figure_shows_what_is_in_the_frame(results):
     assert sorted(halves) == pytest.approx(sorted(196 * paired["delta_stderr"]))
     ax, _ = figures.pareto(mine, ("nano/ppl",)).axes
     assert {text.get_text() for text in ax.texts} == {"nano-s"}
-    with pytest.raises(ValueError, match="no value of c4/ppl in the 9 rows"):
+    with pytest.raises(ValueError, match="no value of c4/ppl in the 11 rows"):
         figures.quality_by_bits(mine, ("c4/ppl",))
     with pytest.raises(ValueError, match="one family of models, these are nano-s, qwen3-8b"):
         figures.pareto(frame(records((science("nano-s"), 0), (science("qwen3-8b"), 0))))
@@ -428,7 +404,7 @@ def test_a_record_of_another_shape_is_left_out_by_name(tmp_path, change):
     study(tmp_path, models=["nano-s"], bits=(4,))
     (m,) = records((science("nano-s", "rtn", 3), 1))
     odd = m.science | change
-    Store(tmp_path).put(replace(m, science=odd, id=digest(odd)))
+    Store(tmp_path).put(with_science(m, **change))
     Store(tmp_path).put_failure("0" * 16, odd, ValueError("no"), "")
     with pytest.warns(UserWarning, match=f"left out: record {digest(odd)}, as it"):
         assert main(tmp_path, figures=False, paper=False) == 0
@@ -449,8 +425,7 @@ def test_a_record_of_another_shape_is_left_out_by_name(tmp_path, change):
 )
 def test_an_unusual_record_is_shown(tmp_path, change, metrics):
     (m,) = records((science("nano-s", "rtn", 3), 1))
-    odd = m.science | change
-    Store(tmp_path).put(replace(m, science=odd, id=digest(odd), metrics=m.metrics if metrics is None else metrics))
+    Store(tmp_path).put(with_science(replace(m, metrics=m.metrics if metrics is None else metrics), **change))
     assert main(tmp_path, paper=False) in (0, 1)
     assert len(load(tmp_path)[0]) == 1
     assert max(map(len, summary(tmp_path).splitlines()), default=0) <= 100

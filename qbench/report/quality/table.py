@@ -156,18 +156,16 @@ def one_evaluation(t: Table) -> Table:
     return replace(t, rows=list(rows.values()), chosen={k: v for k, v in chosen.items() if v[1]})
 
 
-def winners(
-    rows: list[Row], c: Column, text: Callable[[float], str], also: Callable[[Row], object] = lambda r: None
-) -> set[int]:
+def winners(rows: list[Row], c: Column, text: Callable[[float], str]) -> set[int]:
     """The ``id`` of each cell of ``c`` that prints like the best finite one of its rivals; none where all print alike.
 
-    Rivals have one model, equal weight and activation bits, equal ``also``, and the same calibration and evaluation.
+    Rivals have one model, equal weight and activation bits and group size, and the same calibration and evaluation.
     """
     rivals = defaultdict(list)
     for r in rows:
         if x := r.records.get(c.key):
             same = (canon(x["science"]["model"]), canon(x["science"].get("calib")), x["how"])
-            rivals[f"{r.bits:.3g}", r.act_bits, str(also(r)), *same].append(r.cells[c.key])
+            rivals[f"{r.bits:.3g}", r.act_bits, str(r.group_size), *same].append(r.cells[c.key])
     best = set()
     for cells in rivals.values() if c.higher_is_better is not None else ():
         values = [v.value for v in cells if v.finite]

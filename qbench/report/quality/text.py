@@ -29,7 +29,7 @@ def matrix_sheet(t: Table) -> Sheet:
     head = ["Model", "Method", "#W", "#A", "#G", "stored", *["differs in"] * variant]
     head += [("Δ " if t.delta else "") + c.titled for c in t.columns]
     s = Sheet(t.spec.name + suffix, caption, head, "llrrrr" + "l" * variant + "r" * len(t.columns))
-    best = set().union(*(winners(t.rows, c, c.text, lambda r: r.group_size) for c in t.columns))
+    best = set().union(*(winners(t.rows, c, c.text) for c in t.columns))
     rows = []
     for r in t.rows:
         cells = [Cell(r.model), Cell(r.name, _marks(s, r)), *map(Cell, bits_text(r)), Cell(_digits(r.stored_bits))]
@@ -57,7 +57,7 @@ def bits_across(t: Table, columns: list[Column], footnotes: Footnotes | None = N
     head = ["Model", "Method", "16 bit", *(f"{b} bit" for b in bits)]
     s = Sheet(t.spec.name, t.spec.caption, head, "ll" + "r" * (1 + len(bits)), footnotes=footnotes or Footnotes())
     for c in columns:
-        best, rows = winners([r for r in t.rows if r.method != UNQUANTIZED], c, c.short), []
+        best, rows = winners(t.rows, c, c.short), []
 
         def shown(v: Value | None, c=c, best=best) -> Cell:
             if v is None:
@@ -89,7 +89,7 @@ def summary_sheet(t: Table, footnotes: Footnotes) -> Sheet:
         s.lines = ["Nothing is measured yet."]
         return s
     if len(s.head) > 3:
-        s.lines = ["* best of the methods with equally many bits for weights and for activations"]
+        s.lines = ["* the best method at equal bits of weights and of activations and equal group size"]
     s.lines += t.left_out(columns)
     if apart := dict.fromkeys(r.name for r in t.rows if not r.on_axis and r.method != UNQUANTIZED):
         s.lines.append(f"{', '.join(apart)} in the last column: nominal bits per weight, in brackets the stored ones")
