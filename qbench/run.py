@@ -1,10 +1,9 @@
-"""The story of one run: config, checkpoint, calibration, method, weight, linear, measurement, record."""
+"""One run: checks a configuration, quantizes its model, measures what has no record yet, and writes the records."""
 
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import nullcontext
-from functools import cached_property, partial
+from functools import partial
 
 import torch
 from omegaconf import DictConfig
@@ -13,69 +12,52 @@ from qbench import faults, preflight, provenance
 from qbench.config import Config, name_of
 from qbench.files import remove_stale, scratch
 from qbench.measure.base import Context
-from qbench.models.quantized import QuantizedFolder
+from qbench.models.placement import Placement
 from qbench.outcomes import Outcome
-from qbench.plan.footprint import hidden_bytes, statistics_bytes, stored_bytes, waiting_bytes
-from qbench.progress import Progress
 from qbench.protocol import judge
+from qbench.quantization import Quantization
 from qbench.record import LayerReport, Measurement, digest
-from qbench.shape import Shape
-from qbench.statistics_cache import CachedStatistics, open_statistics
 from qbench.store import Store
-from qbench.stream import quantize
-from qbench.weights_cache import CachedWeights
 
 
 class Run:
-    """One configuration, checked as far as it can be without reading weights."""
+    """One configuration, checked as far as it can be without reading weights. ``ids`` are those of its records."""
 
     def __init__(self, cfg: Config | DictConfig):
         config = cfg if isinstance(cfg, Config) else Config.of(cfg)
-        self.machine, self.method, self.calib, self.measures = config.machine, config.method, config.calib, config.eval
-        self.wandb, self.retry_failed = config.wandb, config.retry_failed
+        self.config, self.machine, self.measures = config, config.machine, config.eval
         self.machine.start()
-        self.wandb.check()
-        self.store = Store(self.machine.results_dir)
-        self.ckpt = config.model.open()
-        self.method.check(self.ckpt.linears)
+        config.wandb.check()
+        self.store, self.ckpt = Store(self.machine.results_dir), config.model.open()
+        config.method.check(self.ckpt.linears)
         config.check_lengths(self.ckpt.config.max_position_embeddings)
         self.store.check_writable()
         preflight.check_revision(self.store, self.ckpt)
-        self.quantization = config.settings() | {"model": self.ckpt.science()}
-        if self.quantization["calib"]:
-            self.quantization["calib"] = self.calib.science(self.ckpt.tokenizer, self.machine.data_dir)
-        self.sciences = {
-            name: self.quantization | {"eval": m.science(self.context)} for name, m in self.measures.items()
-        }
+        self.quantized = Quantization(config, self.ckpt)
+        evals = {name: measure.science(self.context(None)) for name, measure in self.measures.items()}
+        self.sciences = {name: self.quantized.science | {"eval": science} for name, science in evals.items()}
         if any(m.runs_packed for m in self.measures.values()):
-            preflight.check_packable(self.method, self.ckpt.linears)
+            preflight.check_packable(config.method, self.ckpt.linears)
         self.ids = {name: digest(science) for name, science in self.sciences.items()}
 
-    @cached_property
-    def context(self) -> Context:
+    def context(self, placement: Placement | None) -> Context:
+        """What the measures need; models are loaded where ``placement`` says."""
         return Context(
             tokenizer=self.ckpt.tokenizer,
             device=self.machine.device,
             data_dir=self.machine.data_dir,
             cache_dir=self.machine.cache_dir,
             model_id=digest(self.ckpt.science()),
-            reference=lambda: self.ckpt.load(self.machine.device, placement=self.placement),
-            packed=None if self.method.name == "none" else self._packed,
+            reference=lambda: self.ckpt.load(self.machine.device, placement=placement),
+            packed=None if self.quantized.is_float else lambda: self.quantized.load(placement, "packed"),
         )
-
-    @property
-    def cell(self) -> str:
-        """What a person calls this run."""
-        grid, acts = self.method.grid, self.method.acts
-        bits = f" W{grid.bits}A{acts.bits if acts else 16}" if grid else ""
-        return f"{self.ckpt.model.name} {self.method.name}{bits}"
 
     def execute(self) -> Outcome:
         """Measures and records what is missing and no other process measures. Errors are in the outcome."""
         started = time.perf_counter()
         if not (missing := self._missing()):
             return self._outcome("present")
-        preflight.check_room(self.ckpt, self.method, self.machine, self.cell)
+        preflight.check_room(self.ckpt, self.config.method, self.machine, self.quantized.cell)
         with self.store.claim(*(self.ids[name] for name in missing)) as mine:
             missing = self._missing()  # another process may have finished just now
             todo, errors = self._not_failed([name for name in missing if self.ids[name] in mine])
@@ -93,14 +75,14 @@ class Run:
 
     def _not_failed(self, names: list[str]) -> tuple[list[str], list[str]]:
         """Those of ``names`` to measure, and what is known of the others, which failed before."""
-        if self.retry_failed:
+        if self.config.retry_failed:
             return names, []
         failed = {name: f for name in names if (f := self.store.get_failure(self.ids[name]))}
         known = dict.fromkeys(f["error"] + " (failed before; retry_failed=true tries again)" for f in failed.values())
         return [name for name in names if name not in failed], list(known)
 
     def _measure(self, todo: list[str]) -> list[str]:
-        """Quantizes, evaluates the parts ``todo`` and records them; the errors met, a line each."""
+        """Quantizes, evaluates the parts ``todo`` and records them; one line per error."""
         errors: list[str] = []
 
         def attempt(names, work: Callable) -> None:
@@ -109,104 +91,47 @@ class Run:
             except Exception as e:
                 errors.append(f"{type(e).__name__}: {one_line(e)}")
                 if faults.is_of_machine(e):
-                    errors[-1] += " (a fault of this machine, not recorded; mend it, and the same command goes on)"
+                    errors[-1] += " (a fault of this machine, not recorded; mend it, and the same command continues)"
                     return
                 for name in set(names).intersection(self._missing()):
                     science = self.sciences[name]
                     self.store.put_failure(self.ids[name], science, e, traceback.format_exc(), judge(science))
 
-        def measure_all():
+        def measure_all() -> None:
             for name in todo:
-                self.measures[name].prepare(self.context)
-            with self._quantized() as folder:
-                model, reports = self._load(folder)
+                self.measures[name].prepare(context)
+            with self.quantized.whole():
+                model, reports = self.quantized.load(placement), self.quantized.reports()
                 for name in todo:
-                    attempt([name], partial(self._record, name, model, reports))
+                    attempt([name], partial(self._record, name, model, reports, context))
 
         cache = self.machine.cache_dir
         remove_stale(*cache.glob("quantized/*"), *cache.glob("statistics/*"), cache / "reference")
         with scratch(cache / "offload") as folder:
-            self.placement = self.machine.placement(folder)
+            placement = self.machine.placement(folder)
+            context = self.context(placement)
             attempt(todo, measure_all)
-        if not (errors or self.machine.keep_weights):  # after an error a second try goes on from what is there
-            self.weights.drop()
+        if not (errors or self.machine.keep_weights):  # after an error the same command continues from the weights
+            self.quantized.weights.drop()
         return errors
 
-    def _record(self, name, model, reports):
-        started = time.perf_counter()
-        metrics = self.measures[name].run(model, self.context)
-        nominal, stored, size = self.sizes(reports)
+    def _record(self, name: str, model: torch.nn.Module, reports: list[LayerReport], context: Context) -> None:
+        started, science = time.perf_counter(), self.sciences[name]
+        metrics = self.measures[name].run(model, context)
         where = provenance.collect(self.machine.device, time.perf_counter() - started)
-        if self.quantization["calib"] and self.machine.data_dir is None:  # in the identity their hash stands for them
-            where["calib_data"] = {file.repo: file.revision for file in self.calib.hub_files()}
-        science = self.sciences[name]
-        record = Measurement(
-            self.ids[name], science, metrics, nominal, stored, size, reports, where, protocol=judge(science)
-        )
+        if science["calib"] and self.machine.data_dir is None:  # the identity has the hash of the tokens
+            where["calib_data"] = {file.repo: file.revision for file in self.config.calib.hub_files()}
+        sizes, id = self.quantized.sizes(reports), self.ids[name]
+        record = Measurement(id, science, metrics, *sizes, reports, where, protocol=judge(science))
         self.store.put(record)
-        self.wandb.log(record)
-
-    @cached_property
-    def weights(self) -> CachedWeights:
-        """The quantized weights in the cache."""
-        return CachedWeights(self.machine.cache_dir, digest(self.quantization), self.ckpt.config.num_hidden_layers)
-
-    def _quantized(self):
-        return nullcontext() if self.method.name == "none" else self.weights.whole(self._quantize)
-
-    def _load(self, folder: QuantizedFolder | None) -> tuple[torch.nn.Module, list[LayerReport]]:
-        """The model to evaluate and what quantization did to each linear."""
-        if folder is None:
-            return self.ckpt.load(self.machine.device, placement=self.placement), []
-        reports = [report for index in range(self.ckpt.config.num_hidden_layers) for report in folder.reports(index)]
-        return folder.load(self.ckpt, self.method.acts, self.machine.device, self.placement), reports
-
-    def _packed(self) -> torch.nn.Module:
-        """The quantized model on the kernels; it has been quantized before."""
-        folder = self.weights.folder
-        return folder.load(self.ckpt, self.method.acts, self.machine.device, self.placement, path="packed")
-
-    def _quantize(self, folder: QuantizedFolder) -> None:
-        ids_BT = self.calib.tokens(self.ckpt.tokenizer, self.machine.data_dir)
-        size = (Shape.of(self.ckpt.config), ids_BT.numel(), self.ckpt.model.dtype)
-        quantize(
-            self.ckpt,
-            self.method,
-            ids_BT,
-            folder,
-            device=self.machine.device,
-            rest=self.machine.rest(waiting_bytes(*size)),
-            statistics=self._statistics(hidden_bytes(*size)) if self.method.calibrates_on == "float" else None,
-            progress=partial(Progress, desc=self.cell, unit="blocks"),
-        )
-
-    def _statistics(self, hidden: int) -> CachedStatistics | None:
-        """Where statistics of the unquantized model are shared between methods and bit-widths, if there is room beside
-        the quantized weights and ``hidden`` bytes of hidden states."""
-        what = {"model": self.ckpt.science(), "calib": self.quantization["calib"]}
-        return open_statistics(
-            self.machine.cache_dir / "statistics",
-            digest(what | {"device": self.machine.device}),
-            size=statistics_bytes(Shape.of(self.ckpt.config)),
-            limit=self.machine.statistics_gib * 2**30,
-            spare=hidden + stored_bytes(Shape.of(self.ckpt.config), self.method),
-        )
-
-    def sizes(self, reports: list[LayerReport]) -> tuple[float, float, int]:
-        """Nominal and stored bits, means over quantized weights, and bytes of the whole model; the rest at 16 bits."""
-        shapes = self.ckpt.linears
-        numel = {name: N * K for name, (N, K) in shapes.items()}
-        total = sum(numel.values())
-        bits = {f"model.layers.{r.block}.{r.name}": (r.nominal_bits, r.stored_bits) for r in reports}
-        nominal, stored = (sum(bits.get(name, (16, 16))[i] * n for name, n in numel.items()) for i in (0, 1))
-        rest = self.ckpt.parameters() - total
-        return nominal / total, stored / total, round(stored / 8) + 2 * rest
+        self.config.wandb.log(record)
 
     def _outcome(self, status: str, message: str = "", seconds: float = 0.0) -> Outcome:
         """With the metrics of all records that there are, and where those lie."""
         records = [r for id in self.ids.values() if (r := self.store.get(id))]
         metrics = {key: metric for r in records for key, metric in r.metrics.items()}
-        return Outcome(self.cell, status, message, seconds, metrics, {r.id: self.store.where(r.id) for r in records})
+        places = {r.id: self.store.where(r.id) for r in records}
+        return Outcome(self.quantized.cell, status, message, seconds, metrics, places)
 
 
 def run(cfg: DictConfig) -> Outcome:

@@ -16,7 +16,6 @@ import torch
 from test_run import SMALL, configure, records  # noqa: F401 (configure is a fixture)
 
 from qbench import faults
-from qbench import run as run_module
 from qbench.files import DAY, Lock, remove_stale, scratch, write_atomic
 from qbench.models.quantized import QuantizedFolder
 from qbench.plan.status import Records
@@ -54,7 +53,7 @@ def test_a_fault_of_the_machine_is_told_and_not_recorded(configure, tmp_path, mo
 
     assert faults.is_of_machine(error)
     with monkeypatch.context() as m:
-        m.setattr(run_module, "quantize", fail)
+        m.setattr("qbench.quantization.quantize", fail)
         outcome = run(configure("method=gptq"))
     assert (outcome.status, outcome.is_bad) == ("failed", True)
     assert "a fault of this machine, not recorded" in outcome.message

@@ -18,7 +18,6 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from qbench import plan
-from qbench import run as run_module
 from qbench.config import Config
 from qbench.machine import Machine
 from qbench.measure.perplexity import Perplexity
@@ -142,7 +141,7 @@ def test_weights_are_kept_if_asked_and_used_again(configure, tmp_path, monkeypat
     run(configure("method=gptq", "machine.keep_weights=true"))
     (folder,) = (tmp_path / "cache" / "quantized").iterdir()
     assert len(list(folder.glob("block-*.safetensors"))) == 2
-    monkeypatch.setattr(run_module, "quantize", lambda *a, **k: pytest.fail("quantized again"))
+    monkeypatch.setattr("qbench.quantization.quantize", lambda *a, **k: pytest.fail("quantized again"))
     outcome = run(configure("method=gptq", "eval.limit=3"))
     assert outcome.status == "measured", outcome.message
 
@@ -152,7 +151,7 @@ def test_weights_are_kept_if_asked_and_used_again(configure, tmp_path, monkeypat
 
 def test_a_failure_is_recorded_and_tried_again_only_if_asked(configure, tmp_path, monkeypatch):
     with monkeypatch.context() as m:
-        m.setattr(run_module, "quantize", lambda *a, **k: 1 / 0)
+        m.setattr("qbench.quantization.quantize", lambda *a, **k: 1 / 0)
         outcome = run(configure("method=gptq"))
     assert outcome.status == "failed"
     (failure,) = (tmp_path / "results" / "failures").glob("*.json")
@@ -522,6 +521,6 @@ def test_what_was_quantized_outlives_a_failed_evaluation(configure, tmp_path, mo
         m.setattr(Perplexity, "run", lambda *a: 1 / 0)
         assert run(configure("method=gptq")).status == "failed"
     assert len(list((tmp_path / "cache" / "quantized").glob("*/block-*.safetensors"))) == 2
-    monkeypatch.setattr(run_module, "quantize", lambda *a, **k: pytest.fail("quantized again"))
+    monkeypatch.setattr("qbench.quantization.quantize", lambda *a, **k: pytest.fail("quantized again"))
     assert run(configure("method=gptq", "retry_failed=true")).status == "measured"
     assert not list((tmp_path / "cache" / "quantized").iterdir())

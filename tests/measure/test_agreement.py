@@ -11,7 +11,6 @@ from fakes.latency_fakes import FakeClock
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from qbench import run as run_module
 from qbench.grid import Grid
 from qbench.kernels import configs
 from qbench.kernels.packed import PackedBinary, PackedInteger, PackedUniform
@@ -26,6 +25,7 @@ from qbench.methods.smoothquant import SmoothQuant
 from qbench.models.checkpoint import Checkpoint
 from qbench.models.packed_file import load_packed, save_packed
 from qbench.models.quantized import QuantizedFolder
+from qbench.quantization import Quantization
 from qbench.run import run
 from qbench.shipped import conf_dir
 from qbench.store import Store
@@ -141,13 +141,14 @@ def test_logits_are_compared_on_the_kernels_themselves(configure, kernel):
 
 
 def test_a_kernel_that_is_wrong_is_not_recorded(configure, tmp_path, monkeypatch):
-    def spoiled(self):
-        model = healthy(self)
-        model.model.layers[1].mlp.up_proj.packed.words.bitwise_xor_(1 << 15)
+    def spoiled(self, placement, path="dequantized"):
+        model = healthy(self, placement, path)
+        if path == "packed":
+            model.model.layers[1].mlp.up_proj.packed.words.bitwise_xor_(1 << 15)
         return model
 
-    healthy = run_module.Run._packed
-    monkeypatch.setattr(run_module.Run, "_packed", spoiled)
+    healthy = Quantization.load
+    monkeypatch.setattr(Quantization, "load", spoiled)
     outcome = run(configure("method=rtn", "grid.bits=8", "eval.dtype=float16"))
     assert outcome.status == "failed"
     assert "model.layers.1.mlp.up_proj, " in outcome.message

@@ -1,0 +1,87 @@
+"""The quantized model of one configuration: made once, kept in the cache, and loaded to be evaluated."""
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+
+import torch
+
+from qbench.config import Config
+from qbench.models.checkpoint import OpenCheckpoint
+from qbench.models.placement import Placement
+from qbench.models.quantized import QuantizedFolder
+from qbench.plan.footprint import hidden_bytes, statistics_bytes, stored_bytes, waiting_bytes
+from qbench.progress import Progress
+from qbench.record import LayerReport, digest
+from qbench.shape import Shape
+from qbench.statistics_cache import CachedStatistics, open_statistics
+from qbench.stream import quantize
+from qbench.weights_cache import CachedWeights
+
+
+class Quantization:
+    """What one method makes of one model; ``science`` is its part of every record's identity."""
+
+    def __init__(self, config: Config, ckpt: OpenCheckpoint):
+        self.ckpt, self.method, self.calib, self.machine = ckpt, config.method, config.calib, config.machine
+        self.science = config.settings() | {"model": ckpt.science()}
+        if self.science["calib"]:
+            self.science["calib"] = self.calib.science(ckpt.tokenizer, self.machine.data_dir)
+        self.is_float, self.blocks = self.method.name == "none", ckpt.config.num_hidden_layers
+        self.weights = CachedWeights(self.machine.cache_dir, digest(self.science), self.blocks)
+
+    @property
+    def cell(self) -> str:
+        """What a person calls it."""
+        grid, acts = self.method.grid, self.method.acts
+        bits = f" W{grid.bits}A{acts.bits if acts else 16}" if grid else ""
+        return f"{self.ckpt.model.name} {self.method.name}{bits}"
+
+    def whole(self) -> AbstractContextManager:
+        """Quantizes what is not in the cache; while the context is open, no process deletes the weights."""
+        return nullcontext() if self.is_float else self.weights.whole(self._quantize)
+
+    def load(self, placement: Placement, path: str = "dequantized") -> torch.nn.Module:
+        """The model to evaluate, inside ``whole``; ``path`` as in ``QuantLinear``."""
+        if self.is_float:
+            return self.ckpt.load(self.machine.device, placement=placement)
+        return self.weights.folder.load(self.ckpt, self.method.acts, self.machine.device, placement, path)
+
+    def reports(self) -> list[LayerReport]:
+        """What quantization did to each linear."""
+        folder = self.weights.folder
+        return [] if self.is_float else [report for index in range(self.blocks) for report in folder.reports(index)]
+
+    def sizes(self, reports: list[LayerReport]) -> tuple[float, float, int]:
+        """Nominal and stored bits, means over quantized weights, and bytes of the whole model; the rest at 16 bits."""
+        numel = {name: N * K for name, (N, K) in self.ckpt.linears.items()}
+        total = sum(numel.values())
+        bits = {f"model.layers.{r.block}.{r.name}": (r.nominal_bits, r.stored_bits) for r in reports}
+        nominal, stored = (sum(bits.get(name, (16, 16))[i] * n for name, n in numel.items()) for i in (0, 1))
+        rest = self.ckpt.parameters() - total
+        return nominal / total, stored / total, round(stored / 8) + 2 * rest
+
+    def _quantize(self, folder: QuantizedFolder) -> None:
+        ids_BT = self.calib.tokens(self.ckpt.tokenizer, self.machine.data_dir)
+        size = (Shape.of(self.ckpt.config), ids_BT.numel(), self.ckpt.model.dtype)
+        quantize(
+            self.ckpt,
+            self.method,
+            ids_BT,
+            folder,
+            device=self.machine.device,
+            rest=self.machine.rest(waiting_bytes(*size)),
+            statistics=self._statistics(hidden_bytes(*size)) if self.method.calibrates_on == "float" else None,
+            progress=partial(Progress, desc=self.cell, unit="blocks"),
+        )
+
+    def _statistics(self, hidden: int) -> CachedStatistics | None:
+        """Statistics of the unquantized model, shared by methods and bit-widths, if the disk has room for them beside
+        the quantized weights and ``hidden`` bytes of hidden states."""
+        shape, what = Shape.of(self.ckpt.config), {"model": self.ckpt.science(), "calib": self.science["calib"]}
+        return open_statistics(
+            self.machine.cache_dir / "statistics",
+            digest(what | {"device": self.machine.device}),
+            size=statistics_bytes(shape),
+            limit=self.machine.statistics_gib * 2**30,
+            spare=hidden + stored_bytes(shape, self.method),
+        )
