@@ -1,11 +1,11 @@
-"""How far the order of sums moves a number: the same configuration with other threads and with other forward passes.
+"""Measures how much the order of sums changes a number: one configuration with other threads and other forward passes.
 
     python experiments/numerical_spread.py [--out results/numerical_spread] [MODEL ...]
 
-Records are told apart by what was measured and not by the machine, so what a machine changes must be small beside the
-standard error. A process's threads are a setting. Tokens of a forward pass are none (``qbench.shape.PASS_TOKENS``):
-here they stand for another device, whose products sum in another order. Every run has a folder of its own. Writes
-spread.json and spread.md.
+A record's identity does not name the machine, so what a machine changes must be small beside the standard error. The
+number of threads is a setting. The number of tokens per forward pass is none (``qbench.shape.PASS_TOKENS``); varying it
+stands for another device, which sums in another order. Takes about ten minutes on two cores. Writes spread.json and
+spread.md; each run has a temporary results folder.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from qbench.run import run
 from qbench.shipped import conf_dir
 
 METHODS = ("rtn", "gptq")
-THREADS = (1, 2, 3)  # chunks of three threads end inside a vector, of which SiLU makes another last bit
+THREADS = (1, 2, 3)  # chunks of three threads end inside a vector register, where SiLU gives another last bit
 TOKENS = (256, 768, 2048)  # 1, 3 and 8 sequences
 METRICS = {"nano/ppl": ("PPL", 1, 4), "nano_world/acc": ("accuracy, %", 100, 2)}  # name, factor, decimals
 
@@ -47,7 +47,7 @@ def main() -> int:
 
 
 def measured(model: str, method: str, threads: int, tokens: int) -> dict[str, list[float]]:
-    """Value and standard error of each metric, from nothing."""
+    """Value and standard error of each metric, measured without any cache."""
     kept, shape.PASS_TOKENS = shape.PASS_TOKENS, tokens
     try:
         with tempfile.TemporaryDirectory() as folder, initialize_config_dir(str(conf_dir()), version_base="1.3"):

@@ -1,10 +1,10 @@
-"""A table of the paper by one command: plan, sweep, report.
+"""Measures one table of the paper: plans, sweeps and prints it with our numbers.
 
     python experiments/tables.py 3 [protocol=released] [OVERRIDE ...]
 
-Overrides are qbench run's own: model=qwen3-8b-base method=gptq machine.results_dir=DIR. Stops before anything is
-started where the plan says that something cannot fit. Interrupted, the same command goes on; several at once on
-one results folder share the cells.
+Needs a GPU; qbench plan experiment=table3 says how long it takes. Overrides are those of qbench run, such as
+model=qwen3-8b-base method=gptq machine.results_dir=DIR. If the plan says that something cannot fit, nothing is started.
+The same command continues after an interruption, and several processes may run it on one results folder.
 """
 
 import subprocess

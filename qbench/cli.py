@@ -4,10 +4,12 @@ import os
 import signal
 import sys
 import warnings
+from importlib import import_module
 from importlib.metadata import version
 
 from qbench.shipped import conf_dir
 
+MODULES = ("plan", "fetch", "records")  # with a main of their own
 COMPLETION = ("-sc", "--shell-completion")
 PRINTING = {*COMPLETION, "-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info"}  # measure nothing
 
@@ -15,14 +17,14 @@ HELP = """\
 qbench: post-training quantization of Qwen3, measured.
 
   qbench run [GROUP=CHOICE | GROUP.FIELD=VALUE ...]      quantize and evaluate one model
-  qbench run -m GROUP=A,B,C ...                          every combination, one after another
+  qbench run -m GROUP=A,B,C ...                          the same for every combination
   qbench run --help                                      all groups, choices and fields
-  qbench plan experiment=table3 ...                      what a sweep would measure, what is there, what it would cost
-  qbench fetch experiment=table3 ...                     its models and data, for machines without a network
-  qbench records [FOLDER] [ID | FILTER=VALUE ...]        what is recorded; one record, and the command that measures it
-  qbench report [RESULTS_DIR]                            tables and figures from the records, the paper's beside ours
-  qbench report --table 4 --metric mmlu                  one of the paper's tables in the terminal
-  qbench audit [FOLDER]                                  what is wrong in the paper's printed numbers, by themselves
+  qbench plan experiment=table3 ...                      what a sweep would measure, what has records, what it costs
+  qbench fetch experiment=table3 ...                     download its models and data, for machines without a network
+  qbench records [FOLDER] [ID | FILTER=VALUE ...]        list records; show one and the command that measures it again
+  qbench report [FOLDER]                                 tables and figures from the records, with the paper's numbers
+  qbench report --table 4 --metric mmlu                  print one of the paper's tables
+  qbench audit [FOLDER]                                  errors in the paper's printed numbers, found without measuring
   qbench --version
 
 First steps, with models that are inside the package (no network, no GPU):
@@ -35,18 +37,18 @@ The same with a real model from the Hub: model=qwen3-0.6b instead of nano-s.
 Records go to ./runs (machine.results_dir=...). Existing records are not measured again.
 Tab completion in bash: eval "$(qbench -sc install=bash)"
 
-Exit codes: 0  all is there    1  something failed or was refused    2  the command line cannot be read
-            3  nothing failed, but cells were left to another process that is measuring them
-            130, 143  stopped by Ctrl-C or SIGTERM; the same command goes on where it stopped
+Exit codes: 0  done    1  something failed or was refused    2  the command line cannot be read
+            3  nothing failed, but another process is measuring some of the cells
+            130, 143  stopped by Ctrl-C or SIGTERM; the same command continues where it stopped
 """
 
 
 def main() -> None:
     command, rest = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # without a line of our source
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # without a line of source code
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
-    if command not in ("run", "fetch") or PRINTING & set(rest):  # nothing to lose, so `| head` ends it in silence
+    if command not in ("run", "fetch") or PRINTING & set(rest):  # they lose nothing, so `| head` ends them in silence
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         code = _command(command, rest)
@@ -66,19 +68,10 @@ def _command(command: str, rest: list[str]) -> int:
         return _complete([word for word in (command, *rest) if word != "run"])
     if command == "run":
         return _run(rest)
-    if command == "plan":
-        from qbench import plan
-
-        return plan.main(rest)
-    if command == "fetch":
-        from qbench import fetch
-
+    if command in MODULES:
+        main = import_module(f"qbench.{command}").main
         _stop_by_exception()
-        return fetch.main(rest)
-    if command == "records":
-        from qbench import records
-
-        return records.main(rest)
+        return main(rest)
     if command == "report":
         return _report(rest)
     if command == "audit":
@@ -86,29 +79,28 @@ def _command(command: str, rest: list[str]) -> int:
     if command in ("-h", "--help", "help", "--version"):
         print(HELP if command != "--version" else f"qbench {version('qbench')}")
         return 0
-    known = "run, plan, fetch, records, report or audit"
-    print(f"qbench: unknown command {command!r}; it is {known}, see qbench --help", file=sys.stderr)
+    print(f"qbench: unknown command {command!r}; see qbench --help", file=sys.stderr)
     return 2
 
 
 def _end(number: int, frame) -> None:
     """Ends the process at once, while libraries are imported and nothing has been measured.
 
-    An exception would not do: the C code of an import turns it into an error of its own.
+    An exception would not work: C code that is imported turns it into another error.
     """
     print("qbench: stopped before any work; the same command starts again", file=sys.stderr, flush=True)
     os._exit(128 + number)
 
 
 def _stop_by_exception() -> None:
-    """From here on signals end the process as an exception does. A launcher's worker gets the handlers here too."""
+    """From now on a signal ends the process as an exception does; also in the workers of a launcher."""
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler, _end):
             signal.signal(number, _stop)
 
 
 def _stop(number: int, frame) -> None:
-    """Ends the process as an exception does, so that cleanup runs; the same signal once more ends it at once."""
+    """Ends the process as an exception does, so that cleanup runs; the same signal again ends it at once."""
     signal.signal(number, signal.SIG_DFL)
     sys.exit(128 + number)
 
@@ -134,7 +126,7 @@ def _run(args: list[str]) -> int:
         done = sum(o.status in ("measured", "present") for o in ended)
         name = signal.Signals(code - 128).name
         kept = f"stopped by {name} after {done} finished cells: records and quantized blocks are kept"
-        print(f"{kept}, and the same command goes on from there", file=sys.stderr)
+        print(f"{kept}, and the same command continues from there", file=sys.stderr)
     elif Outcomes.here and Outcomes.here.folder:
         print(summary(ended))
     return code or exit_code(ended)
@@ -145,10 +137,10 @@ def _hydra(args: list[str]) -> None:
     import hydra
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
-    def job(cfg):  # in whatever process the launcher chooses, so it takes nothing from around it
+    def job(cfg):  # a launcher may run it in another process, so it uses nothing from outside
         import torch
 
-        if not torch.cuda.is_available():  # kernels run in Triton's interpreter, which it asks for when it is imported
+        if not torch.cuda.is_available():  # kernels run in Triton's interpreter; Triton reads this when it is imported
             os.environ.setdefault("TRITON_INTERPRET", "1")
         from qbench.run import run
 
@@ -160,7 +152,7 @@ def _hydra(args: list[str]) -> None:
 
 
 def _prepared(args: list[str]) -> list[str]:
-    """The arguments with their overrides as Hydra shall take them, and Hydra's own flags as they are."""
+    """The arguments with checked overrides; Hydra's own flags stay as they are."""
     from qbench.overrides import prepared
 
     is_override = ["=" in word and not word.startswith("-") for word in args]
@@ -169,7 +161,7 @@ def _prepared(args: list[str]) -> list[str]:
 
 
 def _complete(args: list[str]) -> int:
-    """Hydra's tab completion, which takes a command's first word for the whole command."""
+    """Hydra's tab completion; Hydra expects a command of one word."""
     import hydra
 
     os.environ["COMP_LINE"] = os.environ.get("COMP_LINE", "").replace(" run ", " ", 1)
@@ -187,7 +179,7 @@ def _report(args: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="qbench report", description="Tables and figures from the records.")
     default = os.environ.get("QBENCH_RESULTS", "runs")
     parser.add_argument("results_dir", nargs="?", default=default, help="folder with records (default: %(default)s)")
-    parser.add_argument("--table", type=int, help="print one of the paper's tables, 1 to 4, beside ours")
+    parser.add_argument("--table", type=int, help="print one of the paper's tables, 1 to 4, with our numbers")
     parser.add_argument("--protocol", help="paper or released (with --table)")
     parser.add_argument("--metric", help="one column, e.g. mmlu or c4_ppl (with --table)")
     options = parser.parse_args(args)

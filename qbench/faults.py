@@ -1,4 +1,4 @@
-"""Whose fault an error is: the cell's, which is recorded, or the machine's, which is not."""
+"""Tells errors of a cell, which are recorded, from faults of the machine, which are not."""
 
 import httpx
 import torch
@@ -9,11 +9,10 @@ WORDS = ("DefaultCPUAllocator", "CUDA error", "CUDA driver", "CUDNN", "cuDNN err
 
 
 def is_of_machine(error: BaseException | None) -> bool:
-    """Whether ``error``, or what caused it, says something of this machine rather than of what was measured.
+    """Whether ``error`` or its cause is a fault of this machine: the cell may succeed elsewhere, or here later.
 
-    Such are files and disks (full, read-only, damaged files), the network, a package that is missing, memory, and a
-    device that is lost: the same cell may succeed elsewhere, or here once that is mended. Anything else (a number that
-    is not finite, a shape that does not fit, a bug) would happen again and is the cell's own failure.
+    Such are disks (full, read-only, damaged files), the network, a missing package, memory, and a lost device. All
+    other errors (a number that is not finite, a shape that does not fit, a bug) would happen again.
     """
     if error is None:
         return False

@@ -1,4 +1,4 @@
-"""Files that several processes share: written whole or not at all, and locks that end with their process."""
+"""Files that several processes share: atomic writes, and locks that end with their process."""
 
 import fcntl
 import os
@@ -17,8 +17,7 @@ DAY = 86400  # seconds; no file takes so long to write
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its place when the block ends well: ``path`` holds either the whole
-    of it or what it held before."""
+    """A temporary file beside ``path``, which it replaces when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)
@@ -44,31 +43,29 @@ def slug(name: str) -> str:
 
 
 def remove_stale(*folders: Path, age: float = DAY) -> None:
-    """Removes the temporary files in ``folders`` that killed processes left, if they are older than ``age`` seconds.
-
-    Both kinds: those of ``written_whole``, and those that safetensors makes while it writes.
-    """
+    """Removes temporary files of killed processes, of ``written_whole`` and of safetensors, if older than ``age``
+    seconds."""
     for path in (path for folder in folders for path in folder.glob(".*tmp*")):
         try:
             about = path.lstat()
             if stat.S_ISREG(about.st_mode) and time.time() - about.st_mtime >= age:
                 path.unlink()
-        except FileNotFoundError:  # another process did
+        except FileNotFoundError:  # another process removed it
             pass
 
 
 class Lock:
-    """A lock on the file ``path``, held by one alone or, ``shared``, by many; the system frees it with its process.
+    """A lock on the file ``path``, held by one process or, if ``shared``, by many; it ends with its process.
 
-    The holder may remove the file. A process that waited for it then holds a lock on a file that no other process can
-    open, so ``acquire`` checks that the file it locked is still the one that ``path`` names.
+    The holder may remove the file. A process that waited then locked a file that no other process can open, so
+    ``acquire`` checks that the file it locked is still the one that ``path`` names.
     """
 
     def __init__(self, path: Path):
         self.path, self._file = Path(path), None
 
     def acquire(self, *, shared: bool = False, wait: bool = False) -> bool:
-        """Whether this object holds the lock now, in the mode asked for; a mode it held before is given up first."""
+        """Whether this object holds the lock now, in the mode asked for; it first releases a lock it held before."""
         mode = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
         while True:
             if self._file is None:
@@ -83,7 +80,7 @@ class Lock:
             self.release()
 
     def release(self, *, remove: bool = False) -> None:
-        """Gives the lock up; ``remove``, for who holds it alone, removes its file too."""
+        """Releases the lock; ``remove`` also removes its file, which only a sole holder may do."""
         if self._file is not None:
             if remove:
                 self.path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Values as JSON and back: dataclasses become dicts, and numbers that JSON does not have become words."""
+"""Values as JSON and back: dataclasses become dicts, and numbers that are not finite become strings."""
 
 import dataclasses
 import json
@@ -9,7 +9,7 @@ from qbench.files import write_atomic
 
 
 def write_json(path: Path, x) -> None:
-    """Dataclasses, dicts and lists as JSON, atomically; non-finite floats become "inf", "-inf", "nan"."""
+    """Writes dataclasses, dicts and lists as JSON, atomically."""
     write_atomic(path, json.dumps(plain(x), indent=1, allow_nan=False) + "\n")
 
 
@@ -22,7 +22,7 @@ _NON_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
 
 def plain(x):
-    """Dataclasses to dicts; non-finite floats to the strings "inf", "-inf", "nan" (JSON has no such numbers)."""
+    """Dataclasses as dicts; floats that are not finite as "inf", "-inf", "nan", since JSON has no such numbers."""
     if dataclasses.is_dataclass(x):
         return {f.name: plain(getattr(x, f.name)) for f in dataclasses.fields(x)}
     if isinstance(x, dict):

@@ -1,7 +1,7 @@
-"""How the cells of a run or a sweep ended, whatever process of whatever Hydra launcher ran them.
+"""How the cells of a run or a sweep ended, and what the command prints of it.
 
-``Outcomes`` is a callback of Hydra (conf/config.yaml). A launcher pickles it with the jobs of a sweep, and with it the
-folder where every job leaves its outcome; the process that was started by hand reads them when all is over.
+``Outcomes`` is a callback of Hydra (conf/config.yaml). A Hydra launcher may run the jobs of a sweep in other processes:
+it pickles the callback, each job writes its outcome into the callback's folder, and the first process reads them all.
 """
 
 import json
@@ -20,21 +20,24 @@ from qbench.json_values import write_json
 from qbench.record import Metric
 
 STATUSES = ("measured", "present", "elsewhere", "left out", "failed", "refused")
-QUIET = ("present", "elsewhere", "left out")  # counted in a sweep, without a line of their own
+QUIET = ("present", "elsewhere", "left out")  # in a sweep these are only counted
 
 
 @dataclass
 class Outcome:
-    """How one run of a sweep ended: measured, present (it was there already), elsewhere (another process has it),
-    failed (now or before; recorded), refused (bad input; nothing was started), left out (the paper's table that was
-    asked for does not print it)."""
+    """How one run ended.
+
+    ``status``: measured; present (all its records exist); elsewhere (another process is measuring it); failed (now or
+    before); refused (bad input, nothing was started); left out (the paper's table that was asked for does not print
+    it). ``records``: where each record lies, by id.
+    """
 
     cell: str
     status: str
     message: str = ""
     seconds: float = 0.0
     metrics: dict[str, Metric] = field(default_factory=dict)
-    records: dict[str, str] = field(default_factory=dict)  # where each record lies, by id
+    records: dict[str, str] = field(default_factory=dict)
 
     @property
     def is_bad(self) -> bool:
@@ -42,7 +45,7 @@ class Outcome:
 
 
 class Outcomes(Callback):
-    """Prints a line when a job ends and keeps its outcome; ``here`` is the one of this process's run or sweep."""
+    """Prints a line when a job ends and keeps its outcome; ``here`` is that of this process."""
 
     here: ClassVar["Outcomes | None"] = None
 
@@ -66,7 +69,8 @@ class Outcomes(Callback):
         outcome: Outcome = job_return.return_value
         if self.folder is None:
             self.single.append(outcome)
-            print(line(outcome) + table(outcome.metrics) + records(outcome), flush=True)
+            places = [f"\nrecord {id}  {where}" for id, where in outcome.records.items()]
+            print(line(outcome) + table(outcome.metrics) + "".join(places), flush=True)
             return
         number = config.hydra.job.num + 1
         write_json(self.folder / f"{number:06}.json", replace(outcome, metrics={}))
@@ -77,7 +81,7 @@ class Outcomes(Callback):
             sys.exit(1)
 
     def collected(self) -> list[Outcome]:
-        """All outcomes there are, in the sweep's order; their files are removed."""
+        """All outcomes in the order of the sweep; their files are removed."""
         if self.folder is None:
             return self.single
         found = [Outcome(**json.loads(path.read_text())) for path in sorted(self.folder.glob("*.json"))]
@@ -86,24 +90,25 @@ class Outcomes(Callback):
 
 
 def exit_code(outcomes: list[Outcome]) -> int:
-    """1: something failed or was refused; 3: cells were left to another process; else 0."""
+    """1: something failed or was refused; 3: another process is measuring some cells; else 0."""
     if any(o.is_bad for o in outcomes):
         return 1
     return 3 if any(o.status == "elsewhere" for o in outcomes) else 0
 
 
 def line(outcome: Outcome, number: int | None = None) -> str:
-    """One run in one line: its message, or the first six numbers."""
+    """One run in one line: its message, or the first six numbers, and the ids of its records."""
     place = "" if number is None else f"#{number:<4}"
     words = [f"{key} {m.value:.4g}" for key, m in headline(outcome.metrics).items()]
     more = [f"and {len(words) - 6} more"] if len(words) > 6 else []
     what = outcome.message or ("  ".join(words[:6] + more) if number is not None else "")
     took = f"  ({outcome.seconds:.1f} s)" if outcome.status == "measured" else ""
-    return f"{place}{outcome.cell:<28} {outcome.status:<9} {what}{took}"
+    ids = f"  [{' '.join(outcome.records)}]" if outcome.records and number is not None else ""
+    return f"{place}{outcome.cell:<28} {outcome.status:<9} {what}{took}{ids}"
 
 
 def headline(metrics: dict[str, Metric]) -> dict[str, Metric]:
-    """Metrics with items behind them, which leaves out the subjects of a group, and those of kernels."""
+    """The metrics that have samples, which the subjects of a group have not, and those of kernels."""
     kernels = ("agreement/", "latency/")
     return {key: m for key, m in metrics.items() if m.samples is not None or key.startswith(kernels)}
 
@@ -122,15 +127,10 @@ def table(metrics: dict[str, Metric]) -> str:
     return "".join("\n|" + "|".join(row) + "|" for row in cells)
 
 
-def records(outcome: Outcome) -> str:
-    """One line per record: its id and where it lies."""
-    return "".join(f"\nrecord {id}  {where}" for id, where in outcome.records.items())
-
-
 def summary(outcomes: list[Outcome]) -> str:
-    """Counts by status, and a line for each cell that failed."""
+    """Counts by status, and one line per cell that failed."""
     counts = {s: sum(o.status == s for o in outcomes) for s in STATUSES}
-    lines = [", ".join(f"{n} {status}" for status, n in counts.items() if n) or "no cell ended"]
+    lines = [", ".join(f"{n} {status}" for status, n in counts.items() if n) or "no cell finished"]
     if counts["elsewhere"]:
         lines.append(
             "  elsewhere: another process is measuring these cells; run the same command again when it is done"

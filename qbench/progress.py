@@ -1,17 +1,17 @@
-"""Progress of long work: a bar in a terminal; elsewhere, as in a log file, a plain line twice a minute."""
+"""Progress of long work: a bar in a terminal, and one line every half minute in a log file."""
 
 import sys
 import time
 
 from tqdm import tqdm
 
-EVERY = 30  # seconds between two plain lines, whatever bar they are of
+EVERY = 30  # seconds between two lines, of any bars
 
 
 class Progress(tqdm):
-    """As ``tqdm``; plain lines look like "nano-s gptq W4A16: 12 of 28 blocks, 1:30"."""
+    """As ``tqdm``; the lines look like "nano-s gptq W4A16: 12 of 28 blocks, 1:30"."""
 
-    shown = time.monotonic()  # when a plain line was last printed, by any bar
+    shown = time.monotonic()  # when a line was last printed, by any bar
 
     def __init__(self, *args, **kwargs):
         self.plain = not sys.stderr.isatty()

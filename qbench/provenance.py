@@ -1,4 +1,4 @@
-"""Where a number was made. None of it belongs to a record's identity."""
+"""Where and when a number was measured. None of it belongs to a record's identity."""
 
 import platform
 import resource
@@ -48,8 +48,10 @@ def _versions() -> dict[str, str]:
 
 @lru_cache
 def _commit() -> str | None:
-    """The commit of the working copy this runs from, None if installed. A "+" says that files differ from the commit;
-    records, texts and notebooks, which are made from numbers and change none, do not count."""
+    """The commit of the working copy that runs, None for an installed package.
+
+    A "+" means that tracked files differ from the commit; GENERATED ones do not count.
+    """
     root = Path(__file__).parent.parent
     if not (root / ".git").exists():
         return None

@@ -1,4 +1,4 @@
-"""Optional copies of records in Weights & Biases: one run a record, named by its id. The JSON files stay the truth."""
+"""Optional copies of records in Weights & Biases: one run per record, named by its id. Nothing is read from there."""
 
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -16,7 +16,7 @@ class Tracking:
     project: str
 
     def check(self) -> None:
-        """ValueError where wandb is needed and not installed, or needs a login that is not there."""
+        """ValueError where wandb is needed and not installed, or where ``online`` has no login."""
         if self.mode != "disabled" and find_spec("wandb") is None:
             raise ValueError(f"wandb.mode={self.mode} needs the package wandb: pip install 'qbench[wandb]'")
         if self.mode == "online" and (problem := _login_problem()):
@@ -47,7 +47,7 @@ class Tracking:
 
 @cache
 def _login_problem() -> str:
-    """The reason why Weights & Biases cannot be used online where no account is logged in, else nothing."""
+    """Why nobody is logged in to Weights & Biases, or ""."""
     import wandb
 
     try:

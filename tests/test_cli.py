@@ -111,7 +111,7 @@ def test_a_signal_ends_a_sweep_in_one_line(qbench, tmp_path, number, code):
     assert process.returncode == code
     assert len(said) == 1, said
     assert re.fullmatch(
-        rf"stopped by {number.name} after [1-6] finished cells: .*same command goes on from there", said[0]
+        rf"stopped by {number.name} after [1-6] finished cells: .*same command continues from there", said[0]
     )
 
 
