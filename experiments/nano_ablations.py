@@ -5,8 +5,8 @@
 What conf/protocol/method/released_*.yaml sets is turned on field by field, then all together, and compared with the
 default (the paper's text) on the same windows and questions; differences are paired. The last change takes perplexity
 from logits in the model's dtype (in bfloat16; all else is in float32). Takes about ten minutes on one core. Existing
-records are not measured again. Folds the records into ablations.jsonl, writes their tables, and beside the folder
-quirks/quirks.md, .csv and .tex.
+records are not measured again. Folds the records into ablations.jsonl, and writes quirks/quirks.md, .csv and .tex
+beside their folder.
 """
 
 import argparse
@@ -23,7 +23,6 @@ from qbench.record import Metric
 from qbench.records.folding import fold
 from qbench.render.sheet import Cell, Sheet
 from qbench.render.writers import to_csv, to_latex, to_markdown
-from qbench.report import build
 from qbench.run import run
 from qbench.shipped import conf_dir
 from qbench.store import Store
@@ -87,7 +86,6 @@ def main() -> int:
     write_atomic(folder / "quirks.csv", to_csv(per_model(lines)))
     write_atomic(folder / "quirks.tex", to_latex(per_change(lines)))
     fold(Store(options.results), "ablations")
-    build(options.results, figures=False, paper=False)
     print(text)
     return 0
 
