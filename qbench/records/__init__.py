@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import textwrap
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from qbench.outcomes import headline
 from qbench.protocol import name_of
 from qbench.record import Failure, Measurement
 from qbench.records.folding import delete, fold
+from qbench.report import load
 from qbench.report.quality.variants import canon, distinguish, quant_labels, quantization
 from qbench.store import Store
 
@@ -55,7 +57,7 @@ class Entry:
     def result(self) -> str:
         """The main numbers, or the error."""
         if error := self.json.get("error"):
-            return f"failed: {error}"[:60]
+            return textwrap.shorten(f"failed: {error}", 80, placeholder=" ...")
         words = [f"{key} {m.value:.4g}" for key, m in headline(self.json["metrics"]).items()]
         return "  ".join(words[:3] + [f"and {len(words) - 3} more"] * (len(words) > 3))
 
@@ -90,7 +92,7 @@ def main(args: list[str]) -> int:
         if len(folders) > 1 or len(ids) > 1 or (ids and (filters or options.fold)):
             raise ValueError(f"{' '.join(words)}: give one folder that exists, and either one ID or filters")
         if options.fold:
-            path, moved = fold(store, options.fold, lambda record: Entry(record).fits(filters))
+            path, moved = fold(store, options.fold, lambda record: not filters or Entry(record).fits(filters))
             print(f"{moved} records moved into {path}")
         elif options.delete:
             entry = find(store, *ids)
@@ -111,9 +113,9 @@ def main(args: list[str]) -> int:
 
 
 def entries(store: Store) -> list[Entry]:
-    """All records that can be read, sorted as ``qbench.jsonl`` sorts them."""
-    found = [Entry(record) for record in [*store.measurements(), *store.failures()]]
-    return sorted(found, key=lambda entry: order(entry.json))
+    """All records that a report shows, sorted as ``qbench.jsonl`` sorts them; others are left out with a warning."""
+    measurements, failures = load(store.root)
+    return sorted((Entry(record) for record in [*measurements, *failures]), key=lambda entry: order(entry.json))
 
 
 def find(store: Store, id: str = "") -> Entry:
