@@ -79,16 +79,16 @@ def _differ(part: str, have: dict, wanted: dict) -> list[str]:
 
 
 @cache
-def _composed(protocol: str, method: str, evaluation: str | None) -> dict:
-    """conf/ composed for one method and evaluation under ``protocol``, as Hydra does it in far less time."""
-    from omegaconf import OmegaConf
+def _composed(protocol: str, method: str, evaluation: str | None) -> dict[str, dict]:
+    """conf/ composed for one method and evaluation under ``protocol``, as Hydra does it in far more time."""
+    from omegaconf import OmegaConf  # reports read what is stored and do without it
 
-    def load(group: str, choice: str | None) -> dict:
+    def load(group: str, choice: str | None):
         path = conf_dir() / group / f"{choice}.yaml"
-        return OmegaConf.load(path) if path.is_file() else OmegaConf.create({})
+        return OmegaConf.load(path) if path.is_file() else {}
 
     groups = {"protocol": protocol, "grid": "g128", "method": method, "calib": "c4", "eval": evaluation}
     conf = OmegaConf.create({group: load(group, choice) for group, choice in groups.items()})
     conf.merge_with(load("protocol/method", f"{protocol}_{method}"))
-    parts = OmegaConf.to_container(conf, resolve=True)
-    return {name: {k: v for k, v in part.items() if k != "_target_"} for name, part in parts.items()}
+    OmegaConf.resolve(conf)
+    return {group: {str(k): v for k, v in conf[group].items() if k != "_target_"} for group in groups}

@@ -1,12 +1,16 @@
 """Which protocol a measurement follows, judged from its settings alone."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 from fakes.paper_records import records, science, with_science
+from hydra import compose, initialize_config_dir
 
+from qbench.config import Config
 from qbench.printed.published import load
 from qbench.protocol import NOT_STORED, OWN, PROTOCOLS, deviations, judge, name_of
+from qbench.shipped import conf_dir
 
 ROWS = load()
 
@@ -20,6 +24,19 @@ def test_a_measurement_under_a_protocol_follows_it_and_not_the_other(protocol, m
         assert m.protocol["deviations"][protocol] == []
         zero_shot = "num_fewshot" in m.science["eval"]
         assert m.protocol["deviations"][other] or zero_shot
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("method", ["none", "rtn", "gptq", "awq", "smoothquant", "smoothquant_a4", "billm"])
+def test_what_hydra_composes_for_a_protocol_follows_it(protocol, method):
+    chosen = ["model=qwen3-8b", "calib=c4", "eval=paper", f"method={method}", f"protocol={protocol}", "machine=cpu"]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = Config.of(compose("config", chosen))
+    quantization = {"model": {"name": "qwen3-8b"}, "method": config.method.science()}
+    quantization |= {"grid": config.method.grid and asdict(config.method.grid), "calib": config.calib.settings()}
+    assert len(config.eval) == 4
+    for measure in config.eval.values():
+        assert deviations(quantization | {"eval": measure.settings()}, protocol) == []
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from qbench.printed.book import Book, billions, worse
+from qbench.printed.book import Book, billions
 from qbench.printed.published import NAMES, Printed
 from qbench.printed.rules_cells import TOLERANCE
 from qbench.render.style import INK, SOFT, look, save, styled
@@ -46,11 +46,9 @@ def _groups(ax: Axes, book: Book, metric: str) -> None:
     for method, w in SERIES:
         points = []
         for x, model in enumerate(sizes):
-            row = book.all_tables(model, method, w)[0]
-            fine = book.regrouped(row)
-            if worse(metric, fine, row) is not None:
-                a, b = fine.values[metric], row.values[metric]
-                points.append((x, a / b if ratio else a - b))
+            row, fine = book.all_tables(model, method, w)
+            a, b = fine.values[metric], row.values[metric]
+            points.append((x, a / b if ratio else a - b))
         style = look(method, rank=w == 3) | dict(linestyle="none", markersize=5.5)
         ax.plot(*zip(*points), label=f"{NAMES[method]}, {w} bits", zorder=3, **style)
     ax.set_xticks(range(len(sizes)), sizes.values(), rotation=60, ha="right", rotation_mode="anchor")
@@ -79,7 +77,7 @@ def _means(ax: Axes, rows: list[Printed]) -> None:
         style = (look(method) if method != "none" else dict(color=SOFT, marker="o")) | dict(linestyle="none")
         points = [(x, y) for x, y, r in gaps if r.method == method]
         ax.plot(*zip(*points), label="16 bit" if method == "none" else NAMES[method], **style)
-    named = {}
+    named: dict[tuple, list[Printed]] = {}
     for x, y, r in gaps:
         if abs(y) > 1.25:
             named.setdefault((round(x, 2), round(y, 2)), []).append(r)

@@ -7,7 +7,7 @@ standard error of at most sqrt(2 p (1 - p) / n), and of less where the questions
 import math
 
 from qbench.printed.book import Book, Found
-from qbench.printed.published import HEADERS, METRICS, PERPLEXITIES, TASKS
+from qbench.printed.published import HEADERS, METRICS, PERPLEXITIES, TASKS, Printed
 from qbench.printed.rules_rows import exchanged_pairs
 
 QUESTIONS = dict(zip((*TASKS, "mmlu"), (1838, 2376, 1172, 10042, 1267, 3270, 14042)))
@@ -18,14 +18,14 @@ TOLERANCE = 0.15  # of a mean of six numbers with one decimal, itself printed wi
 
 def misprints(book: Book) -> Found:
     """Finds a task far from a 16-bit row that the other five tasks follow, where one changed digit would fit."""
-    partner = {}
+    partner: dict[tuple, Printed] = {}
     for a, b in exchanged_pairs(book):
         partner |= {(a.table, *a.cell): b, (b.table, *b.cell): a}
     for row in book.quantized:
         for owner in filter(None, (row, partner.get((row.table, *row.cell)))):
             base = book.base(owner)
             gaps = {t: abs(row.values[t] - base.values[t]) for t in TASKS}
-            odd = max(TASKS, key=gaps.get)
+            odd = max(TASKS, key=gaps.__getitem__)
             rest = max(gap for t, gap in gaps.items() if t != odd)
             fit = min(_one_digit_changed(row.text[odd]), key=lambda x: abs(float(x) - base.values[odd]))
             if rest <= 1.5 and gaps[odd] > 4 and abs(float(fit) - base.values[odd]) <= 1.5:
@@ -42,7 +42,7 @@ def impossible(book: Book) -> Found:
     tested = [t for t in GUESSING if t != "boolq"]
     for row in book.quantized:
         above = {t: row.values[t] - GUESSING[t] for t in tested}
-        odd = max(tested, key=above.get)
+        odd = max(tested, key=above.__getitem__)
         if above[odd] > 20 and all(gap < 6 for t, gap in above.items() if t != odd):
             others = ", ".join(f"{HEADERS[t]} {row.text[t]}" for t in tested if t != odd)
             peers = [r.values[odd] for r in book.same_setting(row)]

@@ -130,12 +130,10 @@ def larger_worse(book: Book) -> Found:
 def base_rows(book: Book) -> Found:
     """Finds an unquantized model that two tables print with different digits."""
     for row in book.rows:
-        other = book.regrouped(row) if row.method == "none" and row.table in (1, 2) else None
-        for m in METRICS if other else ():
-            if row.text[m] != other.text[m]:
+        if row.method == "none" and row.table in (1, 2) and (other := book.regrouped(row)):
+            for m in (m for m in METRICS if row.text[m] != other.text[m]):
                 shown = f"{row.text[m]} in Table {row.table}, {other.text[m]} in Table {other.table}"
-                evidence = f"{row.size}, 16 bit, {HEADERS[m]}: {shown}."
-                yield row.cells(m) + other.cells(m), evidence
+                yield row.cells(m) + other.cells(m), f"{row.size}, 16 bit, {HEADERS[m]}: {shown}."
 
 
 def _task_distance(row: Printed, base: Printed) -> float:

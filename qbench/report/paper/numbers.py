@@ -110,8 +110,8 @@ def _cells(records: list[Measurement], family: str, place: Callable[[Measurement
                 key = f"{family}/{_size(m)}/{where}/{name}"
                 raise ValueError(f"{key} is {first} and {text} in two records; move one of them elsewhere")
     out = {f"{family}/{s}/{where}/{k}": tex(text) for (where, k), texts in found.items() for s, text in texts.items()}
-    for (where, name), texts in found.items():
-        out[f"{family}/{where}/{name}"] = tex(joined([texts[s] for s in SIZES if s in texts]))
+    for (where, name), by_size in found.items():
+        out[f"{family}/{where}/{name}"] = tex(joined([by_size[s] for s in SIZES if s in by_size]))
     return out
 
 
@@ -170,7 +170,7 @@ def _agreement(measurements: list[Measurement]) -> dict[str, str]:
 
 def _printed() -> dict[str, str]:
     """Every printed number."""
-    out = {}
+    out: dict[str, str] = {}
     for r in load():
         where = f"printed/{r.table}/{r.model}/{r.method}/{r.w_bits:g}/{r.a_bits}"
         out |= {f"{where}/{metric}": tex(text) for metric, text in r.text.items()}

@@ -19,7 +19,7 @@ MOST = 40  # values of a record that its table shows
 
 def values(results: Path) -> dict[str, str]:
     """Key to text of all records in ``FOLDERS``, and ``<folder>/any`` and ``records/any`` where there is one."""
-    out = {}
+    out: dict[str, str] = {}
     for folder in FOLDERS:
         for path in sorted((results / folder).glob("*.json")):
             found = json_values(json.loads(path.read_text()))

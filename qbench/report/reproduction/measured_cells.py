@@ -94,7 +94,7 @@ def _check_one_revision(used: list[Measurement]) -> None:
 
 def failed(failures: Iterable[dict], protocol: str) -> dict[tuple, Ours]:
     """(cell, metric) to the error of the measurement that failed there."""
-    out = {}
+    out: dict[tuple, Ours] = {}
     for f in failures:
         if name_of(f.get("protocol", {})) == protocol:
             ev, error = f["science"].get("eval") or {}, f["error"].strip().split("\n")[0]

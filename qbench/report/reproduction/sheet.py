@@ -60,7 +60,7 @@ def _parts(metrics: tuple[str, ...], line: Line, letters: dict[str, str]) -> dic
     if line.ours:
         out["ours"] = [Cell(_ours(m, line.ours.get(m))) for m in metrics]
         out["Δ"] = [_difference(m, line.printed[m]) for m in metrics]
-    if line.ours and line.other:
+    if line.ours and line.other_row:
         name = line.other_row.grouping
         out[f"printed {name} (Table {line.other_row.table})"] = _printed(metrics, line.other, letters)
         out[f"Δ {name}"] = [_difference(m, line.other[m]) for m in metrics]
