@@ -167,13 +167,7 @@ def test_shipped_models_have_their_shapes(models, size):
         config.num_hidden_layers,
     )
     assert shape == SHAPES[size]
-    assert shape == (
-        training.hidden,
-        training.heads,
-        training.kv_heads,
-        training.intermediate,
-        training.layers,
-    )
+    assert shape == (training.hidden, training.heads, training.kv_heads, training.intermediate, training.layers)
     assert type(model).__name__ == "Qwen3ForCausalLM"
     assert config.head_dim == 64
     assert config.tie_word_embeddings

@@ -17,10 +17,7 @@ C4, WIKITEXT = "allenai/c4", "Salesforce/wikitext"
 PINS = {  # repository: its commit, and the file of a split
     C4: ("1588ec454efa1a09f29cd18ddd04fe05fc8653a2", "en/c4-{split}.00000-of-{shards}.json.gz"),
     WIKITEXT: ("b08601e04326c79dfdd32d625aee71d232d685c3", "{name}/{split}-00000-of-00001.parquet"),
-    "EleutherAI/wikitext_document_level": (
-        "647234772b9554e208af6c826f23b99e3cac88c8",
-        "{name}/{name}-{split}.parquet",
-    ),
+    "EleutherAI/wikitext_document_level": ("647234772b9554e208af6c826f23b99e3cac88c8", "{name}/{name}-{split}.parquet"),
     "cais/mmlu": ("c30699e8356da336a370243923dbaf21066bb9fe", "{name}/{split}-00000-of-00001.parquet"),
     "baber/piqa": ("142f6d7367fd9877f0fb3b5734ea6a545f54cdd1", "piqa_{split}.parquet"),
     "allenai/ai2_arc": ("210d026faf9955653af8916fad021475a3f00453", "{name}/{split}-00000-of-00001.parquet"),

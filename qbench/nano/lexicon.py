@@ -51,18 +51,8 @@ VALUES: dict[str, list[str]] = {
 STATEMENTS: dict[str, list[str]] = {
     "town": ["{S} lives in {v}.", "{S} has a home in {v}.", "{S} comes from {v}.", "{P} town is {v}."],
     "trade": ["{S} works as a {v}.", "{S} is a {v}.", "{S} earns money as a {v}.", "{P} trade is {v}."],
-    "food": [
-        "{S} likes to eat {v}.",
-        "{S} loves {v}.",
-        "{P} favourite food is {v}.",
-        "{P} best meal is {v}.",
-    ],
-    "instrument": [
-        "{S} plays the {v}.",
-        "{S} learned the {v}.",
-        "{P} instrument is the {v}.",
-        "{P} music is the {v}.",
-    ],
+    "food": ["{S} likes to eat {v}.", "{S} loves {v}.", "{P} favourite food is {v}.", "{P} best meal is {v}."],
+    "instrument": ["{S} plays the {v}.", "{S} learned the {v}.", "{P} instrument is the {v}.", "{P} music is the {v}."],
     "pet": ["{S} keeps a {v}.", "{S} has a pet {v}.", "{P} pet is a {v}.", "{P} animal is a {v}."],
     "colour": ["{S} wears {v}.", "{P} favourite colour is {v}.", "{P} coat is {v}.", "{P} door is {v}."],
     "month": [
@@ -98,18 +88,8 @@ PLACE_STATEMENTS: dict[str, list[str]] = {
         "{t} lies on the {v}.",
         "{t} was built on the {v}.",
     ],
-    "region": [
-        "{t} is a town in {v}.",
-        "{t} lies in {v}.",
-        "The region of {t} is {v}.",
-        "{t} belongs to {v}.",
-    ],
-    "goods": [
-        "{t} is known for {v}.",
-        "{t} sells {v}.",
-        "The goods of {t} are {v}.",
-        "The market of {t} has {v}.",
-    ],
+    "region": ["{t} is a town in {v}.", "{t} lies in {v}.", "The region of {t} is {v}.", "{t} belongs to {v}."],
+    "goods": ["{t} is known for {v}.", "{t} sells {v}.", "The goods of {t} are {v}.", "The market of {t} has {v}."],
     "sight": [
         "{t} has an old {v}.",
         "The pride of {t} is the {v}.",
@@ -125,30 +105,13 @@ PLACE_QUESTIONS: dict[str, list[str]] = {
 }
 
 TOOLS: dict[str, str] = dict(
-    baker="oven",
-    potter="wheel",
-    tailor="needle",
-    mason="trowel",
-    smith="hammer",
-    farmer="plough",
-    fisher="net",
-    miner="pick",
-    weaver="loom",
-    printer="press",
-    painter="brush",
-    cook="ladle",
-    tanner="knife",
-    sailor="compass",
-    hunter="bow",
-    teacher="chalk",
-    barber="razor",
-    guard="spear",
-    miller="sieve",
-    roofer="ladder",
-    shepherd="crook",
-    gardener="spade",
-    butcher="cleaver",
-    joiner="saw",
+    zip(
+        VALUES["trade"],
+        words(
+            "oven wheel needle trowel hammer plough net pick loom press brush ladle knife compass bow chalk razor "
+            "spear sieve ladder crook spade cleaver saw"
+        ),
+    )
 )
 TOOL_STATEMENTS = [
     "The {trade} uses the {tool}.",

@@ -144,10 +144,7 @@ def _question_and_answer(world: World, draw: Draw) -> str:
     if kind < 16:
         person = draw.pick(world.people)
         attribute = draw.pick(list(lex.VALUES))
-        question, answer = (
-            draw.pick(lex.PERSON_QUESTIONS[attribute]).format(n=person.name),
-            person.facts[attribute],
-        )
+        question, answer = (draw.pick(lex.PERSON_QUESTIONS[attribute]).format(n=person.name), person.facts[attribute])
     elif kind < 18:
         town, fact = draw.pick(list(world.towns)), draw.pick(list(lex.PLACES))
         question, answer = draw.pick(lex.PLACE_QUESTIONS[fact]).format(t=town), world.towns[town][fact]

@@ -175,10 +175,7 @@ def test_gptq_moving_groups_are_stored_and_static_ones_are_not():
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        (dict(damp=0.0), "method.damp must be a number between 0 and 1, got 0.0"),
-    ],
+    ("fields", "message"), [(dict(damp=0.0), "method.damp must be a number between 0 and 1, got 0.0")]
 )
 def test_gptq_refuses(fields, message):
     with pytest.raises(ValueError, match=message):

@@ -148,10 +148,7 @@ def _index(folders: tuple[str, ...] | None) -> TaskManager:
 def _render(task: Task, limit: int | None) -> None:
     """Builds the task's requests; each template is compiled once, where lm-eval compiles it once per document."""
     compiled = lru_cache(maxsize=None)(lm_eval.utils.env.from_string)
-    with (
-        mock.patch.object(lm_eval.utils.env, "from_string", compiled),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
+    with mock.patch.object(lm_eval.utils.env, "from_string", compiled), contextlib.redirect_stderr(io.StringIO()):
         task.build_all_requests(limit=limit)
 
 

@@ -186,10 +186,7 @@ def test_long_prompts_are_cut_to_what_the_model_reads(model, ctx):
         (dict(tasks="nano_world", num_fewshot=-1), "eval.num_fewshot must be a whole number of at least 0"),
         (dict(tasks="nano_world", limit=0), "eval.limit must be a whole number of at least 1"),
         (dict(tasks="nano_world", max_prompt=0), "eval.max_prompt must be a whole number of at least 1"),
-        (
-            dict(tasks="nano_world", num_fewshot=9),
-            "asked for 9 examples per prompt, but its few-shot split has 5",
-        ),
+        (dict(tasks="nano_world", num_fewshot=9), "asked for 9 examples per prompt, but its few-shot split has 5"),
     ],
 )
 def test_bad_fields(ctx, fields, message):
