@@ -39,6 +39,12 @@ def opened(folder, dtype="float32"):
     return Checkpoint("tiny", path=str(folder), dtype=dtype).open()
 
 
+def inputs_of(ckpt, ids):
+    """The inputs of the first block."""
+    model = ckpt.embedding("cpu")
+    return first_block_inputs(model, model.model.layers[0], ids, "cpu", "cpu")
+
+
 def through(ckpt, method, ids, folder, **kwargs):
     folder = QuantizedFolder(folder)
     reports = quantize(ckpt, method, ids, folder, **kwargs)
@@ -66,8 +72,7 @@ def logits(model, ids):
 def test_the_steps_of_a_block_are_its_forward_pass(tiny, ids, dtype, attention):
     ckpt = opened(tiny, dtype)
     ckpt.config._attn_implementation = attention
-    source, block = ckpt.embedding("cpu"), ckpt.block(1, "cpu")
-    (item,) = first_block_inputs(source, source.model.layers[0], ids, "cpu", "cpu")
+    block, (item,) = ckpt.block(1, "cpu"), inputs_of(ckpt, ids)
     state = (item.x_BTD,)
     for step in block.steps:
         state = step(block.module, state, item.kwargs)
@@ -92,8 +97,7 @@ def test_streamed_blocks_see_what_the_model_sees(tiny, ids, attention, small_pas
     model = ckpt.load("cpu")
     with torch.no_grad():
         expected = model(ids, output_hidden_states=True).hidden_states
-    source = ckpt.embedding("cpu")
-    hidden = first_block_inputs(source, source.model.layers[0], ids, "cpu", "cpu")
+    hidden = inputs_of(ckpt, ids)
     for index, block in enumerate(ckpt.blocks("cpu")):
         torch.testing.assert_close(torch.cat([h.x_BTD for h in hidden]), expected[index], rtol=1e-5, atol=1e-5)
         hidden = BlockCalibration(block, hidden, "cpu").outputs()
@@ -117,9 +121,8 @@ def test_what_is_saved_is_what_was_quantized(tiny, tmp_path, ids, method):
 @pytest.mark.parametrize("kv", [2, 4])
 def test_transform_keeps_the_function(tmp_path, ids, method, kv):
     ckpt = opened(save_tiny(tmp_path, num_key_value_heads=kv))
-    source, model = ckpt.embedding("cpu"), ckpt.load("cpu")
+    model, hidden = ckpt.load("cpu"), inputs_of(ckpt, ids)
     before = logits(model, ids[:3])
-    hidden = first_block_inputs(source, source.model.layers[0], ids, "cpu", "cpu")
     moved = 0
     for block in ckpt.blocks("cpu"):
         gain = block["input_layernorm"].weight.clone()
@@ -140,8 +143,7 @@ def test_transform_keeps_the_function(tmp_path, ids, method, kv):
 
 def test_smoothquant_scales_are_the_papers(tiny, ids):
     ckpt = opened(tiny)
-    source = ckpt.embedding("cpu")
-    hidden = first_block_inputs(source, source.model.layers[0], ids, "cpu", "cpu")
+    hidden = inputs_of(ckpt, ids)
     block = ckpt.block(0, "cpu")
     gain = block["input_layernorm"].weight.clone()
     w = torch.cat([block[f"self_attn.{n}_proj"].weight for n in "qkv"]).abs().amax(0)
@@ -164,8 +166,7 @@ def test_smoothquant_without_alpha_is_plain_rounding(tiny, tmp_path, ids):
 def test_awq_takes_the_scale_with_the_least_loss(tiny, ids):
     """Against twenty real forward passes of the linears."""
     ckpt, method = opened(tiny), AWQ(grid=Grid(3, 64))
-    source = ckpt.embedding("cpu")
-    hidden = first_block_inputs(source, source.model.layers[0], ids, "cpu", "cpu")
+    hidden = inputs_of(ckpt, ids)
     block = ckpt.block(0, "cpu")
     x = block["input_layernorm"](hidden[0].x_BTD).flatten(0, 1)
     weights = [block[f"self_attn.{n}_proj"].weight.clone() for n in "qkv"]
@@ -195,8 +196,7 @@ def test_gptq_sees_the_quantized_predecessors(tiny, ids):
 
     ckpt, blocks = opened(tiny), []
     quantize(ckpt, Spy(), ids, Shelf(lambda b, w: blocks.append(b)))
-    source = ckpt.embedding("cpu")
-    hidden = first_block_inputs(source, source.model.layers[0], ids, "cpu", "cpu")
+    hidden = inputs_of(ckpt, ids)
     calib = BlockCalibration(blocks[0], hidden, "cpu")
     calib.observe((Gram,))
     torch.testing.assert_close(seen["mlp.down_proj"], calib.stats[blocks[0].stages[3]][Gram].gram_KK)

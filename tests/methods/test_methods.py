@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fakes.oracles import obq, problem, seen
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from safetensors.torch import load, save
@@ -25,20 +26,6 @@ def make(path, bits=4, group=32):
     grid = {"_target_": "qbench.grid.Grid", "bits": bits, "group_size": group, "symmetric": False}
     cfg = OmegaConf.create({"grid": grid, "method": OmegaConf.load(path)})
     return instantiate(cfg, _convert_="all")["method"]
-
-
-def problem(N=16, K=128, T=600, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    x = torch.randn(T, K // 4, generator=g) @ torch.randn(K // 4, K, generator=g) / (K // 4) ** 0.5
-    x += 0.3 * torch.randn(T, K, generator=g)
-    x *= torch.rand(K, generator=g).mul(3).exp()
-    return torch.randn(N, K, generator=g) * 0.05, x
-
-
-def seen(x, kind=Gram):
-    stat = kind(x.shape[1], "cpu")
-    stat.update(x)
-    return stat
 
 
 # --- the contract ---
@@ -82,26 +69,6 @@ def test_more_bits_err_less(path):
 
 
 # --- GPTQ ---
-
-
-def obq(w, gram, grid, perm, damp, static):
-    """GPTQ as optimal brain quantization, float64: the remaining Hessian is inverted anew for each column."""
-    N, K = w.shape
-    g = grid.columns(K)
-    W, G = w.double().clone()[:, perm], gram.double()[perm][:, perm]
-    H = G + damp * G.diagonal().mean() * torch.eye(K)
-    codes = torch.zeros(N, K)
-    for i in range(K):
-        if static or g == K:
-            start = perm[i] // g * g
-            scale, zero = grid.fit(w[:, start : start + g])
-        elif i % g == 0:
-            scale, zero = grid.fit(W[:, i : i + g].float())
-        codes[:, i] = grid.encode(W[:, i].float(), scale, zero)
-        Hinv = torch.linalg.inv(H[i:, i:])
-        error = (W[:, i] - grid.decode(codes[:, i], scale, zero).double()) / Hinv[0, 0]
-        W[:, i:] -= error[:, None] * Hinv[0]
-    return codes[:, torch.argsort(perm)].to(torch.uint8)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])

@@ -131,36 +131,32 @@ def in_a_subfolder(folder):
 # --- bad input ---
 
 
-def test_a_missing_shard_is_named(tmp_path):
+@pytest.mark.parametrize(
+    ("damage", "error", "message"),
+    [
+        (lambda path: path.unlink(), FileNotFoundError, "is missing from"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-100]), ValueError, "is truncated or damaged"),
+    ],
+    ids=["missing", "truncated"],
+)
+def test_a_broken_shard_is_named(tmp_path, damage, error, message):
     folder = save_tiny(tmp_path)
-    victim = sorted(folder.glob("model-*.safetensors"))[1]
-    victim.unlink()
-    with pytest.raises(FileNotFoundError, match=f"{victim.name} is missing from"):
+    damage(victim := sorted(folder.glob("model-*.safetensors"))[1])
+    with pytest.raises(error, match=f"{victim.name} {message}"):
         opened(folder)
 
 
-def test_a_truncated_shard_is_named(tmp_path):
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_hidden_layers": 4, "layer_types": None}, r"the tensor model.layers.3.* is in no file"),
+        ({"intermediate_size": 512}, r"has shape \(.*\), config.json says"),
+    ],
+)
+def test_missing_tensors_and_wrong_shapes_are_named(tmp_path, fields, message):
     folder = save_tiny(tmp_path)
-    victim = sorted(folder.glob("model-*.safetensors"))[0]
-    victim.write_bytes(victim.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=f"{victim.name} is truncated or damaged"):
-        opened(folder)
-
-
-def test_a_missing_tensor_is_named(tmp_path):
-    folder = save_tiny(tmp_path)
-    config = json.loads((folder / "config.json").read_text()) | {"num_hidden_layers": 4}
-    config.pop("layer_types", None)
-    (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"the tensor model.layers.3.* is in no file"):
-        opened(folder)
-
-
-def test_wrong_shapes_are_named(tmp_path):
-    folder = save_tiny(tmp_path)
-    config = json.loads((folder / "config.json").read_text()) | {"intermediate_size": 512}
-    (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"has shape \(.*\), config.json says"):
+    set_config(folder, **fields)
+    with pytest.raises(ValueError, match=message):
         opened(folder)
 
 

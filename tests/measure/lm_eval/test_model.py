@@ -125,8 +125,9 @@ def difference(got, expected) -> np.ndarray:
     return np.abs(np.array([ll for ll, _ in got]) - np.array([ll for ll, _ in expected]))
 
 
-@pytest.mark.parametrize("max_length", [None, 200])
-def test_answers_are_the_harness_s_in_float32(model, ctx, small_packs, max_length):
+@pytest.mark.parametrize(("max_length", "pack"), [(None, 1), (None, 48), (None, 256), (200, 48)])
+def test_answers_are_the_harness_s_in_float32(model, ctx, small_packs, monkeypatch, max_length, pack):
+    monkeypatch.setitem(lm_model.PACK, "cpu", pack)
     asked = many_requests(ctx.tokenizer)
     expected = plain(model, ctx, max_length).loglikelihood(asked, disable_tqdm=True)
     ours = PrefixTreeLM(model, ctx, max_length)
@@ -209,6 +210,20 @@ def test_the_head_reads_a_bounded_number_of_positions(model, ctx, monkeypatch):
     hook.remove()
     assert max(read) == 3
     assert len(read) > 3
+
+
+def test_one_token_answers_share_a_forward(model, ctx):
+    prompt = ctx.tokenizer.encode("Answer:")
+    letters = [c for c in "abcdefgh" if len(ctx.tokenizer.encode("Answer: " + c)) == len(prompt) + 1]
+    assert len(letters) > 2
+    lm = PrefixTreeLM(model, ctx, None)
+    lm.loglikelihood([request("Answer:", " " + c) for c in letters])
+    assert lm.tokens == len(ctx.tokenizer.encode("Answer: " + letters[0])) - 1
+
+
+def test_long_prompts_are_cut_to_what_the_model_reads(model, ctx):
+    assert PrefixTreeLM(model, ctx, None).max_length == model.config.max_position_embeddings
+    assert PrefixTreeLM(model, ctx, 100).max_length == 100
 
 
 def test_tokens_are_counted_and_answers_remembered(model, ctx, small_packs):

@@ -9,14 +9,13 @@ import torch
 from conftest import DATA
 from fakes.hub_data import mmlu_subjects
 from lm_eval import simple_evaluate
-from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from pyarrow import parquet
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from qbench.measure.lm_eval import few_shot, requests
 from qbench.measure.lm_eval.local_files import Splits, pages, pinned_data_sets
-from qbench.measure.lm_eval.model import PACK, PrefixTreeLM
+from qbench.measure.lm_eval.model import PrefixTreeLM
 from qbench.measure.lm_eval.tasks import Tasks
 from qbench.nano import world
 
@@ -144,39 +143,6 @@ def test_a_model_of_nan_has_no_score(tiny, ctx):
     model.model.norm.weight.data.fill_(math.nan)
     with pytest.raises(ArithmeticError, match="outputs are nan for 4 of 4 items"):
         Tasks("nano_town", limit=4).run(model, ctx)
-
-
-def request(*arguments: str) -> Instance:
-    return Instance("loglikelihood", {}, arguments, 0)
-
-
-def test_likelihoods_equal_the_harness_s_though_the_head_reads_less(model, ctx, monkeypatch):
-    """Continuations of many lengths in one pack, some ending in the padding's own token 0."""
-    zero = ctx.tokenizer.decode([0])
-    contexts = ["He", "Question: Where does Tova live?\nAnswer:", "a " * 60, zero * 5, zero * 30]
-    continuations = [" x", " Ulm is here", " a b c d e f", zero, zero * 3 + " u" + zero * 2]
-    requests = [request(a, b) for a in contexts for b in continuations]
-    plain = HFLM(pretrained=model, tokenizer=ctx.tokenizer, batch_size=1, softmax_dtype="float32")
-    expected = plain.loglikelihood(requests, disable_tqdm=True)
-    for tokens in (1, 30, 256):
-        monkeypatch.setitem(PACK, "cpu", tokens)
-        got = PrefixTreeLM(model, ctx, None).loglikelihood(requests)
-        assert [ll for ll, _ in got] == pytest.approx([ll for ll, _ in expected], abs=2e-4)
-        assert [greedy for _, greedy in got] == [greedy for _, greedy in expected]
-
-
-def test_one_token_answers_share_a_forward(model, ctx):
-    prompt = ctx.tokenizer.encode("Answer:")
-    letters = [c for c in "abcdefgh" if len(ctx.tokenizer.encode("Answer: " + c)) == len(prompt) + 1]
-    assert len(letters) > 2
-    lm = PrefixTreeLM(model, ctx, None)
-    lm.loglikelihood([request("Answer:", " " + c) for c in letters])
-    assert lm.tokens == len(ctx.tokenizer.encode("Answer: " + letters[0])) - 1
-
-
-def test_long_prompts_are_cut_to_what_the_model_reads(model, ctx):
-    assert PrefixTreeLM(model, ctx, None).max_length == model.config.max_position_embeddings
-    assert PrefixTreeLM(model, ctx, 100).max_length == 100
 
 
 @pytest.mark.parametrize(
