@@ -10,11 +10,10 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from qbench.printed.book import Book, billions
 from qbench.printed.published import NAMES, Printed
 from qbench.printed.rules_cells import TOLERANCE
-from qbench.render.style import INK, SOFT, look, save, styled
+from qbench.render.style import INK, SOFT, heading, look, save, styled
 
 SERIES = (("awq", 3), ("awq", 4), ("gptq", 4))
 WORSE = "#FBEDE6"
-TITLE = dict(x=0.01, ha="left", size=9)
 
 
 def draw(rows: list[Printed], folder: Path) -> list[Path]:
@@ -33,9 +32,9 @@ def figure(rows: list[Printed]) -> Figure:
     _groups(right, book, "mmlu")
     handles, labels = left.get_legend_handles_labels()
     upper.legend(handles, labels, loc="outside lower center", ncols=3)
-    upper.suptitle("Groups of 128 against one scale per row, as printed: AWQ gets worse, GPTQ better", **TITLE)
+    heading(upper, "Groups of 128 against one scale per row, as printed: AWQ gets worse, GPTQ better")
     _means(lower.subplots(1, 1), rows)
-    lower.suptitle("The zero-shot means against the six tasks beside them", **TITLE)
+    heading(lower, "The printed zero-shot means against the mean of the six tasks in the same row")
     return fig
 
 
@@ -74,7 +73,7 @@ def _means(ax: Axes, rows: list[Printed]) -> None:
     ax.axhspan(-TOLERANCE, TOLERANCE, color="#EDEDED", lw=0, zorder=0.1)
     gaps = [(r.task_mean, r.values["zeroshot_mean"] - r.task_mean, r) for r in rows]
     for method in NAMES:
-        style = (look(method) if method != "none" else dict(color=SOFT, marker="o")) | dict(linestyle="none")
+        style = look(method) | dict(linestyle="none")
         points = [(x, y) for x, y, r in gaps if r.method == method]
         ax.plot(*zip(*points), label="16 bit" if method == "none" else NAMES[method], **style)
     named: dict[tuple, list[Printed]] = {}

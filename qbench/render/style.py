@@ -8,7 +8,7 @@ from pathlib import Path
 
 import matplotlib.style
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
 
@@ -64,9 +64,9 @@ def look(method: str, rank: int = 0) -> dict:
     return style | dict(markerfacecolor=face, markeredgecolor=edge, markeredgewidth=0.5 if rank == 0 else 1.0)
 
 
-def heading(fig: Figure, title: str, notes: Iterable[str] = ()) -> None:
-    """The title of a figure, and below it notes, in lines that its width has room for."""
-    lines = [line for text in (title, *notes) for line in textwrap.wrap(text, int(14 * fig.get_figwidth()))]
+def heading(fig: FigureBase, title: str, notes: Iterable[str] = ()) -> None:
+    """The title of a figure or of a part of one, and below it notes, in lines that its width has room for."""
+    lines = [line for text in (title, *notes) for line in textwrap.wrap(text, int(14 * fig.bbox.width / fig.dpi))]
     fig.suptitle("\n".join(lines), x=0.01, ha="left", size=9)
 
 

@@ -7,20 +7,21 @@ bfloat16; a uniform grid with 16-bit activations (RTN, GPTQ, AWQ) on wna16; one 
 wna8; BiLLM on binary. Only points that have both are drawn.
 """
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from qbench.latency.record import BF16, Kernel, ModelRow
 from qbench.record import Measurement
-from qbench.render.style import HALO, INK, heading, log_ticks, styled, value_axis
+from qbench.render.style import HALO, INK, heading, log_ticks, name_apart, styled
 from qbench.report.latency.figures import look
 from qbench.report.latency.speeds import Speeds, label, size_order
 from qbench.report.quality.columns import Column, column
 from qbench.report.quality.frame import frame
-from qbench.report.quality.pareto import front
+from qbench.report.quality.pareto import draw_front, marker_sizes
 from qbench.report.quality.rows import Row
-from qbench.report.quality.series import handles, looks
+from qbench.report.quality.series import handles, looks, quality_axis, value
 from qbench.report.quality.table import make_table, matrix, one_evaluation
 from qbench.report.quality.variants import UNQUANTIZED
 from qbench.shape import QWEN3
@@ -62,24 +63,10 @@ def models_figure(s: Speeds) -> Figure | None:
                 ends.append((sizes[mine[-1].model], of(mine[-1]), k))
         for x, y, k in beside:
             ax.plot(x, y, marker="_", ms=7, mew=1.0, color=look(k)["color"], zorder=2)
-        _name_lines(ax, ends)
+        name_apart(ax, [(x, y, label(k), look(k)["color"]) for x, y, k in ends])
     contexts = " or ".join(f"{c}" for c in sorted({r.context for r in rows}))
     heading(fig, f"Decoding on an {s.gpu}, {contexts} tokens in the cache (bars: the memory floor)", [])
     return fig
-
-
-def _name_lines(ax, ends: list[tuple[float, float, Kernel]]) -> None:
-    """Writes the name of each line to the right of its end, at least a ``step`` apart from the next."""
-    to_axes = ax.transData + ax.transAxes.inverted()
-    placed = sorted(((*to_axes.transform((x, y)), k) for x, y, k in ends), key=lambda p: p[1])
-    step = 0.056
-    lowest = min(placed[0][1], 1.02 - step * len(placed)) - step
-    for i, (x, y, k) in enumerate(placed):
-        lowest = min(max(y, lowest + step), 1.02 - step * (len(placed) - i))
-        style = dict(size=7, va="center", path_effects=HALO, color=look(k)["color"])
-        style |= dict(textcoords="axes fraction", xycoords="axes fraction")
-        thin = dict(arrowstyle="-", lw=0.4, color=look(k)["color"], shrinkA=0, shrinkB=2)
-        ax.annotate(label(k), (x, y), (x + 0.06, lowest), arrowprops=thin, **style)
 
 
 def kernel_of(science: dict) -> Kernel | None:
@@ -119,13 +106,11 @@ def quality_figure(s: Speeds, measurements: list[Measurement]) -> Figure | None:
         return None
     fig = Figure(figsize=(max(4.2, 3.5 * len(columns)), 3.6), layout="constrained")
     axes = fig.subplots(1, len(columns), squeeze=False)[0]
-    quantized = [r for r, _ in pairs if r.method != UNQUANTIZED]
-    styles = looks(quantized)
+    rows = [r for r, _ in pairs]
+    styles = looks(rows)
     for ax, c in zip(axes, columns):
-        _panel(ax, c, [(r, d.ms) for r, d in pairs if r.cells[c.key].finite], styles)
-    legend = handles(quantized, styles, lines=False)
-    legend += [Line2D([], [], color=INK, ls="none", marker="P", ms=5, label="bf16")]
-    legend += [Line2D([], [], color=INK, lw=0.9, label="front")]
+        _panel(ax, c, [(d.ms, r) for r, d in pairs if r.cells[c.key].finite], styles)
+    legend = [*handles(rows, styles, lines=False), Line2D([], [], color=INK, lw=0.9, label="Pareto front")]
     fig.legend(handles=legend, loc="outside lower center", ncols=4)
     heading(fig, f"Quality against decoding time on an {s.gpu} (numbers: weight bits)", t.left_out(columns))
     return fig
@@ -138,28 +123,18 @@ def _metrics(t, pairs: list[tuple[Row, ModelRow]]) -> list[str]:
     return [kinds[log] for log in (True, False) if log in kinds]
 
 
-def _panel(ax, c: Column, points: list[tuple[Row, float]], styles: dict) -> None:
-    value_axis(ax, [r.cells[c.key].value * c.scale for r, _ in points], c.log)
-    log_ticks(ax, "x", [ms for _, ms in points])
+def _panel(ax: Axes, c: Column, pairs: list[tuple[float, Row]], styles: dict[tuple, dict]) -> None:
+    end = quality_axis([ax], c, [r for _, r in pairs])
+    log_ticks(ax, "x", [ms for ms, _ in pairs])
     ax.set_xlim(ax.get_xlim()[0] / 1.15, ax.get_xlim()[1] * 1.8)  # room for bits and names
     ax.set_xlabel("ms per token, one sequence (measured)")
-    ax.set_ylabel(c.titled)
-    best = [points[i] for i in front([(ms, r.cells[c.key].value) for r, ms in points], c.higher_is_better)]
-    ax.plot([ms for _, ms in best], [r.cells[c.key].value * c.scale for r, _ in best],
-            color=INK, lw=0.9, drawstyle="steps-post", zorder=2)  # fmt: skip
-    models = sorted({r.model for r, _ in points}, key=lambda m: size_order(m.removesuffix("-base")))
-    for r, ms in points:
-        style = styles.get(r.series) or dict(color=INK, marker="P", markersize=5, markeredgecolor="white")
-        size = style["markersize"] * (0.8 + 0.5 * models.index(r.model) / max(1, len(models) - 1))
-        on_front = any(r is b for b, _ in best)
-        y = r.cells[c.key].value * c.scale
-        ax.plot(ms, y, zorder=4 if on_front else 3, alpha=1 if on_front else 0.35, clip_on=False,
-                **style | dict(linestyle="none", markersize=size, markeredgewidth=0.4))  # fmt: skip
-        if on_front and r.method != UNQUANTIZED:
-            style = dict(textcoords="offset points", size=6, path_effects=HALO, zorder=5, ha="right", va="center")
-            ax.annotate(f"{r.bits:.3g}", (ms, y), (-4, 4 if c.higher_is_better else -4), **style)
+    points = [(ms, value(r, c, end), r) for ms, r in pairs]
+    models = sorted({r.model for _, r in pairs}, key=lambda m: size_order(m.removesuffix("-base")))
+    best = draw_front(ax, c, points, styles, marker_sizes(models))
+    down, text = -4 if c.higher_is_better else 4, dict(textcoords="offset points", path_effects=HALO, zorder=5)
+    for ms, y, r in best:
+        if r.method != UNQUANTIZED:
+            ax.annotate(f"{r.bits:.3g}", (ms, y), (-4, -down), size=6, ha="right", va="center", **text)
     for model in models:
-        ms, y = max((ms, r.cells[c.key].value * c.scale) for r, ms in points if r.model == model)
-        style = dict(textcoords="offset points", size=7, path_effects=HALO, zorder=5, ha="left")
-        style |= dict(va="top" if c.higher_is_better else "bottom")
-        ax.annotate(model, (ms, y), (3, -4 if c.higher_is_better else 4), **style)
+        ms, y = max((ms, y) for ms, y, r in points if r.model == model)
+        ax.annotate(model, (ms, y), (3, down), size=7, va="top" if down < 0 else "bottom", **text)

@@ -21,7 +21,7 @@ def pareto_figure(t: Table, columns: list[Column]) -> Figure:
     """
     rows = [r for r in t.rows if math.isfinite(r.stored_bits) and math.isfinite(r.model_bytes)]
     styles, models = looks(rows), list(dict.fromkeys(r.model for r in rows))
-    sizes = {model: 0.8 + 0.5 * i / max(1, len(models) - 1) for i, model in enumerate(models)}
+    sizes = marker_sizes(models)
     unit, unit_name = _unit([r.model_bytes for r in rows])
     fig = Figure(figsize=(7.0, 1.0 + 2.3 * len(columns)), layout="constrained")
     axes = fig.subplots(len(columns), 2, sharex="col", sharey="row", squeeze=False)
@@ -36,10 +36,10 @@ def pareto_figure(t: Table, columns: list[Column]) -> Figure:
         for model in models:
             mine = [(r.stored_bits, value(r, c, end), r) for r in shown if r.model == model]
             if mine:
-                best = _draw(left, c, mine, styles, sizes)
+                best = draw_front(left, c, mine, styles, sizes)
                 ends.append((max(x for x, _, _ in mine), best[-1][1], model, INK))
         name_apart(left, ends)
-        best = _draw(right, c, [(r.model_bytes / unit, value(r, c, end), r) for r in shown], styles, sizes)
+        best = draw_front(right, c, [(r.model_bytes / unit, value(r, c, end), r) for r in shown], styles, sizes)
         _name_parts(right, best, c.higher_is_better)
     axes[0, 0].set_title("the front of each model")
     axes[0, 1].set_title("the front over all sizes")
@@ -63,8 +63,15 @@ def front(points: list[tuple[float, float]], higher_is_better: bool) -> list[int
     return out
 
 
-def _draw(ax: Axes, c: Column, points: list[tuple], styles: dict[tuple, dict], sizes: dict[str, float]) -> list[tuple]:
-    """Draws the points (x, y, row) and their front as steps; the points of the front."""
+def marker_sizes(models: list[str]) -> dict[str, float]:
+    """A factor for each of ``models``, from the smallest model to the largest."""
+    return {model: 0.8 + 0.5 * i / max(1, len(models) - 1) for i, model in enumerate(models)}
+
+
+def draw_front(
+    ax: Axes, c: Column, points: list[tuple], styles: dict[tuple, dict], sizes: dict[str, float]
+) -> list[tuple]:
+    """Draws the points (x, y, row), pale where not on their front, and the front as steps; the points of the front."""
     best = [points[i] for i in front([(x, value(r, c)) for x, _, r in points], c.higher_is_better)]
     ax.plot([x for x, _, _ in best], [y for _, y, _ in best], color=INK, lw=0.9, drawstyle="steps-post", zorder=2)
     for x, y, r in points:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from qbench.printed.published import HEADERS, NAMES, PERPLEXITIES
-from qbench.render.style import INK, SOFT, log_ticks, look, save, styled
+from qbench.render.style import INK, SOFT, heading, log_ticks, look, save, styled
 from qbench.report.reproduction.compare import Reproduction
 
 
@@ -46,7 +46,7 @@ def figure(points: list[Point], protocol: str) -> Figure:
     upper, lower = fig.subfigures(2, 1, height_ratios=(1.25, 1.0))
     for ax, log in zip(upper.subplots(1, 2), (True, False)):
         _scatter(ax, [p for p in points if (p.metric in PERPLEXITIES) == log], log)
-    upper.suptitle(f"Ours against the printed tables, protocol {protocol}", x=0.01, ha="left", size=9)
+    heading(upper, f"Ours against the printed tables, protocol {protocol}")
     _strip(lower.subplots(1, 1), points)
     shown = [m for m in NAMES if any(p.method == m for p in points)]
     handles = [Line2D([], [], label="16 bit" if m == "none" else NAMES[m], **_style(m)) for m in shown]
@@ -57,8 +57,7 @@ def figure(points: list[Point], protocol: str) -> Figure:
 
 
 def _style(method: str, doubt: bool = False) -> dict:
-    own = dict(color=SOFT, marker="o", markersize=4.5, markerfacecolor="white" if doubt else SOFT)
-    return (own if method == "none" else look(method, rank=doubt)) | dict(linestyle="none")
+    return look(method, rank=doubt) | dict(linestyle="none")
 
 
 def _scatter(ax: Axes, points: list[Point], log: bool) -> None:
