@@ -62,20 +62,20 @@ class Lock:
     """
 
     def __init__(self, path: Path):
-        self.path, self._file = Path(path), None
+        self.path = Path(path)
+        self._file: int | None = None  # its descriptor while it is held
 
     def acquire(self, *, shared: bool = False, wait: bool = False) -> bool:
         """Whether this object holds the lock now, in the mode asked for; it first releases a lock it held before."""
         mode = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
         while True:
-            if self._file is None:
-                self._file = self._open()
+            self._file = file = self._open() if self._file is None else self._file
             try:
-                fcntl.flock(self._file, mode)
+                fcntl.flock(file, mode)
             except BlockingIOError:
                 self.release()
                 return False
-            if self._is_current():
+            if self._is_current(file):
                 return True
             self.release()
 
@@ -93,9 +93,9 @@ class Lock:
             raise OSError(f"the lock {self.path} is a symbolic link; delete it")
         return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
-    def _is_current(self) -> bool:
+    def _is_current(self, file: int) -> bool:
         try:
-            return os.path.samestat(os.fstat(self._file), self.path.lstat())
+            return os.path.samestat(os.fstat(file), self.path.lstat())
         except FileNotFoundError:
             return False
 

@@ -115,7 +115,7 @@ def headline(metrics: dict[str, Metric]) -> dict[str, Metric]:
 
 def table(metrics: dict[str, Metric]) -> str:
     """Value and standard error of every number, as lm-eval prints them."""
-    rows = [("data", "metric", "value", "", "stderr", "n")]
+    rows: list[tuple[str, ...]] = [("data", "metric", "value", "", "stderr", "n")]
     for key, m in headline(metrics).items():
         data, _, metric = key.partition("/")
         rows.append((data, metric, f"{m.value:.4g}", "±", "n/a" if m.stderr is None else f"{m.stderr:.2g}", str(m.n)))

@@ -12,8 +12,10 @@ from pathlib import Path
 import torch
 
 GENERATED = ("results", "paper", "notebooks", "docs", "README.md", "experiments/LOG.md")  # no number depends on these
-PACKAGES = ("qbench", "torch", "triton", "transformers", "tokenizers", "safetensors", "accelerate", "numpy")
-PACKAGES += ("lm_eval", "datasets", "pyarrow", "huggingface_hub")
+PACKAGES = (
+    *("qbench", "torch", "triton", "transformers", "tokenizers", "safetensors", "accelerate", "numpy"),
+    *("lm_eval", "datasets", "pyarrow", "huggingface_hub"),
+)
 
 
 def collect(device: str, seconds: float) -> dict:

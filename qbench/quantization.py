@@ -2,6 +2,7 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import Literal
 
 import torch
 
@@ -40,7 +41,9 @@ class Quantization:
         """Quantizes what is not in the cache; while the context is open, no process deletes the weights."""
         return nullcontext() if self.is_float else self.weights.whole(self._quantize)
 
-    def load(self, placement: Placement, path: str = "dequantized") -> torch.nn.Module:
+    def load(
+        self, placement: Placement | None, path: Literal["dequantized", "packed"] = "dequantized"
+    ) -> torch.nn.Module:
         """The model to evaluate, inside ``whole``; ``path`` as in ``QuantLinear``."""
         if self.is_float:
             return self.ckpt.load(self.machine.device, placement=placement)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from qbench.files import Lock, remove_stale, write_atomic
 from qbench.json_values import write_json
@@ -103,7 +104,7 @@ class Store:
     def failures(self) -> list[Failure]:
         """All readable failures of what is not measured, sorted by id; a damaged one is left out with a warning."""
         folded = self.folded()
-        found = {d["id"]: d for _, d in [*folded, *self.files("failures")] if "error" in d}
+        found: dict[str, Any] = {d["id"]: d for _, d in [*folded, *self.files("failures")] if "error" in d}
         measured = {d["id"] for _, d in folded if "error" not in d}
         return [found[id] for id in sorted(found) if id not in measured and not self.path(id).is_file()]
 

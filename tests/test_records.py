@@ -161,6 +161,10 @@ def test_a_page_has_the_command_that_gives_the_same_id(configure, tmp_path, caps
     assert "method=smoothquant_a4" in words
     assert Run(configure(*words, small=False)).ids == {"": id}
     assert "AutoModelForCausalLM.from_pretrained" in page
+    gone = measure(science("nano-s", "billm") | {"method": {"name": "gone"}}, evals()[0], 1)
+    Store(tmp_path / "results").put(gone)
+    assert records.main([str(tmp_path / "results"), gone.id]) == 0
+    assert "no choice in conf/method gives gone" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("folder", [RESULTS, RESULTS / "nano_ablations"])

@@ -32,7 +32,7 @@ of an evaluation, its data, a task or a metric, as in eval=ppl or eval=mmlu."""
 class Entry:
     """A measurement or a failure, as it is listed and found; ``json`` has its fields."""
 
-    record: Measurement | Failure
+    record: Measurement | Failure | dict
 
     @cached_property
     def json(self) -> dict:
@@ -115,7 +115,8 @@ def main(args: list[str]) -> int:
 def entries(store: Store) -> list[Entry]:
     """All records that a report shows, sorted as ``qbench.jsonl`` sorts them; others are left out with a warning."""
     measurements, failures = load(store.root)
-    return sorted((Entry(record) for record in [*measurements, *failures]), key=lambda entry: order(entry.json))
+    found = [*map(Entry, measurements), *map(Entry, failures)]
+    return sorted(found, key=lambda entry: order(entry.json))
 
 
 def find(store: Store, id: str = "") -> Entry:
@@ -134,7 +135,7 @@ def lines(found: list[Entry]) -> list[str]:
     kinds: dict[str, list[int]] = {}
     for i, entry in enumerate(found):
         kinds.setdefault(entry.fields["eval"], []).append(i)
-    evals = {}
+    evals: dict[int, str] = {}
     for members in kinds.values():
         evals |= zip(members, distinguish([sciences[i]["eval"] for i in members], {"data", "windows"}))
     rows = [("id", *FIELDS, "result", "measured", "differs in")]

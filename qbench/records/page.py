@@ -10,7 +10,7 @@ from qbench.report.quality.variants import flatten, quantization
 from qbench.store import Store
 
 
-def page(store: Store, record: Measurement | Failure) -> str:
+def page(store: Store, record: Measurement | Failure | dict) -> str:
     """All of one record; its quantized weights are looked for in $QBENCH_CACHE or ~/.cache/qbench."""
     cache = Path(os.environ.get("QBENCH_CACHE", Path.home() / ".cache" / "qbench"))
     d = vars(record) if isinstance(record, Measurement) else record
@@ -23,13 +23,23 @@ def page(store: Store, record: Measurement | Failure) -> str:
         lines += ["", f"failed at {record['time']}: {record['error']}", record["traceback"]]
     protocol = d.get("protocol") or {}
     lines += ["", f"protocol: {protocol.get('name', 'not stored')}"]
-    words, left = overrides(d["science"], protocol.get("name", ""))
-    lines += ["", "Measure it again:", f"  qbench records {store.root} {d['id']} --delete"]
-    lines += [f"  {command([*words, f'machine.results_dir={store.root}'])}"]
-    lines += [f"  (gives a new record: this one has {', '.join(left)}, which the code no longer has)"] * bool(left)
+    lines += ["", "Measure it again:", *_again(store, d["id"], d["science"], protocol.get("name", ""))]
     if d["science"]["method"]["name"] != "none":
         lines += ["", *_weights(d["science"], cache)]
     return "\n".join(lines)
+
+
+def _again(store: Store, id: str, science: dict, protocol: str) -> list[str]:
+    """The two commands, or why there are none."""
+    try:
+        words, left = overrides(science, protocol)
+    except ValueError as e:
+        return [f"  no command of this version does: {e}"]
+    lines = [f"  qbench records {store.root} {id} --delete"]
+    lines += [f"  {command([*words, f'machine.results_dir={store.root}'])}"]
+    if left:
+        lines.append(f"  This makes a record of its own, since the code no longer has {', '.join(left)}.")
+    return lines
 
 
 def _sizes(record: Measurement) -> list[str]:

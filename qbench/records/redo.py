@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from typing import Any
 
 import hydra
 from omegaconf import OmegaConf
@@ -43,9 +44,9 @@ def _choice(group: str, wanted: dict) -> str:
     """The yaml of conf/``group`` that says most of ``wanted`` and contradicts it least."""
     scores = {}
     for path in sorted((conf_dir() / group).glob("*.yaml")):
-        node = OmegaConf.to_container(OmegaConf.load(path))
-        node = node.get(group, node)
-        if "_target_" not in node or (group != "model" and settings.target(node, group).name != wanted["name"]):
+        loaded: Any = OmegaConf.to_container(OmegaConf.load(path))
+        node = loaded.get(group, loaded)
+        if "_target_" not in node or (group != "model" and _name(node, group) != wanted["name"]):
             continue
         if group == "model" and ("path" in node) != (wanted["repo"] == "local"):
             continue
@@ -53,7 +54,7 @@ def _choice(group: str, wanted: dict) -> str:
         scores[path.stem] = sum(1 if _plain(v) == wanted[k] else -1 for k, v in fixed.items())
     if not scores:
         raise ValueError(f"no choice in conf/{group} gives {wanted['name']}")
-    return max(scores, key=scores.get)
+    return max(scores, key=lambda choice: scores[choice])
 
 
 def _differences(science: dict, words: list[str]) -> list[tuple[str, str, object]]:
@@ -68,6 +69,11 @@ def _differences(science: dict, words: list[str]) -> list[tuple[str, str, object
             if key in (science[section] or {}) and science[section][key] != value:
                 found.append((section, key, science[section][key]))
     return found
+
+
+def _name(node: dict, group: str) -> str:
+    """What records call the class of a method or an evaluation."""
+    return getattr(settings.target(node, group), "name", "")
 
 
 def _plain(value):
