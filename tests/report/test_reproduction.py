@@ -206,8 +206,8 @@ def test_own_settings_and_records_without_a_protocol_are_left_out_with_a_note():
     other = with_science(m, calib={"seed": 1})
     t = reproduce([other, replace(m, protocol={})], 3)
     assert not any(line.measured for line in t.lines)
-    assert "1 records with settings of their own (calib.seed=1)" in t.notes[-2]
-    assert "1 records of an earlier version" in t.notes[-1]
+    assert "with settings of their own (calib.seed=1): 1 record." in t.notes[-2]
+    assert "measured before protocols were stored: 1 record." in t.notes[-1]
 
 
 def test_the_head_is_read_from_the_records():

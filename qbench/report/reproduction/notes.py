@@ -41,7 +41,7 @@ def left_out(candidates: list[Measurement], protocol: str) -> list[str]:
     lines = []
     if own:
         fields = ", ".join(sorted({field for found in own for field in found}))
-        lines.append(f"Left out: {len(own)} records with settings of their own ({fields}).")
+        lines.append(f"Left out, with settings of their own ({fields}): {len(own)} record{'s' * (len(own) > 1)}.")
     if old:
-        lines.append(f"Left out: {old} records of an earlier version, which did not store their protocol.")
+        lines.append(f"Left out, measured before protocols were stored: {old} record{'s' * (old > 1)}.")
     return lines
