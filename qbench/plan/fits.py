@@ -12,6 +12,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from qbench.plan import footprint
 from qbench.plan.machines import GIB
 from qbench.shape import Shape
@@ -46,11 +48,7 @@ def needs(
 
 def available(device: str, cache_dir: str | Path) -> Bytes:
     """What this machine has: all GPU and CPU memory (other processes may free theirs), and free disk."""
-    gpu = None
-    if device.startswith("cuda"):
-        import torch
-
-        gpu = torch.cuda.get_device_properties(device).total_memory
+    gpu = torch.cuda.get_device_properties(device).total_memory if device.startswith("cuda") else None
     return Bytes(gpu=gpu, ram=memory(), disk=free(cache_dir))
 
 

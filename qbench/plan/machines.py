@@ -6,7 +6,13 @@ and every plan prints them. Where records of the same device exist, a plan corre
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+
+import torch
+
+from qbench import provenance
+from qbench.models.placement import check_device
 
 GEMM_SHARE, FLOAT32_SHARE, MEMORY_SHARE = 0.45, 0.7, 0.6
 LAUNCH = 6e-6  # seconds from one small GPU kernel to the next when Python launches them: an assumption too
@@ -32,13 +38,10 @@ class Machine:
         return bool(device) and self.device.lower() in device.lower()
 
 
-def _published(name, device, tera16, tera32, tera_bytes, gib):
-    basis = (
-        f"published peaks x assumed shares (bfloat16 {GEMM_SHARE:.0%}, float32 {FLOAT32_SHARE:.0%}, "
-        f"memory {MEMORY_SHARE:.0%})"
-    )
+def _published(name: str, device: str, tera16: float, tera32: float, tera_bytes: float, gib: int) -> Machine:
+    shares = f"bfloat16 {GEMM_SHARE:.0%}, float32 {FLOAT32_SHARE:.0%}, memory {MEMORY_SHARE:.0%}"
     rates = (tera16 * 1e12 * GEMM_SHARE, tera32 * 1e12 * FLOAT32_SHARE, tera_bytes * 1e12 * MEMORY_SHARE)
-    return Machine(name, device, *rates, int(gib * GIB), basis=basis)
+    return Machine(name, device, *rates, gib * GIB, basis=f"published peaks x assumed shares ({shares})")
 
 
 NAMED = {
@@ -54,8 +57,8 @@ NAMED = {
 }
 
 
-def machine(name: str, device: str = "auto") -> Machine:
-    """A machine by name; ``this`` is the one that runs the plan, with its GPU unless ``device`` is cpu."""
+def machine(name: str, device: str = "cpu") -> Machine:
+    """A machine by name; ``this`` is the ``device`` of the machine that runs the plan."""
     if name == "this":
         return _this(device)
     if name.lower() not in NAMED:
@@ -66,40 +69,31 @@ def machine(name: str, device: str = "auto") -> Machine:
 
 def _this(device: str) -> Machine:
     """Measures matrix products and copies for half a second, so that no share is assumed."""
-    import torch
-
-    from qbench import provenance
-
-    is_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    where = ("cuda" if device == "auto" else device) if is_gpu else "cpu"
-    name = torch.cuda.get_device_name(where) if is_gpu else provenance.collect("cpu", 0)["device"]
-    size, memory = (8192, torch.cuda.get_device_properties(where).total_memory) if is_gpu else (768, None)
-    rates = [_gemm_rate(size, dtype, where) for dtype in (torch.bfloat16, torch.float32)]
+    check_device(device, "device")
+    is_gpu = device.startswith("cuda")
+    name = torch.cuda.get_device_name(device) if is_gpu else provenance.collect("cpu", 0)["device"]
+    size, memory = (8192, torch.cuda.get_device_properties(device).total_memory) if is_gpu else (768, None)
+    rates = [_gemm_rate(size, dtype, device) for dtype in (torch.bfloat16, torch.float32)]
     basis = f"measured here: {rates[0]:.2g} bfloat16 and {rates[1]:.2g} float32 operations per second"
-    copy = _copy_rate(where)
+    copy = _copy_rate(device)
     return Machine(f"this machine ({name})", name, *rates, copy, memory, is_gpu, LAUNCH if is_gpu else 0.0, basis)
 
 
-def _gemm_rate(size, dtype, where) -> float:
-    import torch
-
+def _gemm_rate(size: int, dtype: torch.dtype, where: str) -> float:
     a = torch.randn(size, size, dtype=dtype, device=where)
     return 2 * size**3 / _seconds(lambda: a @ a, where)
 
 
-def _copy_rate(where) -> float:
-    import torch
-
+def _copy_rate(where: str) -> float:
     x = torch.zeros(1 << 24, device=where)
     return 2 * x.numel() * 4 / _seconds(x.clone, where)
 
 
-def _seconds(work, where) -> float:
+def _seconds(work: Callable, where: str) -> float:
     """Seconds per call, over a fifth of a second of calls."""
-    import torch
 
     def wait():
-        if where != "cpu":
+        if where.startswith("cuda"):
             torch.cuda.synchronize(where)
 
     work(), wait()

@@ -234,6 +234,8 @@ def test_this_machine_is_measured():
     assert not found.is_gpu
     with pytest.raises(ValueError, match=r"--on cray: no such machine; choose one of H200"):
         machines.machine("cray")
+    with pytest.raises(ValueError, match=r"machine.device=xpu"):
+        machines.machine("this", "xpu")
 
 
 def test_a_run_that_cannot_fit_is_refused():
