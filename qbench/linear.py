@@ -42,7 +42,7 @@ class QuantLinear(nn.Module):
 
     @classmethod
     def of(cls, packed: nn.Module, bias: Tensor | None, acts: ActQuant | None) -> "QuantLinear":
-        """Wraps an existing ``qbench.kernels.packed.Packed``."""
+        """Wraps an existing ``qbench.kernels.base.Packed``."""
         self = cls.__new__(cls)
         nn.Module.__init__(self)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)

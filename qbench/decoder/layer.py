@@ -1,7 +1,7 @@
-"""One layer of the lean decoder: four products of any kind, and between them one launch each.
+"""One layer of the lean decoder: four products of any kind, with one launch between two of them.
 
-Products of 8-bit activations get theirs quantized in the launch that makes them, where that is a norm or the MLP's
-activation; the numbers are those of quantizing afterwards.
+Where a product takes 8-bit activations that come from a norm or from the MLP's activation, the launch that computes
+them also quantizes them; the numbers are the same as when they are quantized afterwards.
 
 Dimension key: B sequences, S tokens of each, D hidden width, d head width, N output and K input channels of a product.
 """
@@ -20,7 +20,7 @@ GAINS = ("input_gain_D", "post_gain_D", "q_gain_d", "k_gain_d")
 
 
 def dense(w_NK: Tensor) -> nn.Linear:
-    """A plain linear with this very weight."""
+    """A plain linear with this weight, not copied."""
     N, K = w_NK.shape
     linear = nn.Linear(K, N, bias=False, device="meta")
     linear.weight = nn.Parameter(w_NK, requires_grad=False)
@@ -28,13 +28,13 @@ def dense(w_NK: Tensor) -> nn.Linear:
 
 
 def read_bytes(linear: nn.Module) -> int:
-    """Bytes of its weight that one product reads."""
+    """Bytes of the weight that one product reads."""
     return linear.weight.nbytes if isinstance(linear, nn.Linear) else linear.weight_bytes
 
 
 class Layer(nn.Module):
-    """``products``: modules with ``forward(x [..., K]) -> [..., N]`` by the names of ``PRODUCTS``: queries, keys and
-    values are one, gate and up another. ``gains``: of the norms, by the names of ``GAINS``."""
+    """``products``: modules with ``forward(x [..., K]) -> [..., N]`` by the names of ``PRODUCTS``, with queries, keys
+    and values in one of them, and gate and up in another. ``gains``: of the norms, by the names of ``GAINS``."""
 
     def __init__(self, products: dict[str, nn.Module], gains: dict[str, Tensor]):
         super().__init__()
@@ -46,7 +46,7 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, delta: Tensor | None, attend: Callable, eps: float) -> tuple[Tensor, Tensor]:
         """(residual stream before the MLP, what the MLP adds to it), each [B, S, D].
 
-        x + delta comes in; delta None is none. ``attend(qkv, q_gain, k_gain)`` is attention, [B, S, H d].
+        The input is x + delta, or x where delta is None. ``attend(qkv, q_gain, k_gain)`` is attention, [B, S, H d].
         """
         x, qkv = normed_product(x, delta, self.input_gain_D, eps, self.qkv_proj)
         attended = attend(qkv, self.q_gain_d, self.k_gain_d)
@@ -75,7 +75,7 @@ def activated_product(gate_up: Tensor, product: nn.Module) -> Tensor:
 
 
 def _integer_product(product: PackedInteger, codes_MK: Tensor, scale_M: Tensor, like: Tensor) -> Tensor:
-    """In the dtype and with the leading dimensions of ``like``."""
+    """The product with the dtype and the leading dimensions of ``like``."""
     p = product
     config = configs.choose(p.kernel, p.bits, p.N, p.K, len(codes_MK), codes_MK.device)
     y = wna8.linear_quantized(codes_MK, scale_M, p.words, p.scale_GN, p.group, like.dtype, p.counters, config)

@@ -1,9 +1,9 @@
-"""A lean Qwen3 decoder: what is left of a model when only speed matters, with weights of any kind behind each product.
+"""A lean Qwen3 decoder for measuring speed, with weights of any kind behind each product.
 
 Query, key and value are one product, gate and up another, so a layer of a decoding step is nine launches: four
-products, four kernels of ``qbench.kernels.fused`` and one of ``qbench.kernels.attention``. Nothing of a step depends on
-the host: token, position and cache live on the device, so one CUDA graph holds it. It computes what transformers' Qwen3
-computes and rounds where that rounds (``Decoder.of`` and its test). The output head is never quantized.
+products, four kernels of ``qbench.kernels.fused`` and one of ``qbench.kernels.attention``. No part of a step depends on
+the host: token, position and cache are on the device, so one CUDA graph holds the step. The decoder computes what
+transformers' Qwen3 computes and rounds where that code rounds. The output head is never quantized.
 
 Dimension key: B sequences, S tokens of a prompt, T places of the cache, D hidden width, V vocabulary, H query heads, J
 key-value heads, d their width, N output and K input channels of a product.
@@ -26,7 +26,7 @@ from qbench.shape import Shape
 
 
 class Decoder(nn.Module):
-    """Layers between an embedding and a head, and a cache made by ``allot``. ``prefill`` starts, ``decode`` goes on."""
+    """Layers between an embedding and a head. ``allot`` makes the cache, ``prefill`` fills it, ``decode`` goes on."""
 
     def __init__(self, shape: Shape, layers: list[Layer], embed_VD, head_VD, gain_D, rope_theta=1e6, eps=1e-6):
         super().__init__()
@@ -39,18 +39,12 @@ class Decoder(nn.Module):
 
     @classmethod
     def random(
-        cls,
-        shape: Shape,
-        linear: Callable[[int, int], nn.Module],
-        batch: int,
-        context: int,
-        dtype: torch.dtype,
-        device: str,
-        seed: int = 0,
-    ) -> "Decoder":
+        cls, shape: Shape, linear: Callable[[int, int], nn.Module],
+        batch: int, context: int, dtype: torch.dtype, device: str, seed: int = 0,
+    ) -> "Decoder":  # fmt: skip
         """Random weights of a real shape, made on the device. ``linear(N, K)`` gives a product with a random weight.
 
-        Layers hold the same numbers, each in memory of its own, so a step reads as many bytes as a trained model's.
+        All layers hold the same numbers, each in memory of its own, so a step reads as many bytes as a trained model's.
         """
         draw = torch.Generator(device).manual_seed(seed)
 
@@ -67,11 +61,11 @@ class Decoder(nn.Module):
 
     @classmethod
     def of(cls, model: nn.Module, batch: int, context: int, linear: Callable[[Tensor], nn.Module] = dense) -> "Decoder":
-        """The transformers ``Qwen3ForCausalLM``, in its dtype and on its device; ``linear(w_NK)`` makes each product.
+        """A transformers ``Qwen3ForCausalLM``, in its dtype and on its device; ``linear(w_NK)`` makes each product.
 
-        Linears that are packed already (``QuantLinear``) stay so; those that read one tensor become one product.
+        Packed linears (``QuantLinear``) stay packed; those that read the same tensor become one product.
 
-        Raises: ValueError for a model with biases, sliding windows, scaled positions, or linears that are not plain.
+        Raises: ValueError for a model with biases, sliding windows, scaled positions, or linears of other classes.
         """
         config = model.config
         rope = config.rope_parameters
@@ -84,12 +78,9 @@ class Decoder(nn.Module):
         def product(*linears):
             if all(isinstance(x, QuantLinear) and x.packed is not None for x in linears):
                 return fuse([x.packed for x in linears])
-            kinds = {type(x).__name__ for x in linears if type(x) is not nn.Linear}
-            _refuse(
-                bool(kinds),
-                f"{', '.join(kinds)} as a linear",
-                "the plain model, and quantize in `linear`, or a packed one",
-            )
+            others = {type(x).__name__ for x in linears if type(x) is not nn.Linear}
+            wanted = "the plain model, quantized by `linear`, or a packed one"
+            _refuse(bool(others), f"{', '.join(others)} as a linear", wanted)
             return linear(torch.cat([x.weight.data for x in linears]))
 
         layers = []
@@ -105,9 +96,9 @@ class Decoder(nn.Module):
         return decoder.allot(batch, context)
 
     def allot(self, batch: int, context: int) -> "Decoder":
-        """An empty cache of ``context`` places for each of ``batch`` sequences instead of the one before."""
+        """Replaces the cache by an empty one of ``context`` places for each of ``batch`` sequences."""
         shape, like = self.shape, self.embed_VD
-        self.k_cache_LBTJd = self.v_cache_LBTJd = None  # first gives back what there was
+        self.k_cache_LBTJd = self.v_cache_LBTJd = None  # frees the old cache first
         cache = (shape.layers, batch, context, shape.kv_heads, shape.head_dim)
         self.k_cache_LBTJd = torch.zeros(cache, dtype=like.dtype, device=like.device)
         self.v_cache_LBTJd = torch.zeros_like(self.k_cache_LBTJd)
@@ -123,18 +114,17 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def prefill(self, ids_BS: Tensor, lengths: list[int] | None = None) -> Tensor:
-        """Reads prompts into the cache from its first place on: logits [B, V] after the last token of each.
+        """Reads prompts into the cache from its first place on; returns logits [B, V] after the last token of each.
 
-        ``lengths``: tokens of each sequence, the rest of its row is padding; None: all of S. ``token_B`` is afterwards
-        the most likely next token. A CUDA graph can hold it where lengths is None. ValueError for what does not fit.
+        ``lengths``: tokens of each sequence, the rest of its row is padding; None: all of S. Sets ``token_B`` to the
+        most likely next tokens. A CUDA graph can hold it if lengths is None. Raises: ValueError for what does not fit.
         """
         B, S = ids_BS.shape
         batch, context = self.k_cache_LBTJd.shape[1:3]
         used = [S] * B if lengths is None else lengths
         if batch != B or len(used) != B or not 1 <= min(used) <= max(used) <= S <= context:
-            raise ValueError(
-                f"the cache takes {batch} prompts of 1 to {context} tokens, got {B} of {S}, lengths {lengths}: allot"
-            )
+            fits = f"the cache takes {batch} prompts of 1 to {context} tokens"
+            raise ValueError(f"{fits}, got {B} of {S}, lengths {lengths}; call allot for others")
         self.position_B.zero_()
         x = self._layers(ids_BS, self._over_prompt)
         if lengths is None:
@@ -148,7 +138,7 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def decode(self, token_B: Tensor) -> Tensor:
-        """Appends a token to each sequence: logits [B, V] of the next one. ValueError if the cache is full."""
+        """Appends a token to each sequence; returns logits [B, V] of the next one. ValueError if the cache is full."""
         context = self.k_cache_LBTJd.shape[2]
         if self.used >= context:
             raise ValueError(f"the cache's {context} places are full; allot more context")
@@ -158,9 +148,9 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def step(self, advance: int = 1) -> Tensor:
-        """Appends ``token_B``, which is afterwards the most likely next token; positions are ``advance`` higher.
+        """Appends ``token_B`` and sets it to the most likely next tokens; positions move on by ``advance``.
 
-        Everything is on the device, so this is what a CUDA graph captures. Nobody checks that a place is left.
+        Everything is on the device, so a CUDA graph can capture a step. Whether a place is left is not checked.
         """
         logits = self._choose(self._layers(self.token_B[:, None], self._over_cache)[:, -1])
         self.position_B.add_(advance)
@@ -192,7 +182,7 @@ class Decoder(nn.Module):
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of weights that a step reads: layers, last norm, head, and one row of the embedding a sequence."""
+        """Bytes of weights that a step reads: layers, last norm, head, and one row of the embedding per sequence."""
         layers = sum(layer.weight_bytes for layer in self.layers)
         return layers + self.gain_D.nbytes + self.head_VD.nbytes + len(self.token_B) * self.embed_VD[0].nbytes
 
@@ -203,7 +193,7 @@ class Decoder(nn.Module):
 
 
 def attention_splits(programs: int, device: torch.device) -> int:
-    """How many programs share a sequence's places so that all of them together fill the device once."""
+    """How many programs share the places of a sequence, so that all programs together fill the device once."""
     if device.type != "cuda":
         return 3  # the interpreter runs one after the other
     return max(1, min(MAX_SPLITS, torch.cuda.get_device_properties(device).multi_processor_count // programs))

@@ -1,8 +1,8 @@
-"""Attention of one new token a sequence over a static cache, in one launch: decoding's only reading of the cache.
+"""Attention of one new token per sequence over a static cache, in one launch.
 
-A program takes one sequence, one key-value head with all query heads that share it, and a stretch of places; keys and
-values are read once. One sequence alone has too few heads to fill a GPU, so several programs share its places
-("flash-decoding"), each with a softmax of its own, and the last one to come joins them by their log-sums.
+A program takes one sequence, one key-value head with all query heads that share it, and a stretch of places, and reads
+their keys and values once. The heads of one sequence do not fill a GPU, so several programs share its places
+("flash-decoding"), each with its own softmax, and the last one to finish joins them by their log-sums.
 
 Dimension key: B sequences, T places of the cache, H query heads, J key-value heads, d their width.
 """
@@ -26,10 +26,10 @@ def _join(
     part_ptr, size_ptr, out_ptr, pair, active,
     GROUP: tl.constexpr, ROWS: tl.constexpr, d: tl.constexpr, SPLITS: tl.constexpr,
 ):  # fmt: skip
-    """The softmaxes of all splits as one: each weighs as much as the sum under it.
+    """Joins the softmaxes of all splits; each is weighted by the sum under it.
 
-    Sizes lie four times side by side, so that a thread that owns four columns of a part loads size and part alike and
-    nothing is exchanged between threads. Loads go past the L1 cache, which other programs do not write to.
+    Each size is stored four times, so that a thread that owns four columns of a part loads part and size alike, and
+    threads exchange nothing. Loads bypass the L1 cache, which does not see the writes of other programs.
     """
     row = tl.arange(0, ROWS)[:, None]
     column = tl.arange(0, d)[None, :]
@@ -69,7 +69,7 @@ def _decode_attention(
     active = tl.cdiv(length, span)
     if split >= active:
         return
-    row = tl.arange(0, 16)  # a matrix instruction has 16 rows; a group of query heads fills some of them
+    row = tl.arange(0, 16)  # a matrix instruction has 16 rows, of which a group of query heads fills some
     column = tl.arange(0, d)
     q = tl.load(q_ptr + (pair * GROUP + row[:, None]) * d + column[None, :], mask=row[:, None] < GROUP, other=0.0)
     top = tl.full([16], float("-inf"), tl.float32)
@@ -98,7 +98,7 @@ def _decode_attention(
         size = (top + tl.log2(total))[:, None] + tl.zeros([16, 4], tl.float32)
         tl.store(size_ptr + where[:, None] * 4 + tl.arange(0, 4)[None, :], size, mask=row[:, None] < GROUP)
         tl.store(part_ptr + where[:, None] * d + column[None, :], y, mask=row[:, None] < GROUP)
-        tl.debug_barrier()  # all threads have stored before one of them counts
+        tl.debug_barrier()  # every thread has stored before one increments the counter
         if tl.atomic_add(done_ptr + pair, 1, sem="acq_rel") == active - 1:
             _join(part_ptr, size_ptr, out_ptr, pair, active, GROUP, ROWS, d, SPLITS)
             tl.store(done_ptr + pair, 0)
@@ -107,11 +107,11 @@ def _decode_attention(
 def decode_attention(
     q_BHd: Tensor, k_BTJd: Tensor, v_BTJd: Tensor, position_B: Tensor, done_BJ: Tensor, splits: int
 ) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v of one new token a sequence over the cache's places 0..position, as [B, H, d].
+    """softmax(q k^T / sqrt(d)) v of one new token per sequence over the cache's places 0..position, [B, H, d].
 
-    H / J query heads share a key-value head and its one reading. ``splits`` programs share a sequence's places; the
-    last one to come joins their sums, in their order, so the same numbers give the same bits. done_BJ: int32 zeros
-    [B, J], zero again afterwards; calls that share them must not overlap in time.
+    H / J query heads share a key-value head, which is read once. ``splits`` programs share a sequence's places; the
+    last one to finish joins their sums in the order of the programs, so the same numbers give the same bits. done_BJ:
+    int32 zeros [B, J], zero again afterwards; calls that share them must not overlap in time.
     """
     B, T, J, d = k_BTJd.shape
     check(q_BHd, d, k_BTJd)

@@ -1,14 +1,14 @@
-"""BiLLM's weights times 16-bit activations, from two planes of bits, a mask of columns and the levels.
+"""BiLLM's weights times 16-bit activations, from two bit planes, a mask of salient columns, and the levels.
 
-A weight of a column that is not salient is one of four numbers, by its sign bit s and its part b (0 concentrated, 1
-sparse): m_b + (2 s - 1) a_b, with mean m and scale a of its row, block and part. In a salient column it is
-m + (2 s - 1) a + m' + (2 r - 1) a' with a second sign r, kept where b would be. Both are linear in s, b and s xor b,
+In a column that is not salient, a weight has a sign bit s and a part b (0 concentrated, 1 sparse). Its value is
+m_b + (2 s - 1) a_b, with the mean m and the scale a of its row, block and part. In a salient column the value is
+m + (2 s - 1) a + m' + (2 r - 1) a', with a second sign r stored in the place of b. Both are linear in s, b and s xor b,
 
     not salient:  (m_0 - a_0) + (a_0 + a_1) s + (m_1 - m_0) b - (a_1 - a_0) (s xor b)
     salient:      (m + m' - a - a') + 2 a s + 2 a' r
 
-so a row and block needs sums of activations over bits, and these are matrix products of planes: s and b with the
-salient and with the other activations, s xor b (one operation for 32 weights) with the others. No weight is ever made.
+so each row and block needs sums of activations over bits. These are matrix products of planes: s and b with the salient
+and with the other activations, s xor b (one operation for 32 weights) with the others. No weight is ever dequantized.
 
 Dimension key: M tokens, N output channels, K input channels, C blocks of columns.
 """
@@ -21,7 +21,7 @@ from torch import Tensor
 from qbench.kernels.digits import load_words, offset, tile16
 from qbench.kernels.interpreter import dot, rounded
 from qbench.kernels.pack import CHUNK
-from qbench.kernels.splitk import finish, outputs, plan
+from qbench.kernels.splitk import finish, outputs, plan, tile
 
 
 @triton.jit
@@ -35,37 +35,19 @@ def _levels(levels_ptr, block, n, N):
 
 @triton.jit
 def _binary(
-    x_ptr,
-    w_ptr,
-    salient_ptr,
-    levels_ptr,
-    y_ptr,
-    sums_ptr,
-    counter_ptr,
-    M,
-    N,
-    K,
-    CHUNKS: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    SPLIT: tl.constexpr,
-    STAGES: tl.constexpr,
-):
+    x_ptr, w_ptr, salient_ptr, levels_ptr, y_ptr, sums_ptr, counter_ptr, M, N, K,
+    CHUNKS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, SPLIT: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
     dtype: tl.constexpr = x_ptr.dtype.element_ty
     OFFSET: tl.constexpr = offset(dtype, 1)
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    m = tl.program_id(2) * BLOCK_M + tl.arange(0, BLOCK_M)
-    chunks = tl.cdiv(K, 128)
-    share = tl.cdiv(chunks, SPLIT)
-    first = tl.program_id(1) * share
-    last = tl.minimum(first + share, chunks)
+    n, m, chunks, first, last = tile(K, BLOCK_N, BLOCK_M, SPLIT)
     y = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     zeros = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     zero = tl.full([], 0.0, dtype)
-    now = _levels(levels_ptr, tl.minimum(first, chunks - 1) // CHUNKS, n, N)  # a program may have no chunk at all
+    now = _levels(levels_ptr, tl.minimum(first, chunks - 1) // CHUNKS, n, N)  # a program may have no chunks
     for chunk in tl.range(first, last, num_stages=STAGES):
         words = load_words(w_ptr, chunk, n, N, 2, n < N)
-        then = _levels(levels_ptr, tl.minimum(chunk + 1, last - 1) // CHUNKS, n, N)  # nobody waits for levels
+        then = _levels(levels_ptr, tl.minimum(chunk + 1, last - 1) // CHUNKS, n, N)  # loaded one chunk ahead
         k = chunk * 128 + tl.arange(0, 128)
         salient = (tl.load(salient_ptr + k, mask=k < K, other=0) != 0)[:, None]
         inside = (m[None, :] < M) & (k[:, None] < K)
@@ -113,27 +95,14 @@ def linear(
     """y [M, N] in the dtype of x.
 
     words [chunks, 2, N, 4]: the planes s and b, each ``pack(plane, 1)``. salient_K uint8. levels_C8N float16: mean and
-    scale of salient, residual, concentrated and sparse weights. block: columns of a block, a multiple of 128. counters
+    scale of salient, residual, concentrated and sparse weights. block: columns per block, a multiple of 128. counters
     and config as in ``wna16.linear``.
     """
     M, K = x_MK.shape
     N = words.shape[2]
     grid, tiles = plan(M, N, config)
     y, sums = outputs(M, N, tiles["SPLIT"], x_MK.dtype, x_MK.device)
-    _binary[grid](
-        x_MK,
-        words,
-        salient_K,
-        levels_C8N,
-        y,
-        sums,
-        counters,
-        M,
-        N,
-        K,
-        CHUNKS=block // CHUNK,
-        **tiles,
-    )
+    _binary[grid](x_MK, words, salient_K, levels_C8N, y, sums, counters, M, N, K, CHUNKS=block // CHUNK, **tiles)
     return y
 
 

@@ -1,12 +1,12 @@
-"""Which tiles a kernel runs with: measured once for a GPU and kept beside this file, estimated for any other.
+"""Launch parameters (tiles) of the kernels: measured per GPU and stored beside this file, or else estimated.
 
 ``configs/<gpu>.json`` holds what ``experiments/latency.py --tune`` measured on that GPU:
 
     {"gpu": ..., "triton": "3.6.0", "kernels": {"wna16": {"4": {"12288x4096": {"1": {...}, "16": {...}}}}}}
 
-by kernel, bits, shape N x K, and number of tokens up to the next of ``TOKENS``. A shape that is not in the file, or a
-GPU without a file, gets ``estimate``. A file that another version of Triton measured still counts, with a warning:
-tiles change the speed of a kernel and never its result, and measured ones are a better guess than estimated ones.
+by kernel, bits, shape N x K, and number of tokens, rounded up to one of ``TOKENS``. A shape that is not in the file, or
+a GPU without a file, gets ``estimate``. A file from another version of Triton is used with a warning: tiles change the
+speed of a kernel and never its result, and measured ones are a better guess than estimated ones.
 """
 
 import json
@@ -23,11 +23,11 @@ from qbench.kernels import pack
 from qbench.kernels.launch import interpreted
 
 FOLDER = Path(__file__).parent / "configs"
-TOKENS = (1, 16, 32, 64, 128, 256, 512, 2048)  # a measured configuration serves up to so many tokens
+TOKENS = (1, 16, 32, 64, 128, 256, 512, 2048)  # a measured configuration is used for up to so many tokens
 KERNELS = ("wna16", "wna8", "binary")
-DEQUANTIZE = {"path": "dequantize"}  # a weight of 16 bits, made for the moment, and the vendor's product
-SHARED = 227 * 1024  # bytes of shared memory that programs on one processor have
-DENSE_FROM = {"wna16": 129, "binary": 65}  # tokens; estimated in ``estimate``
+DEQUANTIZE = {"path": "dequantize"}  # a temporary 16-bit weight, and the vendor's product
+SHARED = 227 * 1024  # bytes of shared memory per processor
+DENSE_FROM = {"wna16": 129, "binary": 65}  # tokens, as ``estimate`` explains
 
 
 def choose(kernel: str, bits: int, N: int, K: int, M: int, device: torch.device) -> dict:
@@ -82,13 +82,13 @@ def save(gpu: str, kernels: dict, folder: Path = FOLDER) -> Path:
 
 
 def estimate(kernel: str, bits: int, N: int, K: int, M: int, processors: int) -> dict:
-    """Tiles for a GPU that nobody measured.
+    """Tiles for a GPU without measured ones.
 
-    Up to 16 tokens the weight's bytes decide, and of ``candidates`` the fastest by ``_nanoseconds`` is taken. With more
-    tokens a program takes them all, up to 128, since unpacking is done once a program. From then on the weight is
-    dequantized first: at 4 bits that moves 2.5 bytes a weight, about 0.6 ps on an
-    H200, as long as a second fused program takes to unpack it once more. In the interpreter (one processor) a program
-    costs the same whatever its size, so there are few.
+    Up to 16 tokens the bytes of the weight decide, and the fastest candidate by ``_nanoseconds`` is taken. With more
+    tokens a program takes all of them, up to 128, since each program unpacks the weight once. Above that the weight is
+    dequantized first: at 4 bits that moves 2.5 bytes per weight, about 0.6 ps on an H200, as long as a second fused
+    program takes to unpack it again. In the interpreter (one processor) every program costs the same whatever its
+    size, so there are few.
     """
     if DENSE_FROM.get(kernel, 1 << 30) <= M:
         return DEQUANTIZE
@@ -105,14 +105,14 @@ def estimate(kernel: str, bits: int, N: int, K: int, M: int, processors: int) ->
 
 
 def _nanoseconds(config: dict, bits: int, N: int, K: int, processors: int) -> float:
-    """A product of few tokens, estimated, on an H200's processors.
+    """The estimated time of a product of few tokens on the processors of an H200.
 
-    Programs run in waves of as many as registers and shared memory allow. In a wave every program takes a chunk at a
-    time, and that takes the longest of: moving all programs' chunks at the memory's rate; issuing their instructions,
-    one a cycle and scheduler (184 a warp and 35 for every 32 rows, counted in machine code for sm_90 at 4 bits); one
-    program's own way through a chunk. Rows that programs share take longer at the end.
+    Programs run in waves, as many at once as registers and shared memory allow. In a wave every program takes one chunk
+    at a time. A chunk takes the longest of: moving the chunks of all programs at the memory's rate; issuing their
+    instructions, one per cycle and scheduler (184 per warp and 35 per 32 rows, counted in machine code for sm_90 at 4
+    bits); one program's own way through a chunk. Where programs share rows, adding up their sums takes longer.
     """
-    rate, clock = 31, 1.9  # of a processor: bytes and cycles a nanosecond
+    rate, clock = 31, 1.9  # bytes and cycles per nanosecond of a processor
     latency, wait, join = 800, 250, 2000  # nanoseconds: of a copy, between barriers, to add up shares
     block_n, split, stages, quarters = config["block_n"], config["split"], config["stages"], config["warps"] / 4
     words = block_n * 16 * bits
@@ -145,7 +145,7 @@ def candidates(kernel: str, bits: int, N: int, K: int, M: int) -> list[dict]:
 
 
 def planes(kernel: str, bits: int) -> int:
-    """Bits a weight as stored: BiLLM's nominal one is two."""
+    """Stored bits per weight: two for BiLLM, whose nominal number is one."""
     return 2 if kernel == "binary" else bits
 
 

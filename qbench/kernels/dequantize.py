@@ -1,6 +1,6 @@
-"""A packed weight at 16 bits again: the fused kernel's last resort, and the first step for many tokens.
+"""Dequantizes a packed weight to 16 bits: for groups that the fused kernel cannot scale, and for many tokens.
 
-The numbers are ``UniformWeight.dequantize``'s, rounded once, to the last bit.
+The result equals ``UniformWeight.dequantize`` rounded once, bit for bit.
 
 Dimension key: N output channels, K input channels, G groups of K.
 """
@@ -21,20 +21,11 @@ def middle(bits: int) -> float:
 
 @triton.jit
 def scaled(
-    codes,
-    s_ptr,
-    z_ptr,
-    chunk,
-    n,
-    N,
-    K,
-    GROUP: tl.constexpr,
-    BITS: tl.constexpr,
-    MIDDLE: tl.constexpr,
-    dtype: tl.constexpr,
-):
-    """s (q - z) of a chunk [rows, 128], float32: a scale and zero for each row and group, or, where groups reach over
-    chunks, for each weight."""
+    codes, s_ptr, z_ptr, chunk, n, N, K,
+    GROUP: tl.constexpr, BITS: tl.constexpr, MIDDLE: tl.constexpr, dtype: tl.constexpr,
+):  # fmt: skip
+    """s (q - z) of a chunk [rows, 128] in float32. Scale and zero are loaded once per row and group or, where groups
+    cross the borders of chunks, once per weight."""
     q = codes.to(tl.float32) - offset(dtype, BITS)
     ROWS: tl.constexpr = q.shape[0]
     if GROUP == -1:
@@ -62,17 +53,9 @@ def scaled(
 
 @triton.jit
 def _dequantize(
-    w_ptr,
-    s_ptr,
-    z_ptr,
-    out_ptr,
-    N,
-    K,
-    GROUP: tl.constexpr,
-    BITS: tl.constexpr,
-    MIDDLE: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):
+    w_ptr, s_ptr, z_ptr, out_ptr, N, K,
+    GROUP: tl.constexpr, BITS: tl.constexpr, MIDDLE: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
     chunk = tl.program_id(0)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     k = chunk * 128 + tl.arange(0, 128)
@@ -89,16 +72,6 @@ def dequantize(
     """s (q - z) computed in float32 and rounded to ``dtype``, [N, K]."""
     chunks, bits, N, _ = words.shape
     out = torch.empty(N, K, dtype=dtype, device=words.device)
-    _dequantize[(chunks, triton.cdiv(N, 64))](
-        words,
-        scale_GN,
-        zero_GN,
-        out,
-        N,
-        K,
-        GROUP=group,
-        BITS=bits,
-        MIDDLE=middle(bits),
-        BLOCK_N=64,
-    )
+    constants = dict(GROUP=group, BITS=bits, MIDDLE=middle(bits), BLOCK_N=64)
+    _dequantize[(chunks, triton.cdiv(N, 64))](words, scale_GN, zero_GN, out, N, K, **constants)
     return out

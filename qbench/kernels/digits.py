@@ -1,12 +1,12 @@
-"""From packed words to the operand of a matrix instruction, in registers: the part that all kernels share.
+"""Turns packed words into the operand of a matrix instruction, in registers; all kernels share this.
 
-Nothing here moves data between threads. A word [rows, 4] becomes slices of a tile whose layout is the one that the
-matrix instruction reads (see ``pack``), so Triton loads words into shared memory asynchronously, reads them once, and
-what is left of dequantization is one shift and one logical operation for two weights (four with 8-bit activations).
+Nothing here moves data between threads. A word [rows, 4] becomes slices of a tile in the layout that the matrix
+instruction reads (see ``pack``), so Triton loads words into shared memory asynchronously and reads them once. What
+remains of dequantization is one shift and one logical operation per two weights (per four with 8-bit activations).
 
-16 bits: no conversion from integers either. With the code in the top bits of the mantissa and the right exponent, a
-float16 or bfloat16 number is exactly 2^b + code. ``offset`` gives what has to be taken off again, after the product and
-times the sum of the activations. Only 8 bits do not fit bfloat16's mantissa of 7; these take a detour over float32.
+With 16-bit activations no integer is converted either. With the code in the top bits of the mantissa and the right
+exponent, a float16 or bfloat16 number is exactly 2^b + code. The kernel subtracts ``offset`` times the sum of the
+activations after the product. Only 8-bit codes do not fit bfloat16's mantissa of 7 bits; they go through float32.
 """
 
 import triton
@@ -28,7 +28,7 @@ def _piece(bits, lanes, c, i, field):
 
 @triton.constexpr_function
 def _mask(count, to, lanes):
-    """``count`` ones from bit ``to`` on, in every part of a word, as a signed number."""
+    """``count`` ones from bit ``to`` on, in each part of a word, as a signed number."""
     ones = sum((((1 << count) - 1) << to) << (part * (32 // lanes)) for part in range(lanes))
     return ones - 2**32 if ones >= 2**31 else ones
 
@@ -55,7 +55,7 @@ def _exponent(dtype, bits):
 @triton.jit
 def load_words(ptr, chunk, rows, N, BITS: tl.constexpr, mask):
     """The words of some rows of a chunk: a tuple of BITS tensors [rows, 4]."""
-    plane = tl.full([], 4, tl.int64) * N  # words of all rows; more than 2^31 of them are possible in all
+    plane = tl.full([], 4, tl.int64) * N  # words of all rows; all planes together may have more than 2^31
     start = ptr + plane * (chunk * BITS) + (rows[:, None] * 4 + tl.arange(0, 4)[None, :])
     words = ()
     for i in tl.static_range(BITS):
@@ -70,7 +70,7 @@ def _and_or(mask):
 
 @triton.jit
 def _run(words, found, c: tl.constexpr, i: tl.constexpr, BITS: tl.constexpr, LANES: tl.constexpr, TO: tl.constexpr):
-    """``found`` or the ``i``-th run of bits of slice ``c``, at its place in the code."""
+    """``found``, or-ed with the ``i``-th run of bits of slice ``c`` at its place in the code."""
     PLACE: tl.constexpr = _piece(BITS, LANES, c, i, 3) + TO
     RIGHT: tl.constexpr = _piece(BITS, LANES, c, i, 1) - PLACE
     MASK: tl.constexpr = _mask(_piece(BITS, LANES, c, i, 2), PLACE, LANES)
@@ -81,14 +81,14 @@ def _run(words, found, c: tl.constexpr, i: tl.constexpr, BITS: tl.constexpr, LAN
         word = word << (-RIGHT)
     if MASK == -1 or INTERPRETED:
         return (word & MASK) | found
-    else:  # one instruction: Triton 3.6 makes two of it, and LLVM would cut bytes out one by one
+    else:  # one instruction, where Triton 3.6 makes two and LLVM would cut out byte by byte
         asm: tl.constexpr = _and_or(MASK)
         return tl.inline_asm_elementwise(asm, "=r,r,r", [word, found], dtype=tl.int32, is_pure=True, pack=1)
 
 
 @triton.jit
 def code(words, c: tl.constexpr, BITS: tl.constexpr, LANES: tl.constexpr, TO: tl.constexpr, ALSO: tl.constexpr):
-    """The codes of slice ``c``, one in each part of a word, their lowest bit at bit TO of the part; or-ed with ALSO."""
+    """The codes of slice ``c``, one per part of a word, their lowest bit at bit TO of the part; or-ed with ALSO."""
     found = tl.full(words[0].shape, ALSO, tl.int32)
     for i in tl.static_range(_count(BITS, LANES, c)):
         found = _run(words, found, c, i, BITS, LANES, TO)
@@ -97,7 +97,7 @@ def code(words, c: tl.constexpr, BITS: tl.constexpr, LANES: tl.constexpr, TO: tl
 
 @triton.jit
 def _floats(words, c: tl.constexpr, BITS: tl.constexpr, dtype: tl.constexpr):
-    """Slice ``c`` as two numbers of ``dtype`` a word: [rows, 4, 2]."""
+    """Slice ``c`` as two numbers of ``dtype`` per word: [rows, 4, 2]."""
     if mantissa(dtype) < BITS:
         pair = code(words, c, BITS, 2, 0, 0)
         low = ((pair & 0xFFFF) | 0x4B000000).to(tl.float32, bitcast=True) - 8388608.0  # 2^23 + code, exactly

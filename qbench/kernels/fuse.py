@@ -1,13 +1,13 @@
-"""Several packed weights that read the same activations, as one layer."""
+"""Fuses packed weights that read the same activations into one layer."""
 
 import torch
 from torch import Tensor, nn
 
-from qbench.kernels.packed import Packed
+from qbench.kernels.base import Packed
 
 
-class Beside(nn.Module):
-    """Several layers that read the same activations: their outputs side by side."""
+class Unfused(nn.Module):
+    """Runs layers that read the same activations one after the other and joins their outputs."""
 
     def __init__(self, parts: list[Packed]):
         super().__init__()
@@ -19,10 +19,10 @@ class Beside(nn.Module):
 
 
 def fuse(parts: list[Packed]) -> nn.Module:
-    """One layer for several that read the same activations, as q, k and v do, with their outputs side by side.
+    """One layer for several that read the same activations, as q, k and v do; its output is theirs side by side.
 
-    One product, if they are of one kind, bit-width and group size and share what belongs to columns (the order of moved
-    groups, salient columns); else ``Beside``, a product each.
+    It is one product if they have the same class, bits and group size and share what belongs to columns (the order of
+    moved groups, salient columns). Otherwise it is an ``Unfused``, with one product per layer.
     """
     first, states = parts[0], [part.stored() for part in parts]
     alike = all(
@@ -33,7 +33,7 @@ def fuse(parts: list[Packed]) -> nn.Module:
         for part, state in zip(parts, states)
     )
     if len(parts) == 1 or not alike:
-        return first if len(parts) == 1 else Beside(parts)
+        return first if len(parts) == 1 else Unfused(parts)
     whole = []
     for name, value in states[0].items():
         together = value is not None and name in first.rows

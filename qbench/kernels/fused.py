@@ -1,11 +1,11 @@
-"""What a decode step does between its matrix products, a kernel each: norms, activation, rotary embedding, the cache.
+"""The work of a decoding step between its matrix products, one kernel each: norm, activation, rotary embedding, cache.
 
-The numbers are those of transformers' Qwen3: statistics and products in float32, rounded to the model's dtype where
-that code rounds. A step of one token moves a few kilobytes here, so what counts is the number of launches: four a
+The kernels compute what transformers' Qwen3 computes: statistics and products in float32, rounded to the model's dtype
+where that code rounds. A step of one token moves only a few kilobytes here, so the number of launches decides: four per
 layer, and one of ``qbench.kernels.attention``.
 
-Every launch is safe in a CUDA graph: nothing is read back, and positions live in a device tensor. So a position cannot
-be checked here: of a token at or past the cache's last place nothing is written, and what it would see is undefined.
+Every launch is safe in a CUDA graph: nothing is read back, and positions are a device tensor. A position can therefore
+not be checked here: a token past the cache's last place is not written, and its attention is undefined.
 
 Dimension key: B sequences, T places of the cache, D hidden width, I MLP width, H query heads, J key-value heads, d
 their width, S tokens of a sequence in this step, M = B S rows.
@@ -23,10 +23,10 @@ from qbench.kernels.launch import check
 
 
 @triton.jit
-def _add_rms_norm(x_ptr, delta_ptr, gain_ptr, sum_ptr, out_ptr, D, eps, ADD: tl.constexpr, BLOCK: tl.constexpr):
-    dtype: tl.constexpr = out_ptr.dtype.element_ty
-    columns = tl.arange(0, BLOCK)
-    at = tl.program_id(0).to(tl.int64) * D + columns
+def normed_row(x_ptr, delta_ptr, gain_ptr, sum_ptr, row, columns, D, eps, ADD: tl.constexpr):
+    """gain * r / sqrt(mean(r^2) + eps) of one row, in the dtype of x; r = x + delta is stored where ADD."""
+    dtype: tl.constexpr = x_ptr.dtype.element_ty
+    at = row * D + columns
     inside = columns < D
     gain = tl.load(gain_ptr + columns, mask=inside, other=0.0).to(tl.float32)
     x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
@@ -35,7 +35,15 @@ def _add_rms_norm(x_ptr, delta_ptr, gain_ptr, sum_ptr, out_ptr, D, eps, ADD: tl.
         tl.store(sum_ptr + at, total, mask=inside)
         x = total.to(tl.float32)
     normed = rounded(x * tl.rsqrt(tl.sum(x * x, 0) / D + eps), dtype).to(tl.float32)
-    tl.store(out_ptr + at, rounded(normed * gain, dtype), mask=inside)
+    return rounded(normed * gain, dtype)
+
+
+@triton.jit
+def _add_rms_norm(x_ptr, delta_ptr, gain_ptr, sum_ptr, out_ptr, D, eps, ADD: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    y = normed_row(x_ptr, delta_ptr, gain_ptr, sum_ptr, row, columns, D, eps, ADD)
+    tl.store(out_ptr + row * D + columns, y, mask=columns < D)
 
 
 def add_rms_norm(x_MD: Tensor, delta_MD: Tensor | None, gain_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -43,50 +51,64 @@ def add_rms_norm(x_MD: Tensor, delta_MD: Tensor | None, gain_D: Tensor, eps: flo
 
     norm(r) = gain * r / sqrt(mean(r^2) + eps), rounded before the gain as Qwen3RMSNorm does. Any leading dimensions.
     """
-    D = gain_D.numel()
-    rows = check(x_MD, D, gain_D)
-    out = torch.empty_like(rows)
-    total = rows if delta_MD is None else torch.empty_like(rows)
-    delta = rows if delta_MD is None else check(delta_MD, D, gain_D)
-    if delta.shape != rows.shape:
-        raise ValueError(f"x is {tuple(x_MD.shape)}, delta {tuple(delta_MD.shape)}: they are added, give equal shapes")
-    block = triton.next_power_of_2(D)
+    rows, delta, total = summands(x_MD, delta_MD, gain_D)
+    out, block = torch.empty_like(rows), triton.next_power_of_2(gain_D.numel())
     _add_rms_norm[(len(rows),)](
-        rows,
-        delta,
-        gain_D,
-        total,
-        out,
-        D,
-        eps,
-        ADD=delta_MD is not None,
-        BLOCK=block,
-        num_warps=min(max(block // 512, 1), 16),
-    )
+        rows, delta, gain_D, total, out, gain_D.numel(), eps,
+        ADD=delta_MD is not None, BLOCK=block, num_warps=min(max(block // 512, 1), 16),
+    )  # fmt: skip
     return total.view_as(x_MD), out.view_as(x_MD)
 
 
+def summands(x: Tensor, delta: Tensor | None, gain_D: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """x and delta as contiguous [M, D], and room for their sum; all three are x where delta is None.
+
+    Raises: ValueError for what the kernels cannot take, and for summands of different shapes or dtypes.
+    """
+    x_MD = check(x, gain_D.numel(), gain_D)
+    if delta is None:
+        return x_MD, x_MD, x_MD
+    delta_MD = check(delta, gain_D.numel(), gain_D)
+    if delta_MD.shape != x_MD.shape or delta_MD.dtype != x_MD.dtype:
+        raise ValueError(
+            f"x is {tuple(x.shape)} {x.dtype} and delta {tuple(delta.shape)} {delta.dtype}; they are added, so give "
+            "equal shapes and dtypes"
+        )
+    return x_MD, delta_MD, torch.empty_like(x_MD)
+
+
 @triton.jit
-def _silu_mul(x_ptr, out_ptr, I, BLOCK: tl.constexpr):
-    dtype: tl.constexpr = out_ptr.dtype.element_ty
-    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    row = tl.program_id(0).to(tl.int64)
+def gated_row(x_ptr, row, columns, I):
+    """silu(gate) * up of one row, in the dtype of x."""
+    dtype: tl.constexpr = x_ptr.dtype.element_ty
     inside = columns < I
     gate = tl.load(x_ptr + row * 2 * I + columns, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(x_ptr + row * 2 * I + I + columns, mask=inside, other=0.0).to(tl.float32)
     gate = rounded(gate / (1 + tl.exp(-gate)), dtype).to(tl.float32)
-    tl.store(out_ptr + row * I + columns, rounded(gate * up, dtype), mask=inside)
+    return rounded(gate * up, dtype)
+
+
+@triton.jit
+def _silu_mul(x_ptr, out_ptr, I, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(out_ptr + row * I + columns, gated_row(x_ptr, row, columns, I), mask=columns < I)
 
 
 def silu_mul(gate_up_M2I: Tensor) -> Tensor:
     """silu(gate) * up of a product whose first I columns are the gate: [..., 2 I] to [..., I]."""
-    width = gate_up_M2I.shape[-1]
+    rows, I = gate_and_up(gate_up_M2I)
+    out = torch.empty(len(rows), I, dtype=rows.dtype, device=rows.device)
+    _silu_mul[(len(rows), triton.cdiv(I, 512))](rows, out, I, BLOCK=512, num_warps=2)
+    return out.view(*gate_up_M2I.shape[:-1], I)
+
+
+def gate_and_up(gate_up: Tensor) -> tuple[Tensor, int]:
+    """(contiguous [M, 2 I], I). ValueError for what the kernels cannot take."""
+    width = gate_up.shape[-1]
     if width % 2:
-        raise ValueError(f"gate and up need one width, so an even number of columns together; got {width}")
-    rows = check(gate_up_M2I, width, gate_up_M2I)
-    out = torch.empty(len(rows), width // 2, dtype=rows.dtype, device=rows.device)
-    _silu_mul[(len(rows), triton.cdiv(width // 2, 512))](rows, out, width // 2, BLOCK=512, num_warps=2)
-    return out.view(*gate_up_M2I.shape[:-1], width // 2)
+        raise ValueError(f"gate and up have the same width, so together an even number of columns; got {width}")
+    return check(gate_up, width, gate_up), width // 2
 
 
 @triton.jit(do_not_specialize=["S"])
@@ -97,7 +119,7 @@ def _rope_cache(
     dtype: tl.constexpr = q_ptr.dtype.element_ty
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)[:, None]
-    low = tl.arange(0, HALF)[None, :] + head * 0  # a whole tile, so that gains and angles load in the tile's layout
+    low = tl.arange(0, HALF)[None, :] + head * 0  # a tile, so that gains and angles load in its layout
     b = row // S
     t = tl.load(position_ptr + b).to(tl.int64) + row % S
     if t >= T:
@@ -133,17 +155,10 @@ def _rope_cache(
 
 
 def rope_cache(
-    qkv_BSh: Tensor,
-    q_gain_d: Tensor,
-    k_gain_d: Tensor,
-    cos_Th: Tensor,
-    sin_Th: Tensor,
-    position_B: Tensor,
-    k_BTJd: Tensor,
-    v_BTJd: Tensor,
-    eps: float,
-) -> Tensor:
-    """Queries [B, S, H, d]: normed a head at a time and rotated. Keys, treated alike, and values go into the cache.
+    qkv_BSh: Tensor, q_gain_d: Tensor, k_gain_d: Tensor, cos_Th: Tensor, sin_Th: Tensor,
+    position_B: Tensor, k_BTJd: Tensor, v_BTJd: Tensor, eps: float,
+) -> Tensor:  # fmt: skip
+    """Queries [B, S, H, d], normed per head and rotated; writes the keys, treated alike, and the values to the cache.
 
     qkv_BSh: [B, S, (H + 2 J) d], queries, keys, values. position_B: int32, the place of each sequence's first token of
     this step. cos_Th, sin_Th: [at least T, d / 2], the angles of each place. The cache's last two dimensions are dense.
@@ -173,18 +188,12 @@ def rope_cache(
 
 
 def check_cache(k: Tensor, v: Tensor, position_B: Tensor, B: int, dtype: torch.dtype) -> None:
-    """ValueError unless keys and values lie alike in ``dtype`` and there is an int32 position for each sequence."""
-    if (
-        v.shape != k.shape
-        or v.stride() != k.stride()
-        or k.stride()[2:] != (k.shape[3], 1)
-        or {k.dtype, v.dtype} != {dtype}
-    ):
+    """ValueError unless keys and values have one layout and ``dtype``, with one int32 position per sequence."""
+    same_layout = v.shape == k.shape and v.stride() == k.stride() and k.stride()[2:] == (k.shape[3], 1)
+    if not same_layout or {k.dtype, v.dtype} != {dtype}:
         raise ValueError(
-            f"keys {tuple(k.shape)} {k.dtype} and values {tuple(v.shape)} {v.dtype} must lie alike, each place's heads "
-            f"side by side, in the activations' {dtype}"
+            f"keys {tuple(k.shape)} {k.dtype} and values {tuple(v.shape)} {v.dtype} must have the same layout, the "
+            f"heads of each place side by side, in the activations' {dtype}"
         )
     if position_B.shape != (B,) or position_B.dtype != torch.int32:
-        raise ValueError(
-            f"wanted {B} int32 positions, one a sequence; got {tuple(position_B.shape)} {position_B.dtype}"
-        )
+        raise ValueError(f"wanted {B} int32 positions, one per sequence; got {position_B.shape} {position_B.dtype}")

@@ -1,4 +1,4 @@
-"""Two operations that Triton's interpreter gets wrong for bfloat16, made right there and left alone on a GPU.
+"""Replaces two operations that Triton's interpreter gets wrong for bfloat16; on a GPU they stay as they are.
 
 The interpreter keeps bfloat16 as 16-bit integers. Its ``tl.dot`` multiplies these integers, and its conversion from
 float32 cuts bits off instead of rounding to the nearest even number (seen in Triton 3.6 and 3.9).

@@ -1,4 +1,4 @@
-"""What every launch checks first."""
+"""Checks that every launch makes first."""
 
 import torch
 import triton

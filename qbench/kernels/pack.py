@@ -1,18 +1,18 @@
-"""b-bit codes in int32 words: exactly b bits a weight for b = 1..8, in the order in which tensor cores read.
+"""Packs b-bit codes into int32 words: exactly b bits per weight for b = 1..8, in the order that tensor cores read.
 
 A row is cut into chunks of 128 columns. A chunk of b-bit codes is 4 groups of b words, and a group holds 32 columns. A
-matrix instruction spreads a row over four lanes j, and each lane wants ``lanes`` neighbouring columns in one register:
-two halves of 16 bits for 16-bit activations, four bytes for 8-bit ones. So word lane j of a chunk keeps the columns
+matrix instruction spreads a row over four lanes j, and each lane reads ``lanes`` neighbouring columns from a register:
+two halves of 16 bits with 16-bit activations, four bytes with 8-bit ones. So lane j of a chunk stores the columns
 
     k = 4 lanes c + lanes j + l        slice c = 0 .. 32 / lanes - 1,  l = 0 .. lanes - 1
 
-with column l in part l of the word, and the register that an instruction wants is ``(word >> shift) & mask``, all its
-columns at once. In a part of W = 32 / lanes bits there is room for W // b codes; b words give b (W mod b) bits more,
-and these hold the codes that are left, bit by bit: 16 = 5 codes of 3 bits and 1 bit, so the 16th code of a group lies
-in the top bits of its three words. ``pieces`` says where each code is; kernels and this file read the same table.
+with column l in part l of the word, and ``(word >> shift) & mask`` is the register of an instruction, all its columns
+at once. A part of W = 32 / lanes bits has room for W // b whole codes. The remaining W mod b bits of each of the b
+words hold the remaining codes, bit by bit: 16 bits are 5 codes of 3 bits and 1 bit, so the 16th code of a group is in
+the top bits of its three words. ``pieces`` says where each code is; the kernels and this file read the same table.
 
-Words are stored as [chunks, b, N, 4]: what a program reads, some rows of a chunk, is contiguous. The last chunk is
-filled up with zero codes, so K counts as the next multiple of 128; rows are not padded.
+Words are stored as [chunks, b, N, 4], so what a program reads, some rows of a chunk, is contiguous. The last chunk is
+filled up with zero codes to the next multiple of 128 columns; rows are not padded.
 
 Dimension key: N output channels, K input channels, C chunks of 128 columns.
 """
@@ -26,8 +26,8 @@ CHUNK = 128
 
 @triton.constexpr_function
 def pieces(bits: int, lanes: int, c: int) -> list[tuple[int, int, int, int]]:
-    """Where the code of slice ``c`` lies in a group's words: (word, first bit in a part, number of bits, first bit in
-    the code) of each run of bits."""
+    """Where the code of slice ``c`` is in a group's words: (word, first bit in the part, number of bits, first bit in
+    the code) per run of bits."""
     width = 32 // lanes
     whole, spare = width // bits, width % bits
     if c < whole * bits:

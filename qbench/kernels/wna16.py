@@ -1,23 +1,23 @@
 """b-bit weights times 16-bit activations, y = x (s (q - z))^T, b = 1..8.
 
-The weight is the left operand: a program owns BLOCK_N output channels and all of up to BLOCK_M tokens, so that one
-token wastes columns of the small operand and no rows of weights. Weights go from memory to shared memory by
-asynchronous copies, STAGES ahead, and from there to registers in the layout of the matrix instruction, where ``digits``
-makes numbers of them. They are never stored dequantized.
+The weight is the left operand: a program owns BLOCK_N output channels and up to BLOCK_M tokens, so a single token
+wastes columns of the small operand and no rows of the weight. Weights go from memory to shared memory by asynchronous
+copies, STAGES ahead, and from there to registers in the layout of the matrix instruction, where ``digits`` makes
+numbers of them. They are never stored dequantized.
 
-What enters the instruction is the integer q + offset, exact in 16 bits. Scales and zeros apply to its float32 sums, a
-group at a time:
+The instruction multiplies the integer q + offset, which is exact in 16 bits. Scales and zeros are applied to its
+float32 sums, once per group:
 
     y_mn = sum_g s_ng ( sum_{k in g} (q_nk + offset) x_mk - (z_ng + offset) sum_{k in g} x_mk )
 
-so a weight is rounded nowhere, and a scale costs one multiplication a group, not one a weight. Where a group is a whole
-row both wait until the end. Groups that are no multiple of 128, nor 64, 32 or 16, are scaled weight by weight.
+so no weight is rounded, and a scale costs one multiplication per group instead of one per weight. Where a group is a
+whole row, scale and zero are applied at the end. Groups that are no multiple of 128, nor 64, 32 or 16, are scaled
+weight by weight.
 
-One token alone does not fill a GPU, so SPLIT programs share the chunks of a row ("split-K"). Each stores its sums, and
-the last one to come adds them up in their order and writes y: one launch, the same bits every time, and counters that
-are zero again afterwards, so a CUDA graph can hold it.
+One token does not fill a GPU, so SPLIT programs share the chunks of a row (``splitk``): one launch, the same bits every
+time, and counters that are zero again afterwards, so a CUDA graph can hold it.
 
-For many tokens, ``dequantize.dequantize`` and a product of the vendor's library are faster; ``configs`` knows when.
+For many tokens, ``dequantize.dequantize`` and a product of the vendor's library are faster; ``configs`` says from when.
 
 Dimension key: M tokens, N output channels, K input channels, G groups of K.
 """
@@ -30,12 +30,12 @@ from qbench.kernels.dequantize import middle, scaled
 from qbench.kernels.digits import load_words, offset, tile16
 from qbench.kernels.interpreter import dot, rounded
 from qbench.kernels.pack import CHUNK
-from qbench.kernels.splitk import finish, outputs, plan
+from qbench.kernels.splitk import finish, outputs, plan, tile
 
 
 @triton.jit
 def _groups(s_ptr, z_ptr, chunk, rows, mask, N, PER_CHUNK: tl.constexpr, CHUNKS: tl.constexpr, MIDDLE: tl.constexpr):
-    """Scales and zeros of the groups of a chunk: 2 PER_CHUNK vectors over rows."""
+    """Scale and zero of each group of a chunk, in turn: 2 PER_CHUNK vectors over rows."""
     found = ()
     for i in tl.static_range(PER_CHUNK):
         at = (chunk * PER_CHUNK + i) // CHUNKS * N + rows
@@ -66,45 +66,24 @@ def _first_token(x_ptr, chunk, K, WANTED: tl.constexpr):
 
 @triton.jit
 def _wna16(
-    x_ptr,
-    w_ptr,
-    s_ptr,
-    z_ptr,
-    y_ptr,
-    sums_ptr,
-    counter_ptr,
-    M,
-    N,
-    K,
-    GROUP: tl.constexpr,
-    BITS: tl.constexpr,
-    MIDDLE: tl.constexpr,
-    EVEN: tl.constexpr,
-    SINGLE: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    SPLIT: tl.constexpr,
-    STAGES: tl.constexpr,
-):
+    x_ptr, w_ptr, s_ptr, z_ptr, y_ptr, sums_ptr, counter_ptr, M, N, K,
+    GROUP: tl.constexpr, BITS: tl.constexpr, MIDDLE: tl.constexpr, EVEN: tl.constexpr, SINGLE: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, SPLIT: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
     dtype: tl.constexpr = x_ptr.dtype.element_ty
     OFFSET: tl.constexpr = offset(dtype, BITS)
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    m = tl.program_id(2) * BLOCK_M + tl.arange(0, BLOCK_M)
+    n, m, chunks, first, last = tile(K, BLOCK_N, BLOCK_M, SPLIT)
     inside = n < N
-    chunks = tl.cdiv(K, 128)
-    share = tl.cdiv(chunks, SPLIT)
-    first = tl.program_id(1) * share
-    last = tl.minimum(first + share, chunks)
     y = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     nothing = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
-    if GROUP == -1:  # a row: sums first, scale and zero once
-        APART: tl.constexpr = 128 if BLOCK_M <= 32 else 1  # sums of a column's parts, while registers last
+    if GROUP == -1:  # the whole row: sums first, scale and zero once
+        APART: tl.constexpr = 128 if BLOCK_M <= 32 else 1  # separate sums per column, where registers suffice
         x_sums = tl.zeros([APART, BLOCK_M], tl.float32)
         for chunk in tl.range(first, last, num_stages=STAGES):
             words = load_words(w_ptr, chunk, n, N, BITS, inside)
             x = _activations(x_ptr, chunk * 128 + tl.arange(0, 128), m, M, K, EVEN)
             part = dot(tile16(words, 0, 16, BITS, dtype), x, nothing)
-            y = tl.fma(part, 1.0, y)  # a plain sum becomes a product into y, and Triton waits for its every instruction
+            y = tl.fma(part, 1.0, y)  # Triton would fuse a plain sum into the product and wait for each instruction
             x_sums += x.to(tl.float32) if APART > 1 else tl.sum(x.to(tl.float32), 0)[None, :]
         scale, zero = _groups(s_ptr, z_ptr, 0, n, inside, N, 1, 1, MIDDLE)
         y = scale[:, None] * (y - (zero + OFFSET)[:, None] * tl.sum(x_sums, 0)[None, :])
@@ -112,18 +91,18 @@ def _wna16(
         PER_CHUNK: tl.constexpr = max(128 // GROUP, 1)
         CHUNKS: tl.constexpr = max(GROUP // 128, 1)
         WIDTH: tl.constexpr = 128 // PER_CHUNK
-        start = tl.minimum(first, chunks - 1)  # a program may have no chunk at all
+        start = tl.minimum(first, chunks - 1)  # a program may have no chunks
         now = _groups(s_ptr, z_ptr, start, n, inside, N, PER_CHUNK, CHUNKS, MIDDLE)
         x_now = _first_token(x_ptr, first, K, SINGLE)
         for chunk in tl.range(first, last, num_stages=STAGES):
             words = load_words(w_ptr, chunk, n, N, BITS, inside)
-            following = tl.minimum(chunk + 1, last - 1)  # one chunk ahead, so that nobody waits for scales
+            following = tl.minimum(chunk + 1, last - 1)  # loaded one chunk ahead, to hide the latency of scales
             then = _groups(s_ptr, z_ptr, following, n, inside, N, PER_CHUNK, CHUNKS, MIDDLE)
             x_then = _first_token(x_ptr, following, K, SINGLE)
             for i in tl.static_range(PER_CHUNK):
                 x = _activations(x_ptr, chunk * 128 + i * WIDTH + tl.arange(0, WIDTH), m, M, K, EVEN)
                 part = dot(tile16(words, i * WIDTH // 8, WIDTH // 8, BITS, dtype), x, nothing)
-                if SINGLE:  # noqa: SIM108  of the 16 columns of x one is not zero
+                if SINGLE:  # noqa: SIM108  the other 15 columns of x are zero
                     x_sum = tl.sum(x_now, 0)
                 else:
                     x_sum = tl.sum(x.to(tl.float32), 0)[None, :]
@@ -144,8 +123,8 @@ def linear(
 ) -> Tensor:
     """y [M, N] in the dtype of x.
 
-    words: ``pack(codes, bits, lanes=2)``. scale_GN float16, zero_GN uint8 or None (symmetric). group: columns of a
-    group, -1 for a row. counters: int32 zeros, one for each BLOCK_N rows, used where ``split`` > 1; calls that share
+    words: ``pack(codes, bits, lanes=2)``. scale_GN float16, zero_GN uint8 or None (symmetric). group: columns per
+    scale, -1 for a whole row. counters: int32 zeros, one per BLOCK_N rows, used where ``split`` > 1; calls that share
     them must not overlap in time. config: block_n (a multiple of 64), block_m (16 or more), split, warps, stages.
     """
     M, K = x_MK.shape
@@ -153,21 +132,7 @@ def linear(
     grid, tiles = plan(M, N, config)
     y, sums = outputs(M, N, tiles["SPLIT"], x_MK.dtype, x_MK.device)
     _wna16[grid](
-        x_MK,
-        words,
-        scale_GN,
-        zero_GN,
-        y,
-        sums,
-        counters,
-        M,
-        N,
-        K,
-        GROUP=group,
-        BITS=bits,
-        MIDDLE=middle(bits),
-        EVEN=K % CHUNK == 0,
-        SINGLE=M == 1 and group >= CHUNK,
-        **tiles,
-    )
+        x_MK, words, scale_GN, zero_GN, y, sums, counters, M, N, K,
+        GROUP=group, BITS=bits, MIDDLE=middle(bits), EVEN=K % CHUNK == 0, SINGLE=M == 1 and group >= CHUNK, **tiles,
+    )  # fmt: skip
     return y

@@ -1,19 +1,19 @@
-"""b-bit weights times 8-bit activations in integers, y = x (s (q - z))^T, b = 1..8: W8A8, W4A8 and all between.
+"""b-bit weights times 8-bit activations in integers, y = x (s (q - z))^T, b = 1..8 (W8A8, W4A8 and so on).
 
-The frame is ``wna16``'s: the weight is the left operand, words go from memory to shared memory to the registers of the
-matrix instruction, SPLIT programs share a row and the last one adds up. Three things differ.
+As in ``wna16``, the weight is the left operand, words go from memory to shared memory to the registers of the matrix
+instruction, and SPLIT programs share a row. Three things differ.
 
-No zero is left to subtract. Weights are symmetric, so q - z is a signed number of b bits, and ``pack_codes`` stores
-that. Cut out of its word *at the top of a byte*, its sign bit is the byte's: the byte is 2^(8-b) (q - z), with no sign
-extension and no sums of activations, and the power of two goes into the scale. A word's four bytes are one register of
-the instruction, so four weights cost a shift and a logical operation, and 8 bits nothing. One bit has z = 1/2: with the
-next bit set as well, the byte is 64 or -64, 2^7 (q - 1/2) just the same.
+No zero is subtracted. Weights are symmetric, so q - z is a signed number of b bits, and ``pack_codes`` stores that
+number. A kernel cuts it out of its word into the top bits of a byte. Its sign bit is then the byte's, and the byte is
+2^(8-b) (q - z), without sign extension or sums of activations; the power of two goes into the scale. The four bytes of
+a word are one register of the instruction, so four weights cost one shift and one logical operation, and 8-bit weights
+cost nothing. One bit has z = 1/2: with the next bit set as well, the byte is 64 or -64, which is 2^7 (q - 1/2) too.
 
-Sums are int32 and exact: |byte| <= 128 and |activation| <= 127, so rows of 132,104 columns fit. Where a scale is a
-row's, a program's sums stay integers to its end.
+Sums are int32 and exact: |byte| <= 128 and |activation| <= 127, so rows of up to 132,104 columns fit. With one scale
+per row, a program's sums stay integers until its end.
 
-Where groups are shorter, the sum of 128 columns, less than 2^21, becomes a float32 by additions: 1.5 2^23 + sum has the
-sum in its mantissa. Conversion instructions, at an eighth of the rate, would take longer than the products.
+With shorter groups, the sum of 128 columns, less than 2^21, is converted to float32 by additions: 1.5 2^23 + sum has
+the sum in its mantissa. Conversion instructions, at an eighth of the rate, would take longer than the products.
 
 Dimension key: M tokens, N output channels, K input channels, G groups of K.
 """
@@ -26,9 +26,9 @@ from torch import Tensor
 from qbench.kernels.digits import append, code, load_words
 from qbench.kernels.pack import CHUNK, pack, unpack
 from qbench.kernels.quantize import quantize
-from qbench.kernels.splitk import finish, outputs, plan
+from qbench.kernels.splitk import finish, outputs, plan, tile
 
-COLUMNS = (2**31 - 1) // (128 * 127)  # of a row whose sum is sure to fit int32
+COLUMNS = (2**31 - 1) // (128 * 127)  # of the longest row whose sum always fits int32
 
 
 def pack_codes(codes_NK: Tensor, bits: int) -> Tensor:
@@ -43,7 +43,7 @@ def unpack_codes(words: Tensor, K: int) -> Tensor:
 
 @triton.jit
 def _slice(words, c: tl.constexpr, BITS: tl.constexpr):
-    """Slice ``c`` as four int8 a word, 2^(8-b) (q - z): [rows, 16]."""
+    """Slice ``c`` as four int8 per word, 2^(8-b) (q - z): [rows, 16]."""
     ALSO: tl.constexpr = 0x40404040 if BITS == 1 else 0
     four = code(words, c, BITS, 4, 8 - BITS, ALSO)
     even = tl.join(four.to(tl.int8), (four >> 16).to(tl.int8))
@@ -63,38 +63,19 @@ def _tile(words, first: tl.constexpr, count: tl.constexpr, BITS: tl.constexpr):
 
 @triton.jit
 def _scale(s_ptr, chunk, n, N, GROUP: tl.constexpr):
-    """The rows' scales in a chunk, or of the rows."""
+    """The scales of the rows, in a chunk or for all of K."""
     at = n if GROUP == -1 else chunk // (GROUP // 128) * N + n
     return tl.load(s_ptr + at, mask=n < N, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def _wna8(
-    x_ptr,
-    x_scale_ptr,
-    w_ptr,
-    s_ptr,
-    y_ptr,
-    sums_ptr,
-    counter_ptr,
-    M,
-    N,
-    K,
-    GROUP: tl.constexpr,
-    BITS: tl.constexpr,
-    EVEN: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    SPLIT: tl.constexpr,
-    STAGES: tl.constexpr,
-):
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    m = tl.program_id(2) * BLOCK_M + tl.arange(0, BLOCK_M)
+    x_ptr, x_scale_ptr, w_ptr, s_ptr, y_ptr, sums_ptr, counter_ptr, M, N, K,
+    GROUP: tl.constexpr, BITS: tl.constexpr, EVEN: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, SPLIT: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    n, m, chunks, first, last = tile(K, BLOCK_N, BLOCK_M, SPLIT)
     inside = n < N
-    chunks = tl.cdiv(K, 128)
-    share = tl.cdiv(chunks, SPLIT)
-    first = tl.program_id(1) * share
-    last = tl.minimum(first + share, chunks)
     y = tl.zeros([BLOCK_N, BLOCK_M], tl.int32 if GROUP == -1 else tl.float32)
     scale = _scale(s_ptr, 0 if GROUP == -1 else tl.minimum(first, chunks - 1), n, N, GROUP)
     for chunk in tl.range(first, last, num_stages=STAGES):
@@ -105,7 +86,7 @@ def _wna8(
         if GROUP == -1:
             y = tl.dot(_tile(words, 0, 8, BITS), x, y, out_dtype=tl.int32)
         else:
-            following = _scale(s_ptr, tl.minimum(chunk + 1, last - 1), n, N, GROUP)  # ahead, so that nobody waits
+            following = _scale(s_ptr, tl.minimum(chunk + 1, last - 1), n, N, GROUP)  # loaded ahead
             part = tl.dot(_tile(words, 0, 8, BITS), x, out_dtype=tl.int32)
             y += scale[:, None] * ((part + 0x4B400000).to(tl.float32, bitcast=True) - 12582912.0)
             scale = following
@@ -116,10 +97,10 @@ def _wna8(
 
 
 def check(K: int, group: int) -> None:
-    """ValueError where the kernel cannot take rows of K columns in groups of ``group`` (-1: a row)."""
+    """ValueError where the kernel cannot take rows of K columns in groups of ``group`` (-1: the whole row)."""
     if group != -1 and (group < 1 or group % CHUNK):
         raise ValueError(
-            f"int8 products take one scale a row or groups of a multiple of {CHUNK} columns, got groups of {group}; "
+            f"int8 products take one scale per row or groups of a multiple of {CHUNK} columns, got groups of {group}; "
             "quantize with grid.group_size=-1 or 128, or leave activations at 16 bits"
         )
     if group == -1 and K > COLUMNS:
@@ -127,20 +108,13 @@ def check(K: int, group: int) -> None:
 
 
 def linear_quantized(
-    xq_MK: Tensor,
-    x_scale_M: Tensor,
-    words: Tensor,
-    scale_GN: Tensor,
-    group: int,
-    dtype: torch.dtype,
-    counters: Tensor,
-    config: dict,
-) -> Tensor:
-    """y [M, N] in ``dtype`` of activations that are int8 already, contiguous, none of them -128, with float32 scales.
+    xq_MK: Tensor, x_scale_M: Tensor, words: Tensor, scale_GN: Tensor, group: int,
+    dtype: torch.dtype, counters: Tensor, config: dict,
+) -> Tensor:  # fmt: skip
+    """y [M, N] in ``dtype`` of int8 activations, contiguous and none of them -128, with float32 scales.
 
-    words: of ``pack_codes``. scale_GN: float16. group: columns of a group, a multiple of 128, or -1 for a row.
-    counters: int32 zeros, one for each BLOCK_N rows, used where ``split`` > 1; calls that share them must not overlap
-    in time. config: block_n (a multiple of 64), block_m (16 or more), split, warps, stages.
+    words: of ``pack_codes``. scale_GN: float16. group: columns per scale, a multiple of 128, or -1 for a whole row.
+    counters and config as in ``wna16.linear``.
 
     Raises: ValueError as ``check`` does.
     """
@@ -150,21 +124,9 @@ def linear_quantized(
     grid, tiles = plan(M, N, config)
     y, sums = outputs(M, N, tiles["SPLIT"], dtype, xq_MK.device)
     _wna8[grid](
-        xq_MK,
-        x_scale_M,
-        words,
-        scale_GN,
-        y,
-        sums,
-        counters,
-        M,
-        N,
-        K,
-        GROUP=group,
-        BITS=bits,
-        EVEN=K % CHUNK == 0,
-        **tiles,
-    )
+        xq_MK, x_scale_M, words, scale_GN, y, sums, counters, M, N, K,
+        GROUP=group, BITS=bits, EVEN=K % CHUNK == 0, **tiles,
+    )  # fmt: skip
     return y
 
 

@@ -13,7 +13,7 @@ import torch
 
 from qbench.latency import own_kernels, peers
 from qbench.latency.ceilings import COPY_BYTES, GEMM
-from qbench.latency.clock import Clock, CudaClock
+from qbench.latency.clock import Clock
 from qbench.latency.gpu import Gpu
 from qbench.latency.jobs import MODELS, TOKENS, Job
 from qbench.latency.products import Contender
@@ -57,7 +57,7 @@ class Bench:
         provenance = gpu.describe(commit)
         bf16, *others = peers.contenders()
         contenders = [bf16, *own_kernels.contenders(), *others]
-        return cls("cuda", CudaClock(), provenance["l2_bytes"], provenance, contenders, restart, gpu.notes)
+        return cls("cuda", Clock(), provenance["l2_bytes"], provenance, contenders, restart, gpu.notes)
 
     def ring(self, contender: Contender, N: int, K: int) -> Ring:
         return Ring(contender, N, K, self.device, self.l2_bytes)

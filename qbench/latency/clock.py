@@ -11,7 +11,8 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from statistics import median
+from typing import Any
 
 import torch
 
@@ -19,26 +20,11 @@ SPREAD = 0.05  # (p80 - p20) / median above which a timing gets a note
 MOST_LAUNCHES = 512  # in one graph
 
 
-class Clock(Protocol):
-    """The device as timing needs it. ``CudaClock`` is the real one; tests have others."""
+class Clock:
+    """Events around replays of a CUDA graph on the current device. Tests have other clocks with these methods."""
 
     def graph(self, fn: Callable[[], Any]) -> Callable[[], None]:
         """``fn`` warmed up and captured; a call replays it."""
-
-    def time(self, replay: Callable[[], None], runs: int) -> list[float]:
-        """Microseconds of each of ``runs`` replays, after one that is not counted."""
-
-    def synchronize(self) -> None:
-        """Waits for the device; raises the error of what failed on it."""
-
-    def now(self) -> float:
-        """Seconds, for deadlines."""
-
-
-class CudaClock:
-    """Events around replays of a CUDA graph on the current device."""
-
-    def graph(self, fn):
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -54,7 +40,8 @@ class CudaClock:
 
         return replay
 
-    def time(self, replay, runs):
+    def time(self, replay: Callable[[], None], runs: int) -> list[float]:
+        """Microseconds of each of ``runs`` replays, after one that is not counted."""
         pairs = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(runs)]
         replay()
         for start, end in pairs:
@@ -64,10 +51,12 @@ class CudaClock:
         torch.cuda.synchronize()
         return [1000 * start.elapsed_time(end) for start, end in pairs]
 
-    def synchronize(self):
+    def synchronize(self) -> None:
+        """Waits for the device; raises the error of what failed on it."""
         torch.cuda.synchronize()
 
-    def now(self):
+    def now(self) -> float:
+        """Seconds, for deadlines."""
         return time.monotonic()
 
 
@@ -84,39 +73,36 @@ class Timing:
     @classmethod
     def of(cls, samples: Sequence[float]) -> "Timing":
         """ValueError without samples."""
-        low, median, high = (percentile(samples, q) for q in (0.2, 0.5, 0.8))
-        spread, notes = (high - low) / median, ()
+        if not samples:
+            raise ValueError("no samples to take a percentile of; time at least one run")
+        p20, us, p80 = (torch.tensor(samples, dtype=torch.double).quantile(q).item() for q in (0.2, 0.5, 0.8))
+        spread, notes = (p80 - p20) / us, ()
         if spread > SPREAD:
             notes = (f"unsteady: p20 to p80 is {100 * spread:.0f} % of the median; the GPU may be busy or throttled",)
-        return cls(median, low, high, len(samples), notes)
+        return cls(us, p20, p80, len(samples), notes)
 
 
-def percentile(samples: Sequence[float], q: float) -> float:
-    """The sample at the fraction ``q`` of the sorted ones, interpolated linearly (numpy's default)."""
-    if not samples:
-        raise ValueError("no samples to take a percentile of; time at least one run")
-    ordered = sorted(samples)
-    place = q * (len(ordered) - 1)
-    low = math.floor(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
-
-
-def measure(launches: Sequence[Callable], clock: Clock, budget_us: float = 30_000, replay_us: float = 1_000) -> Timing:
+def measure(
+    launches: Sequence[Callable],
+    clock: Clock,
+    budget_us: float = 30_000,
+    replay_us: float = 1_000,
+    runs: tuple[int, int] = (10, 100),
+) -> Timing:
     """Microseconds of one launch.
 
     ``launches`` is the ring: each does the same work on operands of its own. One graph repeats them until a replay
-    takes about ``replay_us``, so that the few microseconds at its start do not count. The graph is replayed 10 to 100
-    times, for about ``budget_us`` of device time. The result of a launch is kept until the ring comes round to it, so
-    outputs go round as well.
+    takes about ``replay_us``, so that the few microseconds at its start do not count. The graph is replayed for about
+    ``budget_us`` of device time, at least and at most ``runs`` times. The result of a launch is kept until the ring
+    comes round to it, so outputs go round as well.
     """
     replay = clock.graph(_chain(launches, 1))
-    once = percentile(clock.time(replay, 3), 0.5)
+    once = median(clock.time(replay, 3))
     rounds = max(1, min(math.ceil(replay_us / once), MOST_LAUNCHES // len(launches)))
     if rounds > 1:
         replay = clock.graph(_chain(launches, rounds))
-    runs = max(10, min(100, int(budget_us / (once * rounds))))
-    return Timing.of([us / (rounds * len(launches)) for us in clock.time(replay, runs)])
+    count = max(runs[0], min(runs[1], int(budget_us / (once * rounds))))
+    return Timing.of([us / (rounds * len(launches)) for us in clock.time(replay, count)])
 
 
 def _chain(launches, rounds):

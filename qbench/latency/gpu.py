@@ -1,7 +1,7 @@
-"""What the GPU is and what state it is in: asked of nvidia-smi, never set.
+"""The GPU and its state, as nvidia-smi reports them; no setting is changed.
 
-Times are only comparable if the GPU was ours alone and ran at its full clocks. Both are looked at and, where not so,
-said in the record: before this process uses the GPU, whether anybody else does; under load, the clocks.
+Times are comparable only if no other process used the GPU and it ran at its full clocks. Other processes are looked for
+before this one uses the GPU, and the clocks are read under load; the record notes what was not as it should be.
 """
 
 import csv
@@ -11,14 +11,14 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 
 import torch
+import triton
 
 from qbench import provenance
 
 WAIT = 3.0  # seconds before a second look at a GPU that is in use
-IDLE = 5  # per cent of utilisation above which a GPU is in use before the measurement starts
+IDLE = 5  # % of utilisation above which a GPU counts as in use before the measurement starts
 STATE = {
     "driver": "driver_version",
     "sm_clock_mhz": "clocks.sm",
@@ -31,7 +31,7 @@ Ask = Callable[..., str]
 
 
 def nvidia_smi(*arguments: str) -> str:
-    """Its answer to a query. RuntimeError where it cannot be asked."""
+    """The answer of nvidia-smi to a query. RuntimeError where there is none."""
     try:
         command = ["nvidia-smi", *arguments, "--format=csv,noheader,nounits"]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
@@ -40,7 +40,7 @@ def nvidia_smi(*arguments: str) -> str:
 
 
 class Gpu:
-    """The GPU that torch calls ``device``. Make it before this process uses CUDA: it looks who else does."""
+    """The GPU that torch calls ``device``. Create it before this process uses CUDA: it notes other users of the GPU."""
 
     def __init__(self, device: str = "cuda", ask: Ask = nvidia_smi):
         self.device, self.ask = device, ask
@@ -48,14 +48,14 @@ class Gpu:
         self.uuid = f"GPU-{str(self.properties.uuid).removeprefix('GPU-')}"
         try:
             self.notes = self._busy()
-            if self.notes:  # perhaps only the last of a call before this one
+            if self.notes:  # perhaps the end of an earlier call
                 time.sleep(WAIT)
                 self.notes = self._busy()
         except RuntimeError as e:
             self.notes = [str(e)]
 
     def _busy(self) -> list[str]:
-        """Who else is on the GPU."""
+        """Notes on other users of the GPU."""
         others = _table(self.ask, "--query-compute-apps=gpu_uuid,pid,used_memory")
         notes = [
             f"busy GPU: process {pid} was on it at the start, with {memory} MiB"
@@ -66,8 +66,9 @@ class Gpu:
         return notes + [f"busy GPU: utilisation was {used} % before the start"] * ((_number(used) or 0) > IDLE)
 
     def describe(self, commit: str | None = None) -> dict:
-        """The record's ``provenance`` but for the seconds, with the clocks under load; what there is to say of them
-        goes to ``notes``. ``commit``: of the code, for a copy without .git; else it is found."""
+        """The record's ``provenance`` without the seconds, with the clocks under load; adds to ``notes``.
+
+        ``commit``: of the code, for a copy without .git; None: it is looked up."""
         state = dict.fromkeys(STATE)
         try:
             with _work(self.device):
@@ -86,7 +87,7 @@ class Gpu:
             "l2_bytes": self.properties.L2_cache_size,
             "memory_bytes": self.properties.total_memory,
             "torch": torch.__version__,
-            "triton": _version("triton"),
+            "triton": triton.__version__,
             "cuda": torch.version.cuda,
             "python": platform.python_version(),
             "commit": commit or base["commit"],
@@ -95,7 +96,7 @@ class Gpu:
 
 @contextmanager
 def _work(device):
-    """A few seconds of copies: a load that is memory's, as a product of few tokens, and draws no clocks down."""
+    """Runs some seconds of copies meanwhile: a load on memory, as of few tokens, which does not lower the clocks."""
     a = torch.empty(2**32, dtype=torch.uint8, device=device)
     b = torch.empty_like(a)
     for _ in range(1500):
@@ -106,7 +107,7 @@ def _work(device):
 
 def _clock_notes(now, most) -> list[str]:
     if now is None or most is None:
-        return ["the driver does not say the clocks"]
+        return ["the driver does not report the clocks"]
     if now < 0.9 * most:
         return [f"the SM clock under load was {now:.0f} MHz of {most:.0f}: throttled or limited"]
     return []
@@ -121,11 +122,4 @@ def _number(text):
     try:
         return float(text)
     except ValueError:
-        return None
-
-
-def _version(package):
-    try:
-        return version(package)
-    except PackageNotFoundError:
         return None

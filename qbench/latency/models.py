@@ -27,7 +27,7 @@ from qbench.decoder.layer import dense
 from qbench.decoder.model import Decoder
 from qbench.kernels.packed import PackedBinary, PackedInteger, PackedUniform
 from qbench.latency.bench import check_device, first_line, give_back
-from qbench.latency.clock import Clock, Timing, percentile
+from qbench.latency.clock import Clock, measure
 from qbench.latency.products import normal
 from qbench.latency.record import BF16, LEFT_OUT, Kernel, ModelRow
 from qbench.shape import QWEN3, Shape
@@ -36,7 +36,7 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64)
 CONTEXT = 1024  # tokens of each sequence in a decoding step
 PROMPT = 2048  # tokens of the one prompt
 BUDGET_US = 200_000  # device time of a row
-LEAST_RUNS, MOST_RUNS = 5, 50
+RUNS = (5, 50)  # at least, at most
 SLACK = 3.0  # seconds that a row may take after its deadline was checked
 DTYPE = torch.bfloat16
 
@@ -135,9 +135,7 @@ def timed(row: ModelRow, decoder: Decoder, clock: Clock, bandwidth: float) -> Mo
         step, tokens = partial(decoder.prefill, ids_BS), row.batch * row.context
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    replay = clock.graph(step)
-    once = percentile(clock.time(replay, 3), 0.5)
-    timing = Timing.of(clock.time(replay, max(LEAST_RUNS, min(MOST_RUNS, int(BUDGET_US / once)))))
+    timing = measure([step], clock, BUDGET_US, replay_us=0, runs=RUNS)
     weight_bytes, cache_bytes = decoder.weight_bytes, decoder.cache_bytes(row.context)
     return replace(
         row,

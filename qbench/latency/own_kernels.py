@@ -10,7 +10,8 @@ from functools import partial
 import torch
 
 from qbench.kernels import configs, pack, wna8
-from qbench.kernels.packed import Packed, PackedBinary, PackedInteger, PackedUniform
+from qbench.kernels.base import Packed
+from qbench.kernels.packed import PackedBinary, PackedInteger, PackedUniform
 from qbench.latency.products import Contender, Product
 from qbench.latency.record import Kernel
 

@@ -118,6 +118,10 @@ class Grouped(Product):
         self.scale_NG = (torch.rand(N, K // GROUP, device=device, generator=draw) * K**-0.5 / 4).bfloat16()
         self.weight_bytes = N * K // 2 + 2 * 2 * self.scale_NG.numel()
 
+    def dequantized(self):
+        """s (q - 8), to which a subclass may add."""
+        return (self.codes_NK.double() - 8) * _spread(self.scale_NG.double(), 1, GROUP)
+
 
 class TorchInt4(Grouped):
     """torch._weight_int4pack_mm, the tinygemm kernel of gpt-fast: w = s (q - 8) + zero, groups of 128, bfloat16."""
@@ -135,29 +139,23 @@ class TorchInt4(Grouped):
         return torch._weight_int4pack_mm(x_MK, self.packed, GROUP, self.meta_GN2)
 
     def dequantized(self):
-        codes = self.codes_NK.double() - 8
-        return codes * _spread(self.scale_NG.double(), 1, GROUP) + _spread(self.zero_NG.double(), 1, GROUP)
+        return super().dequantized() + _spread(self.zero_NG.double(), 1, GROUP)
 
 
 class GemLite(Grouped):
-    """gemlite's Triton kernels: w = s (q - z), groups of 128, bfloat16."""
+    """gemlite's Triton kernels: w = s (q - 8), groups of 128, bfloat16."""
 
     def __init__(self, N, K, device, seed):
         from gemlite import DType, GemLiteLinear
 
         super().__init__(N, K, device, seed)
-        self.zero_NG = torch.full_like(self.scale_NG, 8.0)
-        self.layer = GemLiteLinear(
-            4, group_size=GROUP, in_features=K, out_features=N, input_dtype=DType.BF16, output_dtype=DType.BF16
-        )
-        self.layer.pack(self.codes_NK.clone(), self.scale_NG.clone(), self.zero_NG.clone(), None)
+        sizes, dtypes = dict(in_features=K, out_features=N), dict(input_dtype=DType.BF16, output_dtype=DType.BF16)
+        self.layer = GemLiteLinear(4, group_size=GROUP, **sizes, **dtypes)
+        zero_NG = torch.full_like(self.scale_NG, 8.0)
+        self.layer.pack(self.codes_NK.clone(), self.scale_NG.clone(), zero_NG, None)
 
     def multiply(self, x_MK):
         return self.layer(x_MK)
-
-    def dequantized(self):
-        codes = self.codes_NK.double() - _spread(self.zero_NG.double(), 1, GROUP)
-        return codes * _spread(self.scale_NG.double(), 1, GROUP)
 
 
 def contenders() -> list[Contender]:

@@ -87,6 +87,4 @@ def clock_of(device: str) -> Clock:
             f"eval=latency times kernels on a GPU, and machine.device is {device}; eval=agreement checks "
             "on any device whether they are right"
         )
-    from qbench.latency.clock import CudaClock
-
-    return CudaClock()
+    return Clock()

@@ -20,7 +20,7 @@ from qbench.kernels.fused import add_rms_norm, rope_cache, silu_mul
 from qbench.kernels.packed import PackedInteger, PackedUniform
 from qbench.latency import models
 from qbench.latency.bench import DeviceLostError
-from qbench.latency.clock import CudaClock
+from qbench.latency.clock import Clock
 from qbench.latency.models import BFLOAT16, Weights, random_dense, rows, timed, weight_only
 from qbench.latency.record import BF16, LEFT_OUT, Kernel, ModelRow
 from qbench.shape import Shape, weight_only_bytes
@@ -252,7 +252,7 @@ def test_attention_refuses():
         ((q[:1], *cache, position, done, 1), "wanted dense queries"),
         ((q[:, :3], *cache, position, done, 1), "wanted dense queries"),
         ((q, *cache, position.long(), done, 1), "int32 positions"),
-        ((q, cache[0], cache[1].bfloat16(), position, done, 1), "must lie alike"),
+        ((q, cache[0], cache[1].bfloat16(), position, done, 1), "must have the same layout"),
         ((q, *cache, position, done[:1], 2), "int32 counters"),
     ]:
         with pytest.raises(ValueError, match=message):
@@ -309,7 +309,7 @@ def tiny_rows(clock, deadline=1e9, **options):
 
 
 def test_rows_of_a_model(monkeypatch):
-    monkeypatch.setattr(models, "MOST_RUNS", 5)
+    monkeypatch.setattr(models, "RUNS", (5, 5))
     found = tiny_rows(FakeClock(), choices=(BFLOAT16, weight_only(3, 32)))
     assert [row.key for row in found] == [
         ("qwen3-tiny", what, kernel, batch, length)
@@ -431,7 +431,7 @@ def test_graph_of_a_step_generates_what_eager_steps_do():
     prompt = torch.arange(600, device="cuda").view(1, 600)
     decoder = Decoder.random(shape, partial(random_dense, device="cuda"), 1, 700, torch.bfloat16, "cuda")
     assert decoder.splits > 1
-    replay = CudaClock().graph(decoder.step)
+    replay = Clock().graph(decoder.step)
     generated = []
     for step in (decoder.step, replay):
         for _ in range(20):

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from qbench.grid import ActQuant, Grid
 from qbench.kernels import configs, dequantize, launch, pack
-from qbench.kernels.fuse import Beside, fuse
+from qbench.kernels.fuse import Unfused, fuse
 from qbench.kernels.packed import PackedBinary, PackedUniform, pack_weight
 from qbench.linear import QuantLinear
 from qbench.shape import QWEN3
@@ -160,7 +160,7 @@ def test_groups_that_move_are_sorted():
     assert torch.equal(packed.dequantize(torch.float16), moved.dequantize().half())
     assert relative(packed(x), x.double() @ moved.dequantize().double().T) < ROUNDING[torch.float16]
     uneven = UniformWeight(weight.codes_NK, weight.scale_NG, 3, weight.zero_NG, torch.zeros(256, dtype=torch.int16))
-    with pytest.raises(ValueError, match="equally large"):
+    with pytest.raises(ValueError, match="groups of equal size"):
         PackedUniform(uneven)
 
 
@@ -233,10 +233,10 @@ def test_products_of_the_same_activations_become_one():
         assert sum(p.N for p in parts) == fused.N
         assert relative(fused(x), torch.cat([p(x) for p in parts], 1).double()) < 1e-3
     other = PackedUniform(random_uniform(16, 256, 4, 128))
-    beside = fuse([parts[0], other])
-    assert isinstance(beside, Beside)
-    assert beside.weight_bytes == parts[0].weight_bytes + other.weight_bytes
-    assert torch.equal(beside(x), torch.cat([parts[0](x), other(x)], 1))
+    unfused = fuse([parts[0], other])
+    assert isinstance(unfused, Unfused)
+    assert unfused.weight_bytes == parts[0].weight_bytes + other.weight_bytes
+    assert torch.equal(unfused(x), torch.cat([parts[0](x), other(x)], 1))
 
 
 def test_linears_run_packed():

@@ -397,7 +397,7 @@ def test_state_of_a_gpu_that_is_not_listed(gpu):
     """As a part of one (MIG) is not."""
     g = gpu("c", {"utilization.gpu": "GPU-a, 0\n", "pid": "", "driver_version": STATE})
     assert g.describe()["driver"] is None
-    assert g.notes == ["the driver does not say the clocks"]
+    assert g.notes == ["the driver does not report the clocks"]
 
 
 def test_without_nvidia_smi_the_state_is_said_to_be_unknown(gpu):

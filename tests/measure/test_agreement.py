@@ -180,7 +180,7 @@ def test_latency_is_of_the_quantized_weights(configure, tmp_path, monkeypatch, m
     assert metrics["tokens_per_s"] == 4000
     decoder = steps[1].func.__self__
     kinds = {type(m).__name__ for layer in decoder.layers for m in (layer.qkv_proj, layer.o_proj, layer.down_proj)}
-    assert (kinds <= {"PackedUniform", "PackedBinary", "Beside"} and "PackedUniform" in kinds) or method == "billm"
+    assert (kinds <= {"PackedUniform", "PackedBinary", "Unfused"} and "PackedUniform" in kinds) or method == "billm"
     assert metrics["weight_bytes"] == decoder.weight_bytes
 
 

@@ -1,0 +1,82 @@
+"""A packed weight as a layer, whose buffers are what its kernel reads.
+
+The buffers are its state, so it is saved, loaded and moved like any module. ``.to(dtype)`` does not change them: scales
+are float16 for any dtype of activations.
+
+Dimension key: M tokens, N output channels, K input channels.
+"""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qbench.kernels import configs, launch
+
+
+class Packed(nn.Module):
+    """y = x W^T with a packed weight; x [..., K] float16 or bfloat16, y [..., N] of the same dtype."""
+
+    kernel: ClassVar[str]
+    rows: ClassVar[dict[str, int]]  # which dimension of a buffer counts output channels; other buffers have none
+    about: ClassVar[tuple[str, ...]]  # names of ``settings``
+
+    def __init__(self, N: int, K: int, bits: int):
+        super().__init__()
+        self.N, self.K, self.bits = N, K, bits
+
+    @classmethod
+    def restore(cls, *state, **settings) -> "Packed":
+        """A layer from the ``stored`` buffers and the ``settings`` of another one."""
+        self = cls.__new__(cls)
+        self._build(*state, **settings)
+        return self
+
+    @property
+    def settings(self) -> dict:
+        """What ``restore`` needs besides the buffers."""
+        return {name: getattr(self, name) for name in self.about}
+
+    def _keep(self, **tensors: Tensor | None) -> None:
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor)
+        device = tensors["words"].device
+        self.register_buffer("counters", torch.zeros(-(-self.N // 64), dtype=torch.int32, device=device), False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """ValueError for a dtype, device or width that the kernels cannot take."""
+        x_MK = launch.check(x, self.K, self.words)
+        config = configs.choose(self.kernel, self.bits, self.N, self.K, len(x_MK), x.device)
+        return self.multiply(x_MK, config).view(*x.shape[:-1], self.N)
+
+    def multiply(self, x_MK: Tensor, config: dict) -> Tensor:
+        """y [M, N] with a configuration of ``configs``."""
+        if config["path"] == "dequantize":
+            return F.linear(x_MK, self.dequantize(x_MK.dtype))
+        return self._fused(x_MK, config)
+
+    def _fused(self, x_MK: Tensor, config: dict) -> Tensor:
+        raise NotImplementedError
+
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
+        """The weight [N, K], computed in float32 and rounded to ``dtype``."""
+        raise NotImplementedError
+
+    def stored(self) -> dict[str, Tensor | None]:
+        """The buffers in the order of ``restore``."""
+        return {name: buffer for name, buffer in self._buffers.items() if name != "counters"}
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weight that one pass reads."""
+        return sum(b.numel() * b.element_size() for b in self.stored().values() if b is not None)
+
+    def extra_repr(self) -> str:
+        return f"{self.K}, {self.N}, bits={self.bits}, bytes={self.weight_bytes}"
+
+    def _apply(self, fn, recurse=True):
+        def as_stored(tensor: Tensor) -> Tensor:
+            return fn(tensor.view(torch.int16)).view(torch.float16) if tensor.dtype == torch.float16 else fn(tensor)
+
+        return super()._apply(as_stored, recurse)
