@@ -23,10 +23,9 @@ from qbench.kernels.launch import check
 
 
 @triton.jit
-def normed_row(x_ptr, delta_ptr, gain_ptr, sum_ptr, row, columns, D, eps, ADD: tl.constexpr):
-    """gain * r / sqrt(mean(r^2) + eps) of one row, in the dtype of x; r = x + delta is stored where ADD."""
+def normed_row(x_ptr, delta_ptr, gain_ptr, sum_ptr, at, columns, D, eps, ADD: tl.constexpr):
+    """gain * r / sqrt(mean(r^2) + eps) of the row at ``at``, in the dtype of x; stores r = x + delta where ADD."""
     dtype: tl.constexpr = x_ptr.dtype.element_ty
-    at = row * D + columns
     inside = columns < D
     gain = tl.load(gain_ptr + columns, mask=inside, other=0.0).to(tl.float32)
     x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
@@ -40,10 +39,10 @@ def normed_row(x_ptr, delta_ptr, gain_ptr, sum_ptr, row, columns, D, eps, ADD: t
 
 @triton.jit
 def _add_rms_norm(x_ptr, delta_ptr, gain_ptr, sum_ptr, out_ptr, D, eps, ADD: tl.constexpr, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
-    y = normed_row(x_ptr, delta_ptr, gain_ptr, sum_ptr, row, columns, D, eps, ADD)
-    tl.store(out_ptr + row * D + columns, y, mask=columns < D)
+    at = tl.program_id(0).to(tl.int64) * D + columns
+    y = normed_row(x_ptr, delta_ptr, gain_ptr, sum_ptr, at, columns, D, eps, ADD)
+    tl.store(out_ptr + at, y, mask=columns < D)
 
 
 def add_rms_norm(x_MD: Tensor, delta_MD: Tensor | None, gain_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:

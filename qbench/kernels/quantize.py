@@ -48,7 +48,7 @@ def _add_rms_norm_quantize(
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
-    y = normed_row(x_ptr, delta_ptr, gain_ptr, sum_ptr, row, columns, K, eps, ADD)
+    y = normed_row(x_ptr, delta_ptr, gain_ptr, sum_ptr, row * K + columns, columns, K, eps, ADD)
     _store(y.to(tl.float32), row, columns, K, codes_ptr, scale_ptr, LEVELS)
 
 
