@@ -19,8 +19,8 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 help:
 	@echo "make demo     the whole nano study: 5 methods x 1-8 bits x 3 models, then tables and figures in $(OUT)/"
 	@echo "make test     ruff and all tests"
-	@echo "make results  the committed study: measures what results/*.jsonl lack, folds it, makes tables, README and docs;"
-	@echo "              after rm results/*.jsonl it measures everything again"
+	@echo "make results  the committed study: measures what results/*.jsonl lack, then tables, figures, README and docs"
+	@echo "              (rm results/*.jsonl; make results: measures all of it again, an hour on two cores)"
 	@echo "make paper    paper/build/paper.pdf from results/, where there is a TeX with latexmk"
 	@echo "make install  only the environment in $(VENV)"
 	@echo "make clean    removes $(OUT)/ and build leftovers, not $(VENV)"
