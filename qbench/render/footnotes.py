@@ -1,4 +1,4 @@
-"""Footnotes: letters for texts; texts that differ in their numbers only share one."""
+"""Footnotes of tables: a letter per text. Texts that differ only in their numbers share a letter."""
 
 import re
 from collections.abc import Iterable
@@ -7,12 +7,13 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 
 
 class Footnotes:
-    """Letters in the order in which the texts are met."""
+    """Gives letters in the order in which texts first come."""
 
     def __init__(self):
         self._found: dict[str, tuple[str, list[str], list[int]]] = {}
 
     def mark(self, text: str, count: int = 0) -> str:
+        """The letter of ``text``; ``count``: how many linears of a model it is about. Errors never share a letter."""
         key = text if text.startswith("failed") else _NUMBER.sub("#", text)
         letter, texts, counts = self._found.setdefault(key, (_letter(len(self._found)), [], []))
         texts.append(text)
@@ -20,6 +21,7 @@ class Footnotes:
         return letter
 
     def texts(self) -> dict[str, str]:
+        """Letter: its text, with the span of the numbers in which the texts differ."""
         out = {}
         for letter, texts, counts in self._found.values():
             text = _together(sorted(set(texts), key=lambda t: ([float(x) for x in _NUMBER.findall(t)], t)))
@@ -30,7 +32,7 @@ class Footnotes:
 
 
 def _together(texts: list[str]) -> str:
-    """Texts that differ in numbers only as one: a span where one number differs, else the parts that differ in turn."""
+    """Texts that differ only in numbers, as one: with a span if one number differs, else with each version in turn."""
     pieces = list(zip(*(re.split(f"({_NUMBER.pattern})", t) for t in texts)))
     differ = [i for i, same in enumerate(pieces) if len(set(same)) > 1]
     if len(texts) == 1:

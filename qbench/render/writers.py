@@ -3,6 +3,7 @@
 import csv
 import io
 import textwrap
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -42,7 +43,7 @@ def to_markdown(s: Sheet) -> str:
 def pipes(s: Sheet) -> list[str]:
     """The lines of the Markdown tables alone; a block with a title begins a new one."""
 
-    def row(cells: list[str]) -> str:
+    def row(cells: Iterable[str]) -> str:
         return f"| {' | '.join(cells)} |"
 
     head = [row(map(md, s.full_head())), "|" + "".join({"l": "---|", "r": "---:|"}[a] for a in s.align)]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from qbench.files import write_atomic
 from qbench.printed.audit import write_audit
-from qbench.record import Measurement
+from qbench.record import Failure, Measurement
 from qbench.render.footnotes import Footnotes
 from qbench.render.writers import to_text, write
 from qbench.report.latency import write_latency
@@ -26,7 +26,7 @@ from qbench.store import Store
 __all__ = ["build", "frame", "layer_frame", "load", "main", "make_table", "paper_table", "specs", "summary"]
 
 
-def load(results_dir: str | Path) -> tuple[list[Measurement], list[dict]]:
+def load(results_dir: str | Path) -> tuple[list[Measurement], list[Failure]]:
     """(measurements, failures) of a results folder; what cannot be read or shown is left out with a warning."""
     store, shown = Store(results_dir), []
     for m in store.measurements():

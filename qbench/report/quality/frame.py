@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from qbench.protocol import name_of
-from qbench.record import Measurement, Metric
+from qbench.record import Failure, Measurement, Metric
 from qbench.report.quality.columns import COMPARISONS
 from qbench.report.quality.variants import UNQUANTIZED, canon, eval_labels, method_of, quant_labels, quantization
 
@@ -27,15 +27,15 @@ COLUMNS = [
 ]
 
 
-def frame(measurements: Iterable[Measurement], failures: Iterable[dict] = (), kernels: bool = False) -> pd.DataFrame:
-    """One row per measurement and metric, and one per failed measurement and metric it would have had.
+def frame(measurements: Iterable[Measurement], failures: Iterable[Failure] = (), kernels: bool = False) -> pd.DataFrame:
+    """One row per measurement and metric, and one per failed measurement and metric that it would have had.
 
-    ``delta`` is value minus that of the unquantized model under the same evaluation, ``delta_stderr`` its
-    paired standard error; both are NaN where no pairing exists, and ``delta_note`` says why. ``bits`` is NaN
-    outside the bits axis (BiLLM), ``group_size`` -1 is one group per row. ``variant`` tells apart quantizations that
-    agree in these columns, ``evaluation`` the ways in which a metric was evaluated. Failures are the dicts of
-    ``results/failures``; those whose measurement exists by now are ignored. ``kernels``: only the evaluations of
-    kernels, which are left out otherwise.
+    ``delta`` is the value minus that of the unquantized model under the same evaluation, ``delta_stderr`` its paired
+    standard error; both are NaN where nothing is paired, and ``delta_note`` says why. ``bits`` is NaN for a method
+    without a choice of bits (BiLLM); a ``group_size`` of -1 means one group per row. ``variant`` sets apart
+    quantizations that agree in these columns, ``evaluation`` the ways in which a metric was evaluated. ``failures`` are
+    as ``Store.failures`` gives them; those that have been measured since are ignored. With ``kernels`` the frame has
+    only the evaluations of kernels, without it all others.
     """
     measurements = [m for m in measurements if of_kernels(m.science) == kernels]
     failures = [f for f in failures if of_kernels(f["science"]) == kernels]
@@ -71,10 +71,10 @@ def frame(measurements: Iterable[Measurement], failures: Iterable[dict] = (), ke
 
 
 def paired_difference(metric: Metric, base: Metric | None) -> tuple[float, float, str]:
-    """(difference, its standard error, why there is none or "").
+    """(difference, its standard error, "" or why there is no difference).
 
-    Where the unit is "perplexity" the samples are mean NLLs l_i of equally long windows and P = exp(mean l):
-    by the delta method the error of P - P0 is that of the mean of P l_i - P0 l0_i.
+    Where the unit is "perplexity", the samples are mean NLLs l_i of equally long windows and P = exp(mean l). By the
+    delta method the error of P - P0 is that of the mean of P l_i - P0 l0_i.
     """
     if base is None:
         return math.nan, math.nan, "the unquantized model was not measured by the same evaluation"
@@ -119,19 +119,23 @@ def of_kernels(science: dict) -> bool:
 
 
 def _identity(id: str, science: dict, protocol: dict, nominal_bits: float = math.nan) -> dict:
-    """What tells whose numbers a row has; its label is as papers write it: W4A16 g128."""
+    """The columns that say which quantized model a row is of; ``label`` is as papers write it: W4A16 g128."""
     method, grid = method_of(science), science.get("grid") or {}
     bits = 16.0 if method["name"] == UNQUANTIZED else float(grid.get("bits", math.nan))
     acts, group = float((method.get("acts") or {"bits": 16})["bits"]), float(grid.get("group_size", math.nan))
     label = f"W{nominal_bits if math.isnan(bits) else bits:.3g}A{acts:.0f}" + (f" g{group:.0f}" if group > 0 else "")
-    who = dict(id=id, science=science, protocol=name_of(protocol), quant=canon(quantization(science)))
+    who: dict[str, object] = dict(
+        id=id, science=science, protocol=name_of(protocol), quant=canon(quantization(science))
+    )
     who |= dict(model=science["model"]["name"], method=method["name"], bits=bits, act_bits=acts, group_size=group)
     return who | dict(label=label, nominal_bits=nominal_bits)
 
 
-def _failed_rows(failures: Iterable[dict], measurements: list[Measurement]) -> list[dict]:
-    """A failure stands for the metrics that others have of its evaluation, or of that name; else for the name."""
-    done, by_eval, by_name = {m.id for m in measurements}, defaultdict(set), defaultdict(set)
+def _failed_rows(failures: Iterable[Failure], measurements: list[Measurement]) -> list[dict]:
+    """A row per metric that other records of the same evaluation have, or of its name; else one for the name."""
+    done = {m.id for m in measurements}
+    by_eval: dict[str, set[str]] = defaultdict(set)
+    by_name: dict[str | None, set[str]] = defaultdict(set)
     for m in measurements:
         by_eval[canon(m.science["eval"])] |= set(m.metrics)
         by_name[m.science["eval"].get("name")] |= set(m.metrics)

@@ -50,10 +50,11 @@ KERNEL_TABLES = (
         },
         {"dtype": "dtype", "kernels": "kernels"},
         (
-            "Relative differences (root mean square) of all logits, and of the outputs of the linear that differs "
-            "most, each linear on the same input; top-1: positions at which both name the same token. One rounding: "
-            "what noise of one rounding at every linear's output does to the logits; up to 4 times that is accepted.",
-            "kernels: the GPU they ran on, or interpreted: the same kernels in Triton's interpreter on a CPU.",
+            "Relative differences (root mean square) between the packed and the dequantized model. logits: of all "
+            "logits. one rounding: of the logits, when noise of one rounding is added to every linear's output; up to "
+            "4 times that is accepted. worst linear: of the outputs of the linear that differs most, each linear given "
+            "the same input. top-1: positions at which both models name the same token as the most likely one.",
+            "kernels: the GPU they ran on; interpreted: the same kernels in Triton's interpreter on a CPU.",
         ),
     ),
     KernelTable(
@@ -69,8 +70,8 @@ KERNEL_TABLES = (
         },
         {"batch": "batch", "context": "context", "dtype": "dtype", "GPU": "gpu"},
         (
-            "bf16: a step of the same decoder with bfloat16 weights, measured in the same run. The floor is what "
-            "reading weights and cache takes at the measured copy bandwidth.",
+            "bf16: a step of the same decoder with bfloat16 weights, measured in the same run. of the floor: the time "
+            "to read weights and cache once at the measured copy bandwidth, as a share of the step's time.",
         ),
     ),
 )

@@ -1,4 +1,4 @@
-"""The rows of a table, which are also the points of a figure: one quantized model each, in order."""
+"""The rows of a table, which are also the points of a figure: one per quantized model."""
 
 import math
 from collections import Counter
@@ -65,13 +65,13 @@ class Row:
 
     @property
     def series(self) -> tuple:
-        """What the rows of one curve over bits share beside the model."""
+        """What the rows of one curve over bits have in common, besides the model."""
         group = self.group_size if self.on_axis and not math.isnan(self.group_size) else 0.0
         return (*method_order(self.method), -self.act_bits, group, self.variant)
 
     @property
     def legend(self) -> str:
-        """The name of the curve: method, activation bits below 16, group size, variant."""
+        """The name of its curve: method, activation bits below 16, group size, variant."""
         acts = f" A{self.act_bits:.0f}" if self.act_bits < 16 else ""
         group = f" g{self.group_size:.0f}" if self.on_axis and self.group_size > 0 else ""
         return f"{self.name}{acts}{group}" + (f" {self.variant}" if self.variant else "")
@@ -88,7 +88,7 @@ def make_rows(df: pd.DataFrame) -> list[Row]:
     sizes = df.groupby("model")["model_bytes"].max().fillna(0)
     rows = []
     for quant, part in df.sort_values("status", kind="stable").groupby("quant"):  # failed, then ok, which stays
-        first, most, notes = part.iloc[0], part[["nominal_bits", "stored_bits", "model_bytes"]].max(), Counter()
+        first, most, notes = part.iloc[0], part[["nominal_bits", "stored_bits", "model_bytes"]].max(), Counter[str]()
         for n in part["notes"]:
             notes |= n
         dtype = first["science"]["model"].get("dtype") or "unquantized"

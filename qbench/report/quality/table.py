@@ -17,7 +17,16 @@ from qbench.report.quality.variants import UNQUANTIZED, canon
 
 ZERO_SHOT = ("piqa", "arc_easy", "arc_challenge", "hellaswag", "winogrande", "boolq")
 NANO_SUBJECTS, MMLU_SUBJECTS = "nano_*/acc*", "mmlu_*/acc*"  # parts of nano_world and MMLU, which have a column
-COLUMNS = ("nano/ppl", "wikitext2/ppl*", "c4/ppl*", "*/ppl", "*perplexity", "*/kl", "*/top1", "nano_world/acc")
+COLUMNS: tuple[str, ...] = (
+    "nano/ppl",
+    "wikitext2/ppl*",
+    "c4/ppl*",
+    "*/ppl",
+    "*perplexity",
+    "*/kl",
+    "*/top1",
+    "nano_world/acc",
+)
 COLUMNS += (*(f"{task}/acc*" for task in ZERO_SHOT), "mmlu/acc", "mmlu_hendrycks/acc", "*")
 SUMMARY = ("nano/ppl", "wikitext2/ppl", "nano_world/acc", "mmlu/acc", "*/acc", "*/ppl", "*/kl")
 FIGURES = ("nano/ppl", "wikitext2/ppl", "*/kl", "nano_world/acc", "mmlu/acc", "*/ppl", "*/acc")
@@ -45,8 +54,8 @@ class TableSpec:
 
     def resolve(self, df: pd.DataFrame) -> list[Column]:
         """The columns that the patterns stand for among the metrics of ``df``, as their measures declare them."""
-        said = df.sort_values("status", kind="stable", ascending=False).groupby("metric").first()
-        said = said[["unit", "header", "higher_is_better", "chance"]]
+        said = df[["metric", "unit", "header", "higher_is_better", "chance"]]
+        said = said.replace({"header": {"": None}}).groupby("metric").first()  # the first that says it
         subjects = {key for p in (NANO_SUBJECTS, MMLU_SUBJECTS) for key in fnmatch.filter(said.index, p)}
         keys = [k for p in self.columns for k in fnmatch.filter(said.index, p) if p != "*" or k not in subjects]
         told = {key: {k: v for k, v in said.loc[key].items() if not pd.isna(v)} for key in dict.fromkeys(keys)}

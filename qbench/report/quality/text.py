@@ -9,14 +9,14 @@ from qbench.render.sheet import Cell, Sheet
 from qbench.report.quality.columns import Column
 from qbench.report.quality.rows import Row, Value, bits_text
 from qbench.report.quality.table import Table, one_evaluation, winners
-from qbench.report.quality.variants import UNQUANTIZED, canon, flatten, is_hash
+from qbench.report.quality.variants import UNQUANTIZED, canon, flatten, short_value
 
 BEST = (
-    "Bold: the best method at equal model, #W, #A and #G under the same calibration and evaluation, as printed (no "
-    "bold where all tie). – not measured."
+    "Bold: the best method at equal model, #W, #A and #G under the same calibration and evaluation, compared as "
+    "printed; nothing is bold where all tie. –: not measured."
 )
 VALUES = (
-    "± one standard error over the items. #A 16: activations stay in 16 bits. #G: weights per scale; row: one scale "
+    "±: one standard error over the items. #A 16: activations stay in 16 bits. #G: weights per scale; row: one scale "
     "per row. stored: bits per weight, with scales, zeros and masks."
 )
 DELTAS = "Difference to the unquantized model on the same items, ± its paired standard error."
@@ -125,9 +125,9 @@ def _protocol(t: Table) -> list[str]:
     def say(d: dict) -> str:
         short = {k: f"{len(v)} items" if isinstance(v, dict | list) and len(v) > 3 else v for k, v in d.items()}
         fields = sorted((k, v) for k, v in flatten(short).items() if k != "name" and v is not None)
-        return ", ".join(f"{k}={v[:8] if is_hash(v) else v}" for k, v in fields)
+        return ", ".join(f"{k}={short_value(v)}" for k, v in fields)
 
-    evals = defaultdict(dict)
+    evals: dict[str, dict] = defaultdict(dict)
     for c in t.columns:
         for ev in (r.records[c.key]["science"].get("eval") for r in t.rows if c.key in r.records):
             if ev:

@@ -1,12 +1,13 @@
-"""What tells two records of one table cell apart, so that nothing is merged in silence.
+"""What sets two records in one place of a table apart, so that records are never merged silently.
 
-A table shows model, method, bits and group size in columns of their own. Every other field that takes more
-than one value among the records of a table becomes part of the row's label, e.g. ``act_order=True``.
+A table shows model, method, bits and group size in columns of their own. Every other field with more than one value
+among the records of a table becomes part of the row's label, such as ``act_order=True``.
 """
 
 import json
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 
 import pandas as pd
 
@@ -15,8 +16,8 @@ _SHOWN = {"name", "grid.bits", "grid.group_size", "acts.bits"}
 _HASH = re.compile(r"[0-9a-f]{8,}")
 
 
-def canon(x) -> str:
-    """The sorted JSON of ``x``: equal text, equal science."""
+def canon(x: object) -> str:
+    """The sorted JSON of ``x``: equal values have equal text."""
     return json.dumps(x, sort_keys=True, separators=(",", ":"))
 
 
@@ -30,23 +31,23 @@ def method_of(science: dict) -> dict:
 
 
 def flaw(science: dict) -> str:
-    """What keeps a record or failure with ``science`` out of every table, or ""."""
+    """Why no table can show a record or failure with this ``science``; "" if it can be shown."""
     method, grid = method_of(science), science.get("grid") or {}
     for part, d in (("model", science.get("model")), ("method", method)):
         if not isinstance(d, dict) or not isinstance(d.get("name"), str):
-            return f"its {part} has no name in letters: {d!r}"
+            return f"its {part} has no name that is a text: {d!r}"
     if not isinstance(science.get("eval"), dict):
         return f"it names no evaluation: {science.get('eval')!r}"
     acts = method.get("acts") or {"bits": 16}
     for part, d, fields in (("grid", grid, [k for k in ("bits", "group_size") if k in grid]), ("acts", acts, ["bits"])):
         if not isinstance(d, dict) or not all(isinstance(d.get(k), int | float) for k in fields):
-            return f"its {part} is not in numbers: {d!r}"
+            return f"its {part} has fields that are not numbers: {d!r}"
     return ""
 
 
 def flatten(d: dict, prefix: str = "") -> dict[str, object]:
     """Nested dicts with dotted keys; lists as their JSON."""
-    flat = {}
+    flat: dict[str, object] = {}
     for k, v in d.items():
         if isinstance(v, dict):
             flat |= flatten(v, f"{prefix}{k}.")
@@ -55,14 +56,14 @@ def flatten(d: dict, prefix: str = "") -> dict[str, object]:
     return flat
 
 
-def is_hash(value) -> bool:
+def is_hash(value: object) -> bool:
     return isinstance(value, str) and bool(_HASH.fullmatch(value))
 
 
 def distinguish(dicts: list[dict], ignore: set[str] | frozenset[str] = frozenset()) -> list[str]:
-    """For each dict, the values of the fewest fields that tell the distinct ones apart; "" where all agree.
+    """Per dict, the values of a few fields that together differ for any two distinct dicts; "" where all agree.
 
-    Fields are taken in the order of their names, digests last, and only where they split a set further.
+    Fields are tried by name, digests last; one is taken only if it sets more of the dicts apart.
     """
     flat = [{k: v for k, v in flatten(d).items() if k not in ignore} for d in dicts]
     values = defaultdict(list)
@@ -70,24 +71,25 @@ def distinguish(dicts: list[dict], ignore: set[str] | frozenset[str] = frozenset
         values[key] = [f.get(key) for f in flat]
     varying = [k for k, vs in values.items() if len({canon(v) for v in vs}) > 1]
     varying.sort(key=lambda k: (any(is_hash(v) for v in values[k]), k))
-    labels, parts = [[] for _ in flat], [()] * len(flat)
+    labels: list[list[str]] = [[] for _ in flat]
+    parts: list[tuple[str, ...]] = [()] * len(flat)
     for key in varying:
         finer = [(*p, canon(v)) for p, v in zip(parts, values[key])]
         if len(set(finer)) > len(set(parts)):
             parts = finer
             for label, v in zip(labels, values[key]):
-                label.append(f"{key}={_short(v)}")
+                label.append(f"{key}={short_value(v)}")
     return [", ".join(label) for label in labels]
 
 
-def quant_labels(sciences: list[dict]) -> dict[str, str]:
-    """For each quantization (as ``canon``): the fields outside the table's columns in which it differs.
+def quant_labels(sciences: Iterable[dict]) -> dict[str, str]:
+    """Per quantization (as ``canon``): its values of fields that have no column but differ among ``sciences``.
 
-    Model fields are compared among records of one model, method and grid among those of one method,
-    calibration among all that use one.
+    Fields of the model are compared among records of one model, those of method and grid among records of one method,
+    those of the calibration among all records that have one.
     """
     unique = {canon(quantization(s)): quantization(s) for s in sciences}
-    labels = {q: [] for q in unique}
+    labels: dict[str, list[str]] = {q: [] for q in unique}
     scopes = (
         ("model", lambda s: s["model"]["name"], lambda s: s["model"]),
         ("method", lambda s: method_of(s)["name"], lambda s: method_of(s) | {"grid": s.get("grid") or {}}),
@@ -107,10 +109,11 @@ def quant_labels(sciences: list[dict]) -> dict[str, str]:
 
 
 def eval_labels(df: pd.DataFrame) -> pd.Series:
-    """For each row of a long frame: how its evaluation differs from others with a metric in common, or "".
+    """Per row of a long frame, how its evaluation differs from others that share a metric with it; "" if it does not.
 
-    All metrics of one evaluation have the same label, so that a row of a table can be of one evaluation. What follows
-    from the tokenizer, one value for each model (the digest of the tokens, the windows they fill), is no difference.
+    All metrics of one evaluation have the same label, so that each row of a table can be of one evaluation. Fields
+    that follow from the tokenizer and have one value per model (the digest of the tokens, the number of windows) do
+    not count as a difference.
     """
     labels, evals = pd.Series("", index=df.index), df["science"].map(lambda s: canon(s.get("eval") or {}))
     kin: list[set[str]] = []
@@ -120,7 +123,7 @@ def eval_labels(df: pd.DataFrame) -> pd.Series:
     for metrics in kin:
         rows = df[df["metric"].isin(metrics)]
         unique = {key: json.loads(key) for key in evals[rows.index]}
-        per_model = defaultdict(lambda: defaultdict(set))
+        per_model: dict[str, dict[str, set]] = defaultdict(lambda: defaultdict(set))
         for model, key in {*zip(rows["model"], evals[rows.index])}:
             for field, value in flatten(unique[key]).items():
                 if is_hash(value) or field == "windows":
@@ -134,7 +137,6 @@ def eval_labels(df: pd.DataFrame) -> pd.Series:
     return labels
 
 
-def _short(v) -> str:
-    if v is None:
-        return "none"
-    return v[:8] if is_hash(v) else str(v)
+def short_value(v: object) -> str:
+    """A value as labels show it, digests in 8 digits."""
+    return "none" if v is None else str(v)[:8] if is_hash(v) else str(v)

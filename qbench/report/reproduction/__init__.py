@@ -4,7 +4,7 @@ from pathlib import Path
 
 from qbench.printed.published import METRICS, TABLES, load
 from qbench.protocol import PROTOCOLS, name_of
-from qbench.record import Measurement
+from qbench.record import Failure, Measurement
 from qbench.render.writers import to_text, write
 from qbench.report.reproduction.compare import reproduce
 from qbench.report.reproduction.measured_cells import of_table
@@ -12,7 +12,7 @@ from qbench.report.reproduction.sheet import sheet
 
 
 def write_reproduction(
-    measurements: list[Measurement], failures: list[dict], out: Path, *, figures: bool = True
+    measurements: list[Measurement], failures: list[Failure], out: Path, *, figures: bool = True
 ) -> list[Path]:
     """Writes the four tables under the protocol ``paper``, and those with records under the others; the paths.
 
@@ -38,7 +38,7 @@ def write_reproduction(
 
 
 def table_text(
-    measurements: list[Measurement], failures: list[dict], table: int, protocol: str | None, metric: str | None
+    measurements: list[Measurement], failures: list[Failure], table: int, protocol: str | None, metric: str | None
 ) -> str:
     """One of the tables for a terminal, with one metric or all; ValueError as in ``reproduce``."""
     return to_text(sheet(reproduce(measurements, table, protocol, (metric,) if metric else METRICS, failures)))

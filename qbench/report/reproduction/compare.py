@@ -16,7 +16,7 @@ from qbench.printed.audit import RULES, doubted, findings
 from qbench.printed.book import Book
 from qbench.printed.published import METRICS, TABLES, TASKS, Printed, load
 from qbench.protocol import PROTOCOLS, check, name_of
-from qbench.record import Measurement
+from qbench.record import Failure, Measurement
 from qbench.report.quality.variants import UNQUANTIZED
 from qbench.report.reproduction.measured_cells import Ours, failed, measured, of_table, printed_cell
 from qbench.report.reproduction.notes import data_of, left_out, settings_of
@@ -77,7 +77,7 @@ def reproduce(
     table: int,
     protocol: str | None = None,
     metrics: tuple[str, ...] = METRICS,
-    failures: Iterable[dict] = (),
+    failures: Iterable[Failure] = (),
 ) -> Reproduction:
     """Table 1 to 4 from the records that follow ``protocol`` (default: the only one that they follow, or paper).
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from qbench.printed.published import PERPLEXITIES, TASKS, Printed
 from qbench.protocol import MMLU_TASKS, name_of
-from qbench.record import Measurement
+from qbench.record import Failure, Measurement
 from qbench.report.quality.variants import distinguish, method_of
 
 KEYS = {f"{m.removesuffix('_ppl')}/ppl": m for m in PERPLEXITIES} | {f"{m}/acc": m for m in TASKS}
@@ -92,7 +92,7 @@ def _check_one_revision(used: list[Measurement]) -> None:
             )
 
 
-def failed(failures: Iterable[dict], protocol: str) -> dict[tuple, Ours]:
+def failed(failures: Iterable[Failure], protocol: str) -> dict[tuple, Ours]:
     """(cell, metric) to the error of the measurement that failed there."""
     out: dict[tuple, Ours] = {}
     for f in failures:
