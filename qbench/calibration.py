@@ -11,11 +11,12 @@ used: a method that calibrates on quantized earlier stages needs one forward pas
 Dimension key: B sequences, T tokens, D model width, K input channels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.types import Device
 
 from qbench.models.block import Block, Stage, State
 from qbench.shape import sequences_per_pass
@@ -53,7 +54,9 @@ def call_of(module: nn.Module, forward: Callable[[], object]) -> tuple[tuple, di
 
 
 @torch.no_grad()
-def first_block_inputs(model: nn.Module, block0: nn.Module, ids_BT: Tensor, device, rest) -> list[Inputs]:
+def first_block_inputs(
+    model: nn.Module, block0: nn.Module, ids_BT: Tensor, device: Device, rest: Device
+) -> list[Inputs]:
     """The inputs of ``block0`` when ``model`` reads ``ids_BT``, ``sequences_per_pass`` at a time.
 
     Only the modules before the first block need weights. Hidden states are kept on the device ``rest``.
@@ -74,14 +77,14 @@ class BlockCalibration:
     ``stats[stage][kind]`` is a statistic of the inputs of ``stage``; the caller pops a stage that it has finished.
     """
 
-    def __init__(self, block: Block, inputs: list[Inputs], device):
+    def __init__(self, block: Block, inputs: list[Inputs], device: Device):
         self.block, self.inputs, self.device = block, inputs, device
         self.stats: dict[Stage, dict[type[Statistic], Statistic]] = {}
         self._states: list[State] | None = None  # of each batch between two calls of ``advance``
         self._at = 0
 
     @torch.no_grad()
-    def observe(self, kinds) -> list[Inputs]:
+    def observe(self, kinds: Iterable[type[Statistic]]) -> list[Inputs]:
         """One forward pass: gathers the statistics of every stage's inputs and returns the block's outputs.
 
         Raises: ArithmeticError, naming the linear, when an input is not finite.
@@ -101,7 +104,7 @@ class BlockCalibration:
         return outputs
 
     @torch.no_grad()
-    def advance(self, kinds) -> Stage | None:
+    def advance(self, kinds: Iterable[type[Statistic]]) -> Stage | None:
         """Runs all batches up to the next stage and gathers its statistics. Returns the stage, None at the block's end.
 
         Everything before that stage runs with the block's current weights.
@@ -146,16 +149,16 @@ class BlockCalibration:
         y = self.block.module(item.x_BTD.to(self.device), **item.kwargs)
         return y[0] if isinstance(y, tuple) else y
 
-    def _prepare(self, stage, kinds) -> None:
+    def _prepare(self, stage: Stage, kinds: Iterable[type[Statistic]]) -> None:
         K = self.block[stage.linears[0]].weight.shape[1]
         self.stats[stage] = {kind: kind(K, self.device) for kind in kinds}
 
-    def _see(self, stage, state) -> None:
+    def _see(self, stage: Stage, state: State) -> None:
         x_TK = state[0].flatten(0, -2)
         for stat in self.stats[stage].values():
             stat.update(x_TK)
 
-    def _check(self, stage) -> None:
+    def _check(self, stage: Stage) -> None:
         if not all(stat.is_finite() for stat in self.stats[stage].values()):
             raise ArithmeticError(
                 f"NaN or inf in the input of model.layers.{self.block.index}.{stage.linears[0]}: "

@@ -8,12 +8,14 @@ ones are deleted first.
 import os
 import shutil
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 from qbench.calibration import BlockCalibration
 from qbench.models.files import save_tensors
+from qbench.stats import Statistic
 
 
 class CachedStatistics:
@@ -38,7 +40,7 @@ class CachedStatistics:
             shutil.rmtree(self.folder, ignore_errors=True)
             warnings.warn(f"statistics are not kept in {self.folder}: {e}", stacklevel=2)
 
-    def read(self, index: int, calib: BlockCalibration, kinds) -> bool:
+    def read(self, index: int, calib: BlockCalibration, kinds: Iterable[type[Statistic]]) -> bool:
         """Reads the statistics ``kinds`` into ``calib.stats``; False where they are missing or damaged."""
         found = {}
         try:

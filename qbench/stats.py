@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.types import Device
 
 from qbench.costs import PARTS, Work, gram_flops
 
@@ -17,7 +18,7 @@ from qbench.costs import PARTS, Work, gram_flops
 class Statistic:
     """Gathers what a method needs to know about the inputs of a stage, chunk by chunk."""
 
-    def __init__(self, K: int, device: torch.device | str):
+    def __init__(self, K: int, device: Device):
         self.K, self.device = K, device
 
     def update(self, x_TK: Tensor) -> None:
@@ -49,20 +50,20 @@ class Statistic:
 class AbsMax(Statistic):
     """``absmax_K``: the largest |x| per channel."""
 
-    def __init__(self, K, device):
+    def __init__(self, K: int, device: Device):
         super().__init__(K, device)
         self.absmax_K = torch.zeros(K, device=device)
 
-    def update(self, x_TK):
+    def update(self, x_TK: Tensor) -> None:
         self.absmax_K = torch.maximum(self.absmax_K, x_TK.abs().amax(0).float())
 
-    def rescale(self, s_K):
+    def rescale(self, s_K: Tensor) -> None:
         self.absmax_K /= s_K
 
-    def is_finite(self):
+    def is_finite(self) -> bool:
         return bool(torch.isfinite(self.absmax_K).all())
 
-    def state(self):
+    def state(self) -> dict[str, Tensor]:
         return {"absmax_K": self.absmax_K}
 
     @classmethod
@@ -73,7 +74,7 @@ class AbsMax(Statistic):
 class Gram(Statistic):
     """``gram_KK``: mean over tokens of x x^T, half the layer-wise Hessian; ``mean_abs_K``: mean of |x|."""
 
-    def __init__(self, K, device):
+    def __init__(self, K: int, device: Device):
         super().__init__(K, device)
         self._sum_KK = torch.zeros(K, K, device=device)  # only blocks on and above the diagonal until mirrored
         self._abs_K = torch.zeros(K, device=device)
@@ -84,7 +85,7 @@ class Gram(Statistic):
     def tokens(self) -> int:
         return int(self._tokens)
 
-    def update(self, x_TK):
+    def update(self, x_TK: Tensor) -> None:
         x = x_TK.float()
         for start, end in self._parts():
             self._sum_KK[:end, start:end].addmm_(x[:, :end].T, x[:, start:end])
@@ -92,18 +93,18 @@ class Gram(Statistic):
         self._tokens, self._mirrored = self._tokens + len(x), False
         self._factors.clear()
 
-    def rescale(self, s_K):
+    def rescale(self, s_K: Tensor) -> None:
         self._sum_KK.div_(s_K[:, None]).div_(s_K)
         self._abs_K /= s_K
         self._factors.clear()
 
-    def is_finite(self):
+    def is_finite(self) -> bool:
         return bool(torch.isfinite(self._sum_KK.diagonal()).all())
 
-    def state(self):
+    def state(self) -> dict[str, Tensor]:
         return {"_sum_KK": self._sum_KK, "_abs_K": self._abs_K, "_tokens": self._tokens}
 
-    def restore(self, state):
+    def restore(self, state: dict[str, Tensor]) -> None:
         super().restore(state)
         self._tokens, self._mirrored = self._tokens.cpu(), False
         self._factors.clear()
@@ -156,7 +157,7 @@ class Gram(Statistic):
             self._factors[key] = self._factor(damp, perm_K)
         return self._factors[key]
 
-    def _factor(self, damp, perm_K):
+    def _factor(self, damp: float, perm_K: Tensor | None) -> tuple[Tensor, tuple[str, ...]]:
         if not self.is_finite():
             raise ArithmeticError("the Gram matrix of the inputs is not finite")
         notes = []
@@ -173,7 +174,7 @@ class Gram(Statistic):
         tried = f"not with damping {100 * damp:g} in float64"
         raise ArithmeticError(f"{what}, {tried}; use more calibration tokens or a larger damping")
 
-    def _backwards(self, damp, perm_K, dtype) -> Tensor:
+    def _backwards(self, damp: float, perm_K: Tensor | None, dtype: torch.dtype) -> Tensor:
         """The damped Gram, rows and columns reversed: Cholesky reads its lower half, which is our upper half."""
         back = None if perm_K is None else perm_K.flip(0)
         H = self._sum_KK.flip(0, 1) if back is None else self._symmetric_sum()[back][:, back]

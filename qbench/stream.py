@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.types import Device
 
 from qbench.calibration import BlockCalibration, Inputs, first_block_inputs
 from qbench.linear import QuantLinear
@@ -33,8 +34,8 @@ def quantize(
     ids_BT: Tensor,
     folder: QuantizedFolder,
     *,
-    device="cpu",
-    rest="cpu",
+    device: Device = "cpu",
+    rest: Device = "cpu",
     statistics: CachedStatistics | None = None,
     progress: Callable = iter,
 ) -> list[LayerReport]:

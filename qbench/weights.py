@@ -52,7 +52,15 @@ class UniformWeight(QuantWeight):
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, grid: Grid, codes_NK: Tensor, scale_NG: Tensor, zero_NG: Tensor, group_K=None, notes=()):
+    def of(
+        cls,
+        grid: Grid,
+        codes_NK: Tensor,
+        scale_NG: Tensor,
+        zero_NG: Tensor,
+        group_K: Tensor | None = None,
+        notes: tuple[str, ...] = (),
+    ) -> "UniformWeight":
         """Converts float32 results of a method to the stored types; ValueError for a scale beyond float16."""
         if not torch.isfinite(scale_NG).all():
             raise ValueError(
@@ -139,7 +147,7 @@ class BinaryWeight(QuantWeight):
     count: str = "all"
     notes: tuple[str, ...] = ()
 
-    def dequantize(self):
+    def dequantize(self) -> Tensor:
         block_K = torch.arange(self.sign_NK.shape[1], device=self.sign_NK.device) // self.block_size
         mean_NK4, scale_NK4 = self.levels_NC42.float()[:, block_K].unbind(-1)
 
@@ -151,13 +159,13 @@ class BinaryWeight(QuantWeight):
         return torch.where(self.salient_K, salient, others)
 
     @property
-    def nominal_bits(self):
+    def nominal_bits(self) -> float:
         last_block = (len(self.salient_K) - 1) // self.block_size * self.block_size
         counted = self.salient_K if self.count == "all" else self.salient_K[last_block:]
         return 1 + counted.float().mean().item()
 
     @property
-    def stored_bits(self):
+    def stored_bits(self) -> float:
         """Two bits per weight (the sign; the residual's sign or the part), one per column, 16 per level."""
         N, K = self.sign_NK.shape
         return (2 * N * K + K + 16 * self.levels_NC42.numel()) / (N * K)

@@ -32,7 +32,7 @@ class CachedWeights:
         finally:
             self._lock.release()
 
-    def _is_ready(self, make) -> bool:
+    def _is_ready(self, make: Callable[[QuantizedFolder], None]) -> bool:
         if self._lock.acquire():
             if not self.folder.is_complete(self.blocks):
                 remove_stale(self.folder.path, age=0)  # no other process is writing here

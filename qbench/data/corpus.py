@@ -128,7 +128,7 @@ def sha256_of_tokens(ids: Tensor) -> str:
 
 
 @lru_cache(maxsize=8)
-def _calibration_ids(cal: Calibration, encoder: Encoder, data_dir: str | None, state) -> Tensor:
+def _calibration_ids(cal: Calibration, encoder: Encoder, data_dir: str | None, state: tuple | None) -> Tensor:
     rng = random.Random(cal.seed)
     if cal.draw == "lines":
         return lines(_shuffled(cal, data_dir, rng), encoder, cal.n, cal.length)
@@ -176,7 +176,7 @@ def _c4(cal: Calibration, data_dir: str | None) -> Sequence[str]:
 
 
 @lru_cache(maxsize=8)
-def _corpus_ids(corpus: Corpus, encoder: Encoder, data_dir: str | None, state) -> Tensor:
+def _corpus_ids(corpus: Corpus, encoder: Encoder, data_dir: str | None, state: tuple | None) -> Tensor:
     if corpus.source == "nano":
         return nano_ids("test", encoder, seed=0)
     if corpus.source in HUB:

@@ -84,7 +84,9 @@ class GPTQ(Method):
         return total
 
 
-def round_columns(W_KN, U_KK, grid: Grid, scale_GN, zero_GN, group: list[int], fit: int | None) -> Tensor:
+def round_columns(
+    W_KN: Tensor, U_KK: Tensor, grid: Grid, scale_GN: Tensor, zero_GN: Tensor, group: list[int], fit: int | None
+) -> Tensor:
     """The codes of all columns, uint8 [K, N]. Changes ``W_KN``; ``group[i]`` is the group of column i.
 
     ``fit``: the columns of a group whose scale and zero are fitted when its first column is reached, and written to

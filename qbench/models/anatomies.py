@@ -30,25 +30,25 @@ def _attention_input(layer: nn.Module, state: State, kwargs: dict) -> State:
     return layer.input_layernorm(x), x
 
 
-def _attention_output(layer, state, kwargs):
+def _attention_output(layer: nn.Module, state: State, kwargs: dict) -> State:
     h, x = state
     with _without(layer.self_attn, "o_proj"):
         return layer.self_attn(hidden_states=h, **kwargs)[0], x
 
 
-def _mlp_input(layer, state, kwargs):
+def _mlp_input(layer: nn.Module, state: State, kwargs: dict) -> State:
     heads, x = state
     x = x + layer.self_attn.o_proj(heads)
     return layer.post_attention_layernorm(x), x
 
 
-def _mlp_hidden(layer, state, kwargs):
+def _mlp_hidden(layer: nn.Module, state: State, kwargs: dict) -> State:
     h, x = state
     with _without(layer.mlp, "down_proj"):
         return layer.mlp(h), x
 
 
-def _output(layer, state, kwargs):
+def _output(layer: nn.Module, state: State, kwargs: dict) -> State:
     h, x = state
     return (x + layer.mlp.down_proj(h),)
 

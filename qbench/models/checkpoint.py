@@ -17,6 +17,7 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from torch import nn
+from torch.types import Device
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from qbench.hub import hub_error
@@ -128,7 +129,7 @@ class OpenCheckpoint:
             model.tie_weights()
         return model
 
-    def fill(self, module: nn.Module, prefix: str, device) -> None:
+    def fill(self, module: nn.Module, prefix: str, device: Device) -> None:
         """Reads every parameter of ``module`` onto ``device``; its name in the checkpoint is ``prefix`` + its name."""
         wanted, by_file = dict(module.named_parameters()), defaultdict(list)
         for name in wanted:
@@ -146,14 +147,14 @@ class OpenCheckpoint:
         module.load_state_dict(state, strict=False, assign=True)
         module.requires_grad_(False)
 
-    def embedding(self, device) -> nn.Module:
+    def embedding(self, device: Device) -> nn.Module:
         """A model in which only the modules before the first block have numbers."""
         model = copy.deepcopy(self.skeleton)
         self.fill(model.model.embed_tokens, "model.embed_tokens.", device)
         model.model.rotary_emb = type(model.model.rotary_emb)(self.config).to(device)
         return model
 
-    def block(self, index: int, device) -> Block:
+    def block(self, index: int, device: Device) -> Block:
         """Decoder layer ``index`` in its own memory."""
         block = self.empty_block(index)
         self.fill(block.module, f"model.layers.{index}.", device)
@@ -163,11 +164,11 @@ class OpenCheckpoint:
         """Decoder layer ``index`` on the meta device."""
         return Block(copy.deepcopy(self.skeleton.model.layers[index]), self.anatomy, index)
 
-    def blocks(self, device) -> Iterator[Block]:
+    def blocks(self, device: Device) -> Iterator[Block]:
         for index in range(self.config.num_hidden_layers):
             yield self.block(index, device)
 
-    def load(self, device, block=None, placement: Placement | None = None) -> nn.Module:
+    def load(self, device: Device, block=None, placement: Placement | None = None) -> nn.Module:
         """The whole model. ``block(index, device) -> Block`` gives the decoder layers; None: those on disk."""
         model = self.embedding(device)
         block, placement = block or self.block, placement or Placement(str(device))

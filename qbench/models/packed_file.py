@@ -10,6 +10,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from torch import nn
+from torch.types import Device
 
 from qbench.grid import ActQuant
 from qbench.linear import QuantLinear
@@ -37,7 +38,7 @@ def save_packed(model: nn.Module, path: Path) -> None:
     save_tensors(state, Path(path), {"linears": json.dumps(about)})
 
 
-def load_packed(ckpt: OpenCheckpoint, path: Path, device) -> nn.Module:
+def load_packed(ckpt: OpenCheckpoint, path: Path, device: Device) -> nn.Module:
     """The model that ``save_packed`` wrote; of ``ckpt`` only the shapes are read, and no weights.
 
     Raises: ValueError for a damaged file or one of another model.

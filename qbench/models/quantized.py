@@ -12,6 +12,7 @@ from typing import Literal
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.types import Device
 
 from qbench.grid import ActQuant
 from qbench.json_values import plain
@@ -69,7 +70,7 @@ class QuantizedFolder:
         with safe_open(self.block_path(index), framework="pt") as f:
             return [LayerReport.of(r) for r in json.loads(f.metadata()["reports"])]
 
-    def read(self, ckpt: OpenCheckpoint, index: int, device) -> tuple[Block, dict[str, QuantWeight]]:
+    def read(self, ckpt: OpenCheckpoint, index: int, device: Device) -> tuple[Block, dict[str, QuantWeight]]:
         """A block without its quantized linears, and their weights.
 
         Raises: OSError where the file does not hold this block; the file is removed, and the next run makes it again.
@@ -94,7 +95,9 @@ class QuantizedFolder:
         block.module.load_state_dict(rest, strict=False, assign=True)
         return block, weights
 
-    def block(self, ckpt: OpenCheckpoint, index: int, acts: ActQuant | None, device, path="dequantized") -> Block:
+    def block(
+        self, ckpt: OpenCheckpoint, index: int, acts: ActQuant | None, device: Device, path="dequantized"
+    ) -> Block:
         """A block with its quantized linears; ``path`` as in ``QuantLinear``."""
         block, weights = self.read(ckpt, index, device)
         for name, weight in weights.items():
@@ -107,7 +110,7 @@ class QuantizedFolder:
         self,
         ckpt: OpenCheckpoint,
         acts: ActQuant | None,
-        device,
+        device: Device,
         placement: Placement | None = None,
         path: Literal["dequantized", "packed"] = "dequantized",
     ) -> nn.Module:

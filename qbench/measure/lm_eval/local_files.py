@@ -7,6 +7,7 @@ Hub. A data set that ``qbench.data.pins`` does not list is read from the Hub by 
 
 import contextlib
 import re
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from unittest import mock
@@ -34,7 +35,7 @@ FILES = {
 
 
 @contextlib.contextmanager
-def pinned_data_sets(data_dir: str | Path | None, shots: int = 0):
+def pinned_data_sets(data_dir: str | Path | None, shots: int = 0) -> Iterator[dict[str, str]]:
     """While entered, ``datasets.load_dataset`` reads from ``data_dir``, or from the Hub with None.
 
     Yields {repository: commit} of what came from the Hub. ``shots``: the examples per prompt; with 0, training splits
@@ -75,7 +76,7 @@ def load_whole(path: str, name: str | None) -> None:
     _load(path, name, {}, datasets.load_dataset)
 
 
-def _load(path, name, settings, load):
+def _load(path: str, name: str | None, settings: dict, load: Callable) -> datasets.DatasetDict:
     revision = pins.PINS[path][0] if path in pins.PINS else None
     try:
         if "/" in path and not is_offline_mode():  # offline the cache answers

@@ -15,6 +15,7 @@ Dimensions: Q tokens of a forward pass, P tokens in the cache, D model width, V 
 import contextlib
 import logging
 from collections import defaultdict
+from collections.abc import Iterator
 from functools import lru_cache
 
 import datasets
@@ -165,7 +166,7 @@ def _known_pairs(encoder: Encoder) -> dict:
 
 
 @contextlib.contextmanager
-def without_warnings():
+def without_warnings() -> Iterator[None]:
     """Keeps lm-eval from warning about what is intended (a model object, a custom data set), and data sets from
     showing progress bars."""
     log, bars = logging.getLogger("lm_eval"), not datasets.are_progress_bars_disabled()
