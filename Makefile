@@ -18,7 +18,8 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 
 help:
 	@echo "make demo     the whole nano study: 5 methods x 1-8 bits x 3 models, then tables and figures in $(OUT)/"
-	@echo "make test     ruff and all tests"
+	@echo "make lint     ruff and mypy"
+	@echo "make test     lint and all tests"
 	@echo "make results  the committed study: measures what results/*.jsonl lack, then tables, figures, README and docs"
 	@echo "              (rm results/*.jsonl; make results: measures all of it again, an hour on two cores)"
 	@echo "make paper    paper/build/paper.pdf from results/, where there is a TeX with latexmk"
@@ -57,7 +58,7 @@ test: $(STAMP) lint
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: $(STAMP)
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check -q .
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check -q . && $(BIN)/mypy --no-error-summary
 
 clean:
-	rm -rf $(OUT) build dist outputs multirun .pytest_cache .ruff_cache
+	rm -rf $(OUT) build dist outputs multirun .pytest_cache .ruff_cache .mypy_cache

@@ -13,6 +13,7 @@ Dimension key: B sequences, T tokens, D model width, K input channels.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +64,7 @@ def first_block_inputs(
     """
     inputs = []
     for ids in ids_BT.split(sequences_per_pass(ids_BT.shape[1])):
-        args, kwargs = call_of(block0, lambda ids=ids: model(input_ids=ids.to(device), use_cache=False))
+        args, kwargs = call_of(block0, partial(model, input_ids=ids.to(device), use_cache=False))
         x = args[0] if args else kwargs.pop("hidden_states")
         if len(args) > 1:
             raise TypeError(f"{type(block0).__name__} is called with {len(args)} positional arguments; expected one")
@@ -137,7 +138,7 @@ class BlockCalibration:
     @torch.no_grad()
     def calls(self, name: str) -> list[tuple[tuple, dict]]:
         """The arguments with which the block calls its submodule ``name``, one entry per batch."""
-        return [call_of(self.block[name], lambda item=item: self._forward(item)) for item in self.inputs]
+        return [call_of(self.block[name], partial(self._forward, item)) for item in self.inputs]
 
     def rescale(self, stage: Stage, s_K: Tensor) -> None:
         """``Block.rescale``, which also rescales the statistics."""

@@ -102,6 +102,7 @@ class Config:
 
     def check_lengths(self, positions: int) -> None:
         """ValueError for a sequence longer than the ``positions`` of the model; a missing file is not judged."""
+        asked: list[tuple[str, object, int | None]]
         asked = [("calib.length", self.calib, self.calib.length)] if self.quantizes else []
         for part, measure in self.eval.items():
             at = f"eval.{part}." if part else "eval."

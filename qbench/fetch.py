@@ -66,12 +66,16 @@ def wanted(overrides: list[str]) -> Wanted:
     found = Wanted(models={config.model for config in cells if config.model.repo})
     for reader in {reader for config in cells for reader in config.readers}:
         for item in reader.hub_files():
-            (found.files if isinstance(item, HubFile) else found.whole).add(item)
+            if isinstance(item, HubFile):
+                found.files.add(item)
+            else:
+                found.whole.add(item)
     return found
 
 
 def overview(found: Wanted) -> tuple[list[str], int]:
     """One line per repository, with sizes from the Hub, and the bytes of all files that are not in the cache."""
+    by_repo: dict[tuple[str, str, str], list[str] | None]
     by_repo = {("model", model.repo, model.revision or "main"): None for model in _by_name(found.models)}
     for file in sorted(found.files):
         by_repo.setdefault(("dataset", file.repo, file.revision), []).append(file.path)

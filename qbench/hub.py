@@ -24,7 +24,7 @@ def hub_error(e: Exception, repo: str, revision: str | None = None, *, kind: str
     revision, or offline and not in the cache), a ConnectionError for a fault of the network or the Hub, which says
     nothing about the repository, and ``e`` itself for everything else (a full disk, a malformed name).
     """
-    chain = [e]
+    chain: list[BaseException] = [e]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) not in (None, *chain):
         chain.append(cause)
     asked = f"{kind} {repo}" + (f" at revision {revision}" if revision else "")

@@ -74,10 +74,10 @@ def target(node: Mapping, where: str, kind: type = object) -> type:
     return cls
 
 
-def check(settings, where: str) -> None:
+def check(settings: object, where: str) -> None:
     """Checks every field of a dataclass, in its ``__post_init__``. Whole numbers become floats, and lists tuples, where
     the annotation says so."""
-    for name, hint in _hints(type(settings)).items():
+    for name, hint in _hints(type(settings)).items():  # type: ignore[arg-type]  # mypy takes no class for hashable
         object.__setattr__(settings, name, checked(getattr(settings, name), hint, _join(where, name)))
 
 
@@ -92,7 +92,7 @@ def checked(value, hint, where: str) -> Any:
             number = float(value) if inner[0] is float and type(value) is int else value
             if type(number) is inner[0] and number in inner[1]:
                 return number
-        if is_dataclass(kind):
+        if isinstance(kind, type) and is_dataclass(kind):
             if isinstance(value, Mapping) and "." in where and "_target_" not in value:
                 field, name = next(iter(value), ""), where.rpartition(".")[2]
                 raise ValueError(f"{where} follows {name}; set {_join(name, field)} instead of {_join(where, field)}")
@@ -141,5 +141,5 @@ def _described(kinds) -> str:
         elif origin is dict:
             words.append(f"{{name: value}}, each value {_described(inner[1:])}")
         else:
-            words.append(PLAIN.get(kind) or getattr(kind, "__name__", str(kind)))
+            words.append(str(PLAIN.get(kind) or getattr(kind, "__name__", kind)))
     return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -39,9 +39,12 @@ class Shape:
     def of(cls, config) -> "Shape":
         """From a transformers configuration, or from the mapping that config.json holds."""
         get = config.__getitem__ if isinstance(config, dict) else config.__getattribute__
-        names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
         return cls(
-            *map(get, names),
+            get("hidden_size"),
+            get("intermediate_size"),
+            get("num_hidden_layers"),
+            get("num_attention_heads"),
+            get("num_key_value_heads"),
             get("head_dim"),
             get("vocab_size"),
             get("tie_word_embeddings"),

@@ -22,8 +22,13 @@ class QuantWeight:
     the kind of kernel that multiplies with the packed weight (``qbench.kernels.packed``); None: there is none.
     """
 
+    __dataclass_fields__: ClassVar[dict]  # subclasses are dataclasses
     kernel: ClassVar[str | None] = None
     notes: tuple[str, ...] = ()
+
+    def dequantize(self) -> Tensor:
+        """w_NK in float32."""
+        raise NotImplementedError
 
     def state(self) -> dict[str, Tensor]:
         """{field: tensor}."""

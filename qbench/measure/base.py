@@ -13,7 +13,7 @@ conf/eval.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -69,7 +69,7 @@ class Measure:
         """This measurement's part of a record's identity."""
         return self.settings() | self.data(ctx)
 
-    def hub_files(self) -> list[HubFile | tuple[str, str | None]]:
+    def hub_files(self) -> Sequence[HubFile | tuple[str, str | None]]:
         """What this measurement reads from the Hub where there is no machine.data_dir. Default: nothing.
 
         A file, or a whole data set: (repository, configuration).
@@ -135,7 +135,9 @@ class TextMeasure(Measure):
         """One pass over all windows, and the head in float32 over what they predict."""
         if self.source not in TOKENS:
             return Work(unknown=(f"text {self.path}, whose size is not known",))
-        count = min(TOKENS[self.source] // self.window, self.limit or math.inf)
+        count = TOKENS[self.source] // self.window
+        if self.limit is not None:
+            count = min(count, self.limit)
         flops = head_flops(shape, count * (self.window - 1))
         return Work(model=forward_flops(shape, count, self.window), float32=flops)
 

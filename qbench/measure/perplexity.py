@@ -52,6 +52,10 @@ class Perplexity(TextMeasure):
                 nlls += window_nlls(hidden_BTD, head_VD, targets_BT)
         return {f"{self.source}/ppl": perplexity(nlls)}
 
+    def work(self, shape: Shape) -> Work:
+        work = super().work(shape)
+        return work if self.logits == "float32" else replace(work, model=work.model + work.float32, float32=0.0)
+
 
 def window_nlls(hidden_BTD: Tensor, head_VD: Tensor, targets_BT: Tensor) -> list[float]:
     """Mean negative log-likelihood per window, in nats."""
@@ -61,10 +65,6 @@ def window_nlls(hidden_BTD: Tensor, head_VD: Tensor, targets_BT: Tensor) -> list
         for at, logits in logit_chunks(hidden_BTD, head_VD)
     ]
     return torch.cat(losses).view_as(targets_BT).double().mean(1).tolist()
-
-    def work(self, shape: Shape) -> Work:
-        work = super().work(shape)
-        return work if self.logits == "float32" else replace(work, model=work.model + work.float32, float32=0.0)
 
 
 def perplexity(nlls: list[float]) -> Metric:

@@ -31,7 +31,7 @@ Dimension key: N output channels, K input channels.
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -98,6 +98,6 @@ class Method:
 
     def science(self) -> dict:
         """This method's part of a record's identity: name, version and every field but the grid."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "grid"}
-        plain = {k: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for k, v in fields.items()}
+        fields: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "grid"}
+        plain = {k: dataclasses.asdict(v) if hasattr(v, "__dataclass_fields__") else v for k, v in fields.items()}
         return {"name": self.name, "version": self.version} | plain

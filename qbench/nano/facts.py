@@ -77,8 +77,8 @@ def build(seed: int = SEED, people: int = PEOPLE) -> World:
     for wave in range(-(-people // WAVE)):
         draw = Draw(seed + wave)
         population += [
-            Person(*name, {attribute: draw.pick(values) for attribute, values in lex.VALUES.items()})
-            for name in draw.sample(names, min(WAVE, len(names)))
+            Person(name, subject, possessive, {fact: draw.pick(values) for fact, values in lex.VALUES.items()})
+            for name, subject, possessive in draw.sample(names, min(WAVE, len(names)))
         ]
         towns = towns or {
             town: {fact: draw.pick(values) for fact, values in lex.PLACES.items()} for town in lex.VALUES["town"]

@@ -6,6 +6,7 @@ from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
 
 from qbench.config import Config
+from qbench.data.pins import HubFile
 from qbench.models.checkpoint import Checkpoint
 from qbench.plan.machines import GIB
 from qbench.shape import Shape
@@ -25,7 +26,7 @@ def line(configs: list[Config], models: int) -> str:
     readers = {reader for config in configs for reader in config.readers}
     tasks = {task for reader in readers for task in getattr(reader, "tasks", ()) if not task.startswith("nano_")}
     files = {file for reader in readers if not hasattr(reader, "tasks") for file in reader.hub_files()}
-    texts = sum(file.size for file in files if file.cached() is None)
+    texts = sum(file.size for file in files if isinstance(file, HubFile) and file.cached() is None)
     if not models and not texts and not tasks:
         return ""
     beside = ", and the data sets of the tasks, some MiB" if tasks else ""

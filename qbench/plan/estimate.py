@@ -99,7 +99,7 @@ def estimate(config: Config, shape: Shape, machine: Machine, parts: list[str], k
         grams = "stage" if method.calibrates_on == "stage" else "all"
         peak = footprint.peak_quantize(shape, grams, length, dtype, waiting if stays else 0)
     phases["evaluate"] = sum((config.eval[part].work(shape) for part in parts), Work())
-    texts = [config.eval[part] for part in parts if isinstance(config.eval[part], TextMeasure)]
+    texts = [measure for part in parts if isinstance(measure := config.eval[part], TextMeasure)]
     longest = max((text.window for text in texts), default=2048)  # tasks are packed to less
     peak = max(peak, footprint.peak_evaluate(shape, longest, dtype, float_head=bool(texts)))
     gpu, cpu = (peak, resting) if machine.is_gpu else (0, peak)

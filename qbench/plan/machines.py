@@ -73,10 +73,10 @@ def _this(device: str) -> Machine:
     is_gpu = device.startswith("cuda")
     name = torch.cuda.get_device_name(device) if is_gpu else provenance.collect("cpu", 0)["device"]
     size, memory = (8192, torch.cuda.get_device_properties(device).total_memory) if is_gpu else (768, None)
-    rates = [_gemm_rate(size, dtype, device) for dtype in (torch.bfloat16, torch.float32)]
-    basis = f"measured here: {rates[0]:.2g} bfloat16 and {rates[1]:.2g} float32 operations per second"
+    fast, slow = (_gemm_rate(size, dtype, device) for dtype in (torch.bfloat16, torch.float32))
+    basis = f"measured here: {fast:.2g} bfloat16 and {slow:.2g} float32 operations per second"
     copy = _copy_rate(device)
-    return Machine(f"this machine ({name})", name, *rates, copy, memory, is_gpu, LAUNCH if is_gpu else 0.0, basis)
+    return Machine(f"this machine ({name})", name, fast, slow, copy, memory, is_gpu, LAUNCH if is_gpu else 0.0, basis)
 
 
 def _gemm_rate(size: int, dtype: torch.dtype, where: str) -> float:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from qbench.config import Config
 from qbench.plan import fits
@@ -67,7 +68,7 @@ def rows(configs: list[Config], records: Records, machine: Machine) -> list[Row]
     return list(found.values())
 
 
-def text(rows: list[Row], machine: Machine, results_dir: str) -> str:
+def text(rows: list[Row], machine: Machine, results_dir: Path) -> str:
     """The table, the hours of each phase, and the assumptions."""
     body = [_words(row) for row in rows]
     total = Row("all", sum(row.hub for row in rows))
@@ -104,7 +105,7 @@ def _words(row: Row) -> tuple[str, ...]:
     return (row.model, str(sum(row.counts.values())), *map(str, counts), hours, *size)
 
 
-def folder_problem(results_dir: str, rows: list[Row]) -> str | None:
+def folder_problem(results_dir: Path, rows: list[Row]) -> str | None:
     """A warning if the disk of the results folder has no room for the missing records."""
     there, wanted = fits.free(results_dir), RECORD * sum(row.missing for row in rows)
     if there >= wanted:

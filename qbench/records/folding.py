@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from qbench.files import locked
 from qbench.jsonl import lines, write_lines
@@ -9,7 +10,7 @@ from qbench.record import measurement
 from qbench.store import Store
 
 
-def fold(store: Store, name: str, wanted: Callable[[dict], bool] = lambda record: True) -> tuple[Path, int]:
+def fold(store: Store, name: str, wanted: Callable[[Any], bool] = lambda record: True) -> tuple[Path, int]:
     """Moves the files whose JSON is ``wanted`` into ``<name>.jsonl``: its path, and how many were moved.
 
     A file is removed once its line is written, so nothing is lost if this is interrupted, and a reader sees every

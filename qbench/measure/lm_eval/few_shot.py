@@ -42,7 +42,8 @@ class SampledOnce:
     """Samples examples at the first call; later calls get the first ``n`` of these."""
 
     def __init__(self, sampler: ContextSampler):
-        self.sampler, self.examples = sampler, None
+        self.sampler = sampler
+        self.examples: list[dict] | None = None
 
     def sample(self, n: int, **settings) -> list[dict]:
         if self.examples is None:

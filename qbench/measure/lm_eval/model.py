@@ -52,7 +52,7 @@ class PrefixTreeLM(HFLM):
         with without_warnings():
             super().__init__(pretrained=model, tokenizer=ctx.tokenizer, batch_size=1, **settings)
         self.tokens = 0
-        self.tok_encode = lru_cache(maxsize=2)(self.tok_encode)  # the choices of a question share their context
+        self.tok_encode = lru_cache(maxsize=2)(super().tok_encode)  # the choices of a question share their context
         self._pairs = _known_pairs(Encoder.of(ctx.tokenizer))
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
@@ -71,7 +71,7 @@ class PrefixTreeLM(HFLM):
         if not requests:
             return []
         longest = self.max_length
-        tree = Tree([_input(*request, longest) for request in requests])
+        tree = Tree([_input(what, context, continuation, longest) for what, context, continuation in requests])
         asked = defaultdict(list)
         for i, row in enumerate(tree.row):
             asked[row].append(i)

@@ -123,7 +123,7 @@ def _protocol(t: Table) -> list[str]:
     """A line per evaluation and calibration in use: its columns and fields, digests shortened."""
 
     def say(d: dict) -> str:
-        short = {k: f"{len(v)} items" if isinstance(v, dict | list) and len(v) > 3 else v for k, v in d.items()}
+        short: dict = {k: f"{len(v)} items" if isinstance(v, dict | list) and len(v) > 3 else v for k, v in d.items()}
         fields = sorted((k, v) for k, v in flatten(short).items() if k != "name" and v is not None)
         return ", ".join(f"{k}={short_value(v)}" for k, v in fields)
 
