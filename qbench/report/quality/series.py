@@ -16,6 +16,7 @@ BEYOND = 4.0  # a perplexity axis ends at this multiple of the worst unquantized
 
 
 def quantized(rows: list[Row]) -> list[Row]:
+    """The rows without the unquantized models."""
     return [r for r in rows if r.method != UNQUANTIZED]
 
 
