@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.types import Device
 
+from qbench.cholesky import inverse_factor_
 from qbench.costs import PARTS, Work, gram_flops
 
 
@@ -164,7 +165,7 @@ class Gram(Statistic):
         for dtype in (torch.float32, torch.float64):
             for factor in (1, 10, 100):
                 H = self._backwards(damp * factor, perm_K, dtype)
-                if _inverse_factor_(H):
+                if inverse_factor_(H):
                     U = H.tril_().flip(0, 1).float()
                     del H  # a matrix of 12,288 channels takes 0.6 GB
                     if torch.isfinite(U).all():
@@ -195,27 +196,3 @@ class Gram(Statistic):
         """(start, end) of block columns of 64 n channels: their products do not depend on the number of threads."""
         width = 64 * -(-self.K // (64 * PARTS))
         return ((start, min(start + width, self.K)) for start in range(0, self.K, width))
-
-
-def _inverse_factor_(H: Tensor) -> bool:
-    """Writes L^-1, where H = L L^T, into the lower half of H, by halves; False where H is not positive definite.
-
-    Small factorisations and products of 64 n channels do not depend on the number of threads. LAPACK's sums over a
-    large matrix do, in the last bit, and another last bit leads GPTQ to other codes.
-    """
-    n = len(H)
-    if n <= 64:
-        L, failed = torch.linalg.cholesky_ex(H)
-        if not failed:
-            H.copy_(torch.linalg.solve_triangular(L, torch.eye(n, dtype=H.dtype, device=H.device), upper=False))
-        return not failed
-    h = -(-n // 128) * 64
-    A, B, C = H[:h, :h], H[h:, :h], H[h:, h:]
-    if not _inverse_factor_(A):
-        return False
-    B.copy_(B @ A.tril_().T)
-    C.addmm_(B, B.T, alpha=-1)
-    if not _inverse_factor_(C):
-        return False
-    B.copy_(C.tril_() @ B @ A).neg_()
-    return True
