@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 from qbench.files import write_atomic
 
@@ -13,7 +14,7 @@ def write_json(path: Path, x) -> None:
     write_atomic(path, json.dumps(plain(x), indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path):
+def read_json(path: Path) -> Any:
     """What ``write_json`` wrote, as dicts and lists."""
     return json.loads(path.read_text())
 
@@ -21,7 +22,7 @@ def read_json(path: Path):
 _NON_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
 
-def plain(x):
+def plain(x: Any) -> Any:
     """Dataclasses as dicts; floats that are not finite as "inf", "-inf", "nan", since JSON has no such numbers."""
     if dataclasses.is_dataclass(x):
         return {f.name: plain(getattr(x, f.name)) for f in dataclasses.fields(x)}

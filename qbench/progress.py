@@ -17,10 +17,10 @@ class Progress(tqdm):
         self.plain = not sys.stderr.isatty()
         super().__init__(*args, **kwargs, leave=False, delay=0 if self.plain else 2, miniters=1 if self.plain else None)
 
-    def display(self, msg=None, pos=None):
+    def display(self, msg=None, pos=None) -> None:
         if not self.plain:
-            return super().display(msg, pos)
-        if msg != "" and time.monotonic() - Progress.shown >= EVERY:
+            super().display(msg, pos)
+        elif msg != "" and time.monotonic() - Progress.shown >= EVERY:
             Progress.shown = time.monotonic()
             took = self.format_interval(self.format_dict["elapsed"])
             print(

@@ -68,7 +68,7 @@ class AbsMax(Statistic):
         return {"absmax_K": self.absmax_K}
 
     @classmethod
-    def work(cls, K, tokens):
+    def work(cls, K: int, tokens: int) -> Work:
         return Work(bytes=6 * K * tokens)  # x is read, |x| written and read, 16 bits each
 
 
@@ -111,7 +111,7 @@ class Gram(Statistic):
         self._factors.clear()
 
     @classmethod
-    def work(cls, K, tokens):
+    def work(cls, K: int, tokens: int) -> Work:
         return Work(float32=gram_flops(K, tokens))
 
     @property

@@ -7,6 +7,7 @@ that ``LOCAL`` names, or from C4's own shard, ``c4/c4-train.00000-of-01024.json.
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from qbench.data.pins import C4, WIKITEXT, HubFile, pinned
 
@@ -68,7 +69,7 @@ def read(path: str) -> str:
         raise ValueError(f"{path}: every line must be a JSON object with a `text` field ({e!r})") from e
 
 
-def text_table(file: Path):
+def text_table(file: Path) -> Any:
     """The `text` column of a .parquet or .json.gz file, as an Arrow table."""
     import pyarrow as pa
     from pyarrow import json as lines

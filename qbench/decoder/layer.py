@@ -58,7 +58,9 @@ class Layer(nn.Module):
         return sum(read_bytes(getattr(self, p)) for p in PRODUCTS) + sum(getattr(self, g).nbytes for g in GAINS)
 
 
-def normed_product(x: Tensor, delta: Tensor | None, gain: Tensor, eps: float, product: nn.Module):
+def normed_product(
+    x: Tensor, delta: Tensor | None, gain: Tensor, eps: float, product: nn.Module
+) -> tuple[Tensor, Tensor]:
     """(r, product(norm(r))) with r = x + delta."""
     if isinstance(product, PackedInteger):
         r, codes, scale = add_rms_norm_quantize(x, delta, gain, eps, product.acts_bits)

@@ -8,6 +8,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from qbench.nano import lexicon as lex
 
@@ -26,7 +27,7 @@ class Draw:
         """An integer in [0, n)."""
         return int(self.random() * n)
 
-    def pick(self, items: Sequence):
+    def pick(self, items: Sequence) -> Any:
         """One of the items."""
         return items[self.below(len(items))]
 
