@@ -3,7 +3,6 @@
 No TeX is needed: the sources are read as text, and what waits for records is left out as TeX would.
 """
 
-import importlib.util
 import json
 import math
 import re
@@ -14,26 +13,19 @@ from pathlib import Path
 
 import pytest
 
+from experiments.paper import __main__ as script
+from experiments.paper.numbers import in_study, joined, numbers
+from experiments.paper.other_records import json_values
 from qbench.printed.audit import findings
 from qbench.printed.published import load
 from qbench.record import Metric
 from qbench.report import frame
-from qbench.report.paper.numbers import in_study, joined, numbers
-from qbench.report.paper.other_records import json_values
 from qbench.store import Store
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 PAPER, RESULTS, NANO = ROOT / "paper", ROOT / "results", ROOT / "qbench" / "nano" / "models"
 SOURCES = [PAPER / "paper.tex", *sorted((PAPER / "sections").glob("*.tex"))]
 SIZES = ("s", "m", "l")
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("paper_script", ROOT / "experiments" / "paper.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +35,7 @@ def records():
 
 
 @pytest.fixture(scope="module")
-def files(script):
+def files():
     return script.generate(RESULTS)
 
 
@@ -160,7 +152,7 @@ def test_no_result_is_typed_into_the_text():
         assert not found, f"{path.name}: {found}"
 
 
-def test_further_records_flow_in_by_themselves(script, tmp_path, records):
+def test_further_records_flow_in_by_themselves(tmp_path, records):
     shutil.copytree(RESULTS, tmp_path / "results")
     extra = tmp_path / "results" / "full_size"
     extra.mkdir(exist_ok=True)

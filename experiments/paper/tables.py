@@ -1,9 +1,9 @@
 """The two tables that only paper/ has, as LaTeX tabulars: the nano study with bits across, and its ablations."""
 
+from experiments.paper.numbers import in_study
 from qbench.record import Measurement
 from qbench.render.sheet import Cell, Sheet
 from qbench.render.writers import to_tabular
-from qbench.report.paper.numbers import in_study
 from qbench.report.quality.columns import column
 from qbench.report.quality.frame import frame
 from qbench.report.quality.table import make_table, matrix

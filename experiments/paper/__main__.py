@@ -1,4 +1,4 @@
-"""Writes what paper/paper.tex reads beside results/: python experiments/paper.py [--results DIR] [--out DIR]
+"""Writes what paper/paper.tex reads beside results/: python -m experiments.paper [--results DIR] [--out DIR]
 
 These are the numbers of the text (numbers.tex), the two tables that only the paper has, and lists of all further
 tables, figures and records, so that a new one is in the next PDF without an edit. Needs no TeX.
@@ -9,14 +9,14 @@ import os
 import sys
 from pathlib import Path
 
+from experiments.paper import other_records
+from experiments.paper.numbers import differs_singly, numbers
+from experiments.paper.tables import ablations, compact
 from qbench.files import write_atomic
 from qbench.render.escape import tex
 from qbench.report import load
-from qbench.report.paper import other_records
-from qbench.report.paper.numbers import differs_singly, numbers
-from qbench.report.paper.tables import ablations, compact
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAPER = ROOT / "paper"
 OWN_PLACE = ("nano_matrix", "nano_matrix_delta", "nano_subjects", "table1", "table2", "table3", "table4")
 

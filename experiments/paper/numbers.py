@@ -24,12 +24,12 @@ from pathlib import Path
 
 from safetensors import safe_open
 
+from experiments.paper import other_records
 from qbench.printed.audit import INFERRED, RULES, doubted, findings
 from qbench.printed.published import METRICS, load
 from qbench.protocol import name_of
 from qbench.record import Measurement
 from qbench.render.escape import tex
-from qbench.report.paper import other_records
 from qbench.report.quality.columns import column
 from qbench.report.quality.frame import of_kernels
 from qbench.report.quality.variants import UNQUANTIZED, method_of
