@@ -13,7 +13,8 @@ WORKDIR /qbench
 # The largest download comes first, so that a change of the code does not repeat it.
 COPY constraints.txt .
 RUN python3 -m venv .venv && \
-    .venv/bin/pip install --no-cache-dir ${TORCH_INDEX:+--extra-index-url $TORCH_INDEX} $(grep '^torch==' constraints.txt)
+    .venv/bin/pip install --no-cache-dir -c constraints.txt ${TORCH_INDEX:+--extra-index-url $TORCH_INDEX} \
+      $(grep '^torch==' constraints.txt)
 
 COPY . .
 RUN make install TORCH_INDEX=$TORCH_INDEX
