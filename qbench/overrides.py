@@ -4,6 +4,7 @@ import re
 from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Iterable
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
@@ -11,6 +12,8 @@ from omegaconf import OmegaConf
 
 from qbench.settings import near
 from qbench.shipped import conf_dir
+
+NOT_MEASURED = ("machine", "wandb", "hydra", "retry_failed", "fail_fast")  # they change no number
 
 
 def groups() -> set[str]:
@@ -37,6 +40,19 @@ def swept_by(word: str) -> dict[str, str]:
     path = conf_dir() / "experiment" / f"{name}.yaml"
     is_one = group == "experiment" and path.is_file()
     return dict(OmegaConf.select(OmegaConf.load(path), "hydra.sweeper.params") or {}) if is_one else {}
+
+
+def of_this_job() -> list[str] | None:
+    """The overrides of the job that Hydra runs, without those of the machine; None where Hydra runs no job.
+
+    FILE and FOLDER stand for the user's own paths, which no record holds.
+    """
+    if not HydraConfig.initialized():
+        return None
+    words = [word.lstrip("+") for word in HydraConfig.get().overrides.task]
+    words = [word for word in words if re.split(r"[./=]", word)[0] not in NOT_MEASURED]
+    words = [re.sub(r"^model\.path=.*", "model.path=FOLDER", word) for word in words]
+    return [re.sub(r"^(calib|eval.*)\.path=.*", r"\1.path=FILE", word) for word in words]
 
 
 def sweep_arguments(parser: ArgumentParser, args: list[str]) -> Namespace:

@@ -9,7 +9,7 @@ experiments/numerical_spread.py measures what this changes. ``qbench.store`` wri
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from qbench.json_values import back
 from qbench.protocol import judge
@@ -81,7 +81,7 @@ class Measurement:
 
 
 class Failure(TypedDict):
-    """A measurement that failed: ``id`` and ``science`` as it would have had, ``time`` in UTC."""
+    """A measurement that failed: ``id`` and ``science`` as it would have had, ``time`` in UTC, the command's words."""
 
     id: str
     science: dict
@@ -89,6 +89,7 @@ class Failure(TypedDict):
     error: str
     traceback: str
     time: str
+    overrides: NotRequired[list[str] | None]
 
 
 def digest(science: dict) -> str:

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from omegaconf import DictConfig
 
-from qbench import faults, preflight, provenance
+from qbench import faults, overrides, preflight, provenance
 from qbench.config import Config, name_of
 from qbench.files import remove_stale, scratch
 from qbench.measure.base import Context
@@ -95,7 +95,8 @@ class Run:
                     return
                 for name in set(names).intersection(self._missing()):
                     science = self.sciences[name]
-                    self.store.put_failure(self.ids[name], science, e, traceback.format_exc(), judge(science))
+                    said = traceback.format_exc(), judge(science), overrides.of_this_job()
+                    self.store.put_failure(self.ids[name], science, e, *said)
 
         def measure_all() -> None:
             for name in todo:
@@ -119,6 +120,7 @@ class Run:
         started, science = time.perf_counter(), self.sciences[name]
         metrics = self.measures[name].run(model, context)
         where = provenance.collect(self.machine.device, time.perf_counter() - started)
+        where["overrides"] = overrides.of_this_job()
         if science["calib"] and self.machine.data_dir is None:  # the identity has the hash of the tokens
             where["calib_data"] = {file.repo: file.revision for file in self.config.calib.hub_files()}
         sizes, id = self.quantized.sizes(reports), self.ids[name]

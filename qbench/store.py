@@ -83,9 +83,16 @@ class Store:
         return path
 
     def put_failure(
-        self, id: str, science: dict, error: BaseException, traceback: str, protocol: dict | None = None
+        self,
+        id: str,
+        science: dict,
+        error: BaseException,
+        traceback: str,
+        protocol: dict | None = None,
+        overrides: list[str] | None = None,
     ) -> None:
         what = Failure(id=id, science=science, protocol=protocol or {}, error="", traceback=traceback, time="")
+        what["overrides"] = overrides
         what["error"] = " ".join(f"{type(error).__name__}: {error}".split())
         what["time"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         write_json(self.failure_path(id), what)

@@ -1,21 +1,20 @@
 """Records in a folder and in a .jsonl: written, found, folded, listed, deleted, and measured again."""
 
 import json
+import os
 import re
 
 import pytest
+from fakes import forked
 from fakes.report_records import evals, harm, measure, science
-from test_run import configure  # noqa: F401 (a fixture)
+from test_run import SMALL, configure  # noqa: F401 (a fixture)
 
 from qbench import records
+from qbench.overrides import prepared
 from qbench.record import NewerRecord
 from qbench.records.folding import delete, fold
-from qbench.records.redo import command, overrides
 from qbench.run import Run, run
-from qbench.shipped import conf_dir
 from qbench.store import Store
-
-RESULTS = conf_dir().parent / "results"
 
 
 @pytest.fixture
@@ -150,52 +149,27 @@ def test_one_record_is_found_by_the_start_of_its_id(store, capsys):
     assert re.search(r"\d records moved into .*gptq.jsonl", capsys.readouterr().out)
 
 
-def test_a_page_has_the_command_that_gives_the_same_id(configure, tmp_path, capsys):  # noqa: F811
-    asked = configure("method=smoothquant_a4", "grid.bits=5", "method.alpha=null", "calib.seed=3", "eval.logits=model")
-    (id,) = run(asked).records
-    capsys.readouterr()
-    assert records.main([str(tmp_path / "results"), id]) == 0
+@pytest.mark.parametrize("choice", [[], ["-m"]])
+def test_a_page_has_the_command_that_gives_the_same_id(configure, tmp_path, capsys, choice):  # noqa: F811
+    text = tmp_path / "text.txt"
+    text.write_text("one two three four five " * 2000)
+    fields = ["grid.bits=5", "method.alpha=null", "eval.logits=model", "calib=text", "calib.length=64"]
+    fields += [f"calib.path={text}", f"machine.results_dir={tmp_path / 'results'}", *SMALL]
+    env = os.environ | {"QBENCH_CACHE": str(tmp_path / "cache")}
+    done = forked.qbench("run", *choice, "method=smoothquant_a4", *fields, cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    (m,) = Store(tmp_path / "results").measurements()
+    assert records.main([str(tmp_path / "results"), m.id]) == 0
     page = capsys.readouterr().out
     line = next(line for line in page.splitlines() if line.startswith("  qbench run "))
     words = line.split()[2:]
-    assert "method=smoothquant_a4" in words
-    assert Run(configure(*words, small=False)).ids == {"": id}
+    assert "calib.path=FILE" in words
+    assert not any(word.startswith("machine.threads") for word in words)
+    assert Run(configure(*prepared(line.replace("FILE", str(text)).split()[2:]), small=False)).ids == {"": m.id}
     assert "AutoModelForCausalLM.from_pretrained" in page
-    gone = measure(science("nano-s", "billm") | {"method": {"name": "gone"}}, evals()[0], 1)
-    Store(tmp_path / "results").put(gone)
-    assert records.main([str(tmp_path / "results"), gone.id]) == 0
-    assert "no choice in conf/method gives gone" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("folder", [RESULTS, RESULTS / "nano_ablations"])
-def test_the_commands_of_the_committed_records_give_the_same_ids(configure, folder):  # noqa: F811
-    kinds = {}
-    for m in Store(folder).measurements():
-        kinds.setdefault((m.science["method"]["name"], m.science["eval"]["name"]), m)
-    for m in kinds.values():
-        words, left = overrides(m.science)
-        assert left == []
-        assert list(Run(configure(*words, small=False)).ids.values()) == [m.id], command(words)
-
-
-def test_commands_of_models_and_texts_of_ones_own():
-    calib = {"source": "text", "n": 16, "length": 128, "seed": 0, "draw": "windows", "data": "0" * 16}
-    ev = {"name": "perplexity", "version": 1, "source": "c4", "draw": "released", "window": 2048, "limit": None}
-    hub = {"name": "qwen3-8b", "repo": "Qwen/Qwen3-8B", "revision": "a" * 40, "dtype": "bfloat16"}
-    rtn = {"name": "rtn", "version": 1, "whole_rows": False}
-    grid = {"bits": 3, "group_size": -1, "symmetric": False}
-    words, left = overrides({"model": hub, "method": rtn, "grid": grid, "calib": calib, "eval": ev})
-    assert words[:3] == ["model=qwen3-8b", "method=rtn", "eval=c4"]
-    asked = {
-        "grid.bits=3",
-        "grid.group_size=-1",
-        "calib.path=FILE",
-        "calib.n=16",
-        "calib.length=128",
-        "eval.c4=released",
-    }
-    assert (set(words[3:]), left) == (asked | {f"model.revision={'a' * 40}"}, [])
-    local = hub | {"name": "mine", "repo": "local"}
-    words, left = overrides({"model": local, "method": rtn | {"version": 0}, "grid": grid, "calib": calib, "eval": ev})
-    assert {"model=local", "model.path=FOLDER", "model.name=mine"} <= set(words)
-    assert left == ["method.version=0"]
+def test_the_page_of_an_old_record_says_that_its_command_was_not_stored(store, capsys):
+    for id in told(store):
+        assert records.main([str(store.root), id]) == 0
+        assert "The command that measured it was not stored." in capsys.readouterr().out

@@ -8,19 +8,22 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import pandas as pd
+
 from qbench.jsonl import order
 from qbench.outcomes import headline
 from qbench.protocol import name_of
 from qbench.record import Failure, Measurement
 from qbench.records.folding import delete, fold
+from qbench.records.page import page
 from qbench.report import load
-from qbench.report.quality.variants import canon, distinguish, quant_labels, quantization
+from qbench.report.quality.variants import canon, eval_labels, quant_labels, quantization
 from qbench.store import Store
 
 FIELDS = ("model", "method", "bits", "group", "eval", "protocol")
 USAGE = """
   qbench records [FOLDER] [FILTER ...]               one line per record
-  qbench records [FOLDER] ID                         all of one record, and the command that measures it again
+  qbench records [FOLDER] ID                         all of one record, with the command that measured it
   qbench records [FOLDER] ID --delete                removes it, so that it can be measured again
   qbench records [FOLDER] [FILTER ...] --fold NAME   moves single files into FOLDER/NAME.jsonl"""
 ABOUT = """FOLDER is ./runs, or $QBENCH_RESULTS, where none is named. An ID may be cut short while it stays unique. A
@@ -99,8 +102,6 @@ def main(args: list[str]) -> int:
             delete(store, entry.json["id"])
             print(f"{entry.json['id']} is deleted")
         elif ids:
-            from qbench.records.page import page  # composes a configuration, which takes seconds
-
             print(page(store, find(store, *ids).record))
         else:
             found = [entry for entry in entries(store) if entry.fits(filters)]
@@ -130,17 +131,12 @@ def find(store: Store, id: str = "") -> Entry:
 
 def lines(found: list[Entry]) -> list[str]:
     """A head and one line per record, in aligned columns."""
-    sciences = [entry.json["science"] for entry in found]
-    labels = quant_labels(sciences)
-    kinds: dict[str, list[int]] = {}
-    for i, entry in enumerate(found):
-        kinds.setdefault(entry.fields["eval"], []).append(i)
-    evals: dict[int, str] = {}
-    for members in kinds.values():
-        evals |= zip(members, distinguish([sciences[i]["eval"] for i in members], {"data", "windows"}))
+    df = pd.DataFrame({"science": [entry.json["science"] for entry in found]})
+    df["model"], df["metric"] = ([entry.fields[key] for entry in found] for key in ("model", "eval"))
+    labels = zip(df["science"].map(lambda s: canon(quantization(s))).map(quant_labels(df["science"])), eval_labels(df))
     rows = [("id", *FIELDS, "result", "measured", "differs in")]
-    for i, entry in enumerate(found):
-        differs = ", ".join(filter(None, (labels[canon(quantization(sciences[i]))], evals[i])))
+    for entry, pair in zip(found, labels):
+        differs = ", ".join(filter(None, pair))
         rows.append((entry.json["id"], *entry.fields.values(), entry.result, entry.when, differs))
     widths = [max(map(len, column)) for column in zip(*rows)]
     return ["  ".join(text.ljust(n) for text, n in zip(row, widths)).rstrip() for row in rows]

@@ -1,11 +1,11 @@
 """One record as text: all of it, how to measure it again, and where its quantized weights lie."""
 
 import os
+import shlex
 from pathlib import Path
 
 from qbench.outcomes import table
 from qbench.record import Failure, LayerReport, Measurement, digest
-from qbench.records.redo import command, overrides
 from qbench.report.quality.variants import flatten, quantization
 from qbench.store import Store
 
@@ -23,23 +23,15 @@ def page(store: Store, record: Measurement | Failure | dict) -> str:
         lines += ["", f"failed at {record['time']}: {record['error']}", record["traceback"]]
     protocol = d.get("protocol") or {}
     lines += ["", f"protocol: {protocol.get('name', 'not stored')}"]
-    lines += ["", "Measure it again:", *_again(store, d["id"], d["science"], protocol.get("name", ""))]
+    lines += ["", "Measure it again:", f"  qbench records {store.root} {d['id']} --delete"]
+    words = (d.get("provenance") or d).get("overrides")
+    if words is None:
+        lines.append("  The command that measured it was not stored.")
+    else:
+        lines.append(f"  {shlex.join(['qbench', 'run', *words, f'machine.results_dir={store.root}'])}")
     if d["science"]["method"]["name"] != "none":
         lines += ["", *_weights(d["science"], cache)]
     return "\n".join(lines)
-
-
-def _again(store: Store, id: str, science: dict, protocol: str) -> list[str]:
-    """The two commands, or why there are none."""
-    try:
-        words, left = overrides(science, protocol)
-    except ValueError as e:
-        return [f"  no command of this version does: {e}"]
-    lines = [f"  qbench records {store.root} {id} --delete"]
-    lines += [f"  {command([*words, f'machine.results_dir={store.root}'])}"]
-    if left:
-        lines.append(f"  This makes a record of its own, since the code no longer has {', '.join(left)}.")
-    return lines
 
 
 def _sizes(record: Measurement) -> list[str]:
