@@ -40,23 +40,14 @@ class Work:
         return rated + self.bytes / machine.bandwidth + self.launches * machine.launch
 
 
-def attention_flops(shape: Shape, B: int, T: int, past: int = 0, causal: bool = True) -> int:
-    """QK^T and its product with V, in all layers.
-
-    A query sees ``past`` cached tokens and, if ``causal``, itself and those before it; else all T, which is what a
-    kernel computes that does not skip the masked half.
-    """
-    return pair_flops(shape, B * (T * past + (T * (T + 1) // 2 if causal else T * T)))
-
-
 def pair_flops(shape: Shape, pairs: int) -> int:
     """Attention of that many (query, key) pairs: a product with the key and one with the value, per head and layer."""
     return 4 * shape.layers * shape.heads * shape.head_dim * pairs
 
 
-def forward_flops(shape: Shape, B: int, T: int, past: int = 0, causal: bool = True) -> int:
-    """All layers over B x T tokens, without the head: 2 per weight and token, and attention."""
-    return 2 * shape.linear_parameters * B * T + attention_flops(shape, B, T, past, causal)
+def forward_flops(shape: Shape, B: int, T: int) -> int:
+    """All layers over B x T tokens, without the head: 2 per weight and token, and attention to itself and before."""
+    return 2 * shape.linear_parameters * B * T + pair_flops(shape, B * T * (T + 1) // 2)
 
 
 def head_flops(shape: Shape, positions: int) -> int:
@@ -64,12 +55,9 @@ def head_flops(shape: Shape, positions: int) -> int:
     return 2 * shape.hidden * shape.vocab * positions
 
 
-def gram_flops(K: int, tokens: int, parts: int = PARTS) -> int:
-    """X^T X in ``parts`` block columns, down to the diagonal block of each: K^2 (1 + 1/parts) per token.
-
-    With one part this is the whole product, 2 K^2; with K parts one triangle, K (K + 1).
-    """
-    return K * K * (parts + 1) * tokens // parts
+def gram_flops(K: int, tokens: int) -> int:
+    """X^T X in PARTS block columns, down to the diagonal block of each: K^2 (1 + 1/PARTS) per token."""
+    return K * K * (PARTS + 1) * tokens // PARTS
 
 
 def factor_flops(K: int) -> int:
@@ -77,9 +65,9 @@ def factor_flops(K: int) -> int:
     return 4 * K**3 // 3
 
 
-def energy_flops(N: int, K: int, parts: int = PARTS) -> int:
-    """diag(W G W^T) from the block columns of a symmetric G: N K^2 (1 + 1/parts)."""
-    return N * K * K * (parts + 1) // parts
+def energy_flops(N: int, K: int) -> int:
+    """diag(W G W^T) from the block columns of a symmetric G: N K^2 (1 + 1/PARTS)."""
+    return N * K * K * (PARTS + 1) // PARTS
 
 
 def error_flops(N: int, K: int) -> int:

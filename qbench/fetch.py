@@ -10,7 +10,6 @@ Arguments are those of ``qbench run``. Files in the cache are not downloaded aga
 import argparse
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub.utils import filter_repo_objects
@@ -27,15 +26,6 @@ from qbench.plan.sweep import configs
 ELSEWHERE = "fetch it where there is one, and copy the cache"
 
 
-@dataclass
-class Wanted:
-    """What a sweep reads from the Hub: models, files of data sets, and data sets that `datasets` loads whole."""
-
-    models: set[Checkpoint] = field(default_factory=set)
-    files: set[HubFile] = field(default_factory=set)
-    whole: set[tuple[str, str | None]] = field(default_factory=set)
-
-
 def main(args: list[str]) -> int:
     """Prints what is missing and downloads it; 2 for bad input or what the Hub refuses, else 0."""
     parser = argparse.ArgumentParser(
@@ -45,12 +35,12 @@ def main(args: list[str]) -> int:
     options = sweep_arguments(parser, args)
     try:
         found = wanted(options.overrides)
-        lines, missing = overview(found)
+        lines, missing = overview(*found)
         print("\n".join(lines), flush=True)
         if (free := fits.free(constants.HF_HUB_CACHE)) < missing:
             raise ValueError(f"{_words(missing)} are to be downloaded, but {_words(free)} are free there; set HF_HOME")
         if not options.dry_run:
-            download(found)
+            download(*found)
             print("All of it is there. With HF_HUB_OFFLINE=1 `qbench run` needs no network.")
     except (ValueError, OSError, OmegaConfBaseException) as e:
         print(f"qbench fetch: {e}", file=sys.stderr)
@@ -58,42 +48,38 @@ def main(args: list[str]) -> int:
     return 0
 
 
-def wanted(overrides: list[str]) -> Wanted:
-    """What a sweep reads from the Hub; ValueError for a cell that cannot run."""
+def wanted(overrides: list[str]) -> tuple[list[Checkpoint], list[HubFile], list[tuple[str, str | None]]]:
+    """What a sweep reads from the Hub: models, files of data sets, and data sets that `datasets` loads whole.
+
+    Raises: ValueError for a cell that cannot run.
+    """
     cells, refused = configs(overrides)
     if refused:
         raise ValueError(refused[0])
-    found = Wanted(models={config.model for config in cells if config.model.repo})
-    for reader in {reader for config in cells for reader in config.readers}:
-        for item in reader.hub_files():
-            if isinstance(item, HubFile):
-                found.files.add(item)
-            else:
-                found.whole.add(item)
-    return found
+    models = sorted({config.model for config in cells if config.model.repo}, key=lambda model: str(model.repo))
+    items = {item for reader in {x for config in cells for x in config.readers} for item in reader.hub_files()}
+    files = sorted(item for item in items if isinstance(item, HubFile))
+    return models, files, sorted((item for item in items if not isinstance(item, HubFile)), key=str)
 
 
-def overview(found: Wanted) -> tuple[list[str], int]:
+def overview(models: list[Checkpoint], files: list[HubFile], whole: list) -> tuple[list[str], int]:
     """One line per repository, with sizes from the Hub, and the bytes of all files that are not in the cache."""
     by_repo: dict[tuple[str, str, str], list[str] | None]
-    by_repo = {("model", model.repo, model.revision or "main"): None for model in _by_name(found.models)}
-    for file in sorted(found.files):
+    by_repo = {("model", str(model.repo), model.revision or "main"): None for model in models}
+    for file in files:
         by_repo.setdefault(("dataset", file.repo, file.revision), []).append(file.path)
     lines, total = [], 0
     for (kind, repo, revision), paths in by_repo.items():
         sizes = _sizes(kind, repo, revision, paths)
         there = [try_to_load_from_cache(repo, path, revision=revision, repo_type=kind) for path, _ in sizes]
         missing = sum(size for (_, size), at in zip(sizes, there) if not isinstance(at, str))
-        whole, total = sum(size for _, size in sizes), total + missing
+        total += missing
+        size = sum(size for _, size in sizes)
         left = f"{_words(missing)} to download" if missing else "all in the cache"
-        lines.append(f"{kind:<9}{repo:<36}{revision[:8]:<9}{len(sizes):>4} files{_words(whole):>11}, {left}")
-    lines += [f"{'dataset':<9}{repo:<36}{name or ''}: size not known" for repo, name in sorted(found.whole, key=str)]
+        lines.append(f"{kind:<9}{repo:<36}{revision[:8]:<9}{len(sizes):>4} files{_words(size):>11}, {left}")
+    lines += [f"{'dataset':<9}{repo:<36}{name or ''}: size not known" for repo, name in whole]
     lines.append(f"To download: {_words(total)} into {constants.HF_HUB_CACHE}")
     return lines, total
-
-
-def _by_name(models: set[Checkpoint]) -> list[Checkpoint]:
-    return sorted(models, key=lambda model: model.repo)
 
 
 def _words(size: int) -> str:
@@ -116,11 +102,11 @@ def _sizes(kind: str, repo: str, revision: str, paths: list[str] | None) -> list
     return sorted(sizes.items())
 
 
-def download(found: Wanted) -> None:
+def download(models: list[Checkpoint], files: list[HubFile], whole: list) -> None:
     """Downloads what the cache lacks and checks that each model is whole."""
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(HubFile.get, sorted(found.files)))
-    for repo, name in sorted(found.whole, key=str):
+        list(pool.map(HubFile.get, files))
+    for repo, name in whole:
         load_whole(repo, name)
-    for model in _by_name(found.models):
+    for model in models:
         model.open()

@@ -50,8 +50,8 @@ class Machine:
         """Where the layers of a model lie while it is evaluated; those that fit nowhere else go to ``folder``."""
         return Placement(self.device, self.max_memory, folder)
 
-    def rest(self, hidden_bytes: int) -> str:
-        """The device where that many bytes of hidden states wait between two blocks."""
+    def rest(self, hidden_bytes: int, device: str | None = None) -> str:
+        """Where that many bytes of hidden states wait between two blocks; ``device`` replaces the machine's own."""
         if self.hidden_device != "auto":
             return self.hidden_device
-        return self.device if hidden_bytes <= self.hidden_gib * 2**30 else "cpu"
+        return (device or self.device) if hidden_bytes <= self.hidden_gib * 2**30 else "cpu"

@@ -3,6 +3,7 @@
 import re
 from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Iterable
+from functools import cache
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -31,7 +32,18 @@ def prepared(words: Iterable[str]) -> list[str]:
     words, known = list(words), groups()
     heads = {"home", "hydra", *known, *OmegaConf.load(conf_dir() / "config.yaml")} - {"defaults"}
     swept = {key for word in words for key in swept_by(word)}
-    return [_prepared(word, known, heads, swept) for word in words]
+    ready = []
+    for word in words:
+        override = parsed(word)
+        key = override.key_or_group
+        if (head := re.split(r"[./]", key)[0]) not in heads:
+            raise ValueError(f"{word}: {head} is unknown; {near(head, {h for h in heads if '/' not in h})}")
+        if key in known and override.value() is None and not override.is_delete():
+            choices = sorted(p.stem for p in (conf_dir() / key).glob("*.yaml"))
+            raise ValueError(f"{word}: {key} is one of {', '.join(choices)}")
+        is_field = override.type is OverrideType.CHANGE and key not in known | swept and head != "hydra"
+        ready.append(f"++{word}" if is_field else word)
+    return ready
 
 
 def swept_by(word: str) -> dict[str, str]:
@@ -66,19 +78,9 @@ def sweep_arguments(parser: ArgumentParser, args: list[str]) -> Namespace:
     return options
 
 
-def _prepared(word: str, known: set[str], heads: set[str], swept: set[str]) -> str:
-    override = _parsed(word)
-    key = override.key_or_group
-    if (head := re.split(r"[./]", key)[0]) not in heads:
-        raise ValueError(f"{word}: {head} is unknown; {near(head, {h for h in heads if '/' not in h})}")
-    if key in known and override.value() is None and not override.is_delete():
-        choices = sorted(p.stem for p in (conf_dir() / key).glob("*.yaml"))
-        raise ValueError(f"{word}: {key} is one of {', '.join(choices)}")
-    is_field = override.type is OverrideType.CHANGE and key not in known | swept and head != "hydra"
-    return f"++{word}" if is_field else word
-
-
-def _parsed(word: str) -> Override:
+@cache
+def parsed(word: str) -> Override:
+    """What Hydra reads in ``word``; ValueError where it cannot read it."""
     key, equals, value = word.partition("=")
     try:
         return OverridesParser.create().parse_override(word)

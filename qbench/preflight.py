@@ -4,7 +4,7 @@ which exist."""
 from qbench.machine import Machine
 from qbench.methods.base import Method
 from qbench.models.checkpoint import OpenCheckpoint
-from qbench.plan import fits, footprint
+from qbench.plan import fits
 from qbench.shape import Shape
 from qbench.store import Store
 
@@ -36,7 +36,5 @@ def check_room(ckpt: OpenCheckpoint, method: Method, machine: Machine, cell: str
     """ValueError where memory or disk certainly cannot hold this run; layers spread over devices are not judged."""
     if machine.max_memory is not None:
         return
-    shape, quantizes = Shape.of(ckpt.config), method.name != "none"
-    stored = footprint.stored_bytes(shape, method) if quantizes else 0
-    need = fits.needs(shape, device=machine.device, dtype=ckpt.model.dtype, quantizes=quantizes, stored=stored)
+    need = fits.needs(Shape.of(ckpt.config), method, machine.device, ckpt.model.dtype)
     fits.check_fits(need, fits.available(machine.device, machine.cache_dir), cell)

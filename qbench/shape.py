@@ -39,17 +39,9 @@ class Shape:
     def of(cls, config) -> "Shape":
         """From a transformers configuration, or from the mapping that config.json holds."""
         get = config.__getitem__ if isinstance(config, dict) else config.__getattribute__
-        return cls(
-            get("hidden_size"),
-            get("intermediate_size"),
-            get("num_hidden_layers"),
-            get("num_attention_heads"),
-            get("num_key_value_heads"),
-            get("head_dim"),
-            get("vocab_size"),
-            get("tie_word_embeddings"),
-            get("max_position_embeddings"),
-        )
+        names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+        names += ("head_dim", "vocab_size", "tie_word_embeddings", "max_position_embeddings")
+        return cls(*map(get, names))
 
     @property
     def stages(self) -> tuple[tuple[int, dict[str, int], bool], ...]:
@@ -123,31 +115,6 @@ def activation_traffic(M: int, N: int, K: int) -> int:
     return 2 * M * (K + N)
 
 
-CHUNK = 128  # columns that ``qbench.kernels.pack`` packs together; rows are filled up to a multiple of it
-
-
-def packed_bytes(N: int, K: int, bits: int) -> int:
-    """Codes as the kernels read them: exactly ``bits`` bits per weight, rows filled up."""
-    return N * _filled(K) * bits // 8
-
-
-def weight_only_bytes(M: int, N: int, K: int, bits: int, group: int = 128, symmetric: bool = False) -> int:
-    """b-bit weights, 16-bit activations: codes, a float16 scale and, unless symmetric, a one-byte zero per group
-    (-1: per row), inputs and outputs. With M = 0: what is read of the weight alone."""
-    return packed_bytes(N, K, bits) + N * _groups(K, group) * (2 if symmetric else 3) + activation_traffic(M, N, K)
-
-
-def integer_bytes(M: int, N: int, K: int, bits: int, group: int = -1) -> int:
-    """b-bit weights, 8-bit activations: as with symmetric weights alone, since the quantized activations stay in the
-    cache between the launch that writes them and the launch that reads them."""
-    return weight_only_bytes(M, N, K, bits, group, symmetric=True)
-
-
-def binary_weight_bytes(M: int, N: int, K: int, block: int = 128) -> int:
-    """BiLLM: two planes of bits, a byte per column, eight float16 levels per row and block, inputs and outputs."""
-    return packed_bytes(N, K, 2) + K + 16 * N * -(-K // block) + activation_traffic(M, N, K)
-
-
 def codes_bytes(N: int, K: int, group: int = 128, symmetric: bool = False) -> int:
     """A weight on a grid as it lies on disk: one byte per code, and a float16 scale and, unless symmetric, a byte for
     the zero per group (-1: per row)."""
@@ -158,12 +125,3 @@ def binary_bytes(N: int, K: int, block: int = 128) -> int:
     """BiLLM's weight as it lies on disk: three planes of one byte per weight, a mask of columns, eight float16 levels
     per row and block."""
     return 3 * N * K + K + N * -(-K // block) * 16
-
-
-def _filled(K: int) -> int:
-    return -(-K // CHUNK) * CHUNK
-
-
-def _groups(K: int, group: int) -> int:
-    """Scales per row; a row that is filled up has scales for the added columns too."""
-    return 1 if group in (-1, K) else max(K // group, _filled(K) // group)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from fakes.oracles import binary_weight_bytes, integer_bytes, weight_only_bytes
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -22,7 +23,7 @@ from qbench.methods.rtn import RTN
 from qbench.models import random_weights as shapes
 from qbench.models.checkpoint import Checkpoint
 from qbench.plan import footprint
-from qbench.shape import QWEN2_5_7B, QWEN3, Shape, binary_weight_bytes, integer_bytes, linear_flops, weight_only_bytes
+from qbench.shape import QWEN2_5_7B, QWEN3, Shape, linear_flops
 from qbench.stats import Gram
 
 PARAMETERS = {
@@ -83,16 +84,8 @@ def test_forward_is_what_torch_counts(ckpt, shape, B, T):
     ids = torch.zeros(B, T, dtype=torch.int64)
     with torch.no_grad():
         found = counted(lambda: model(ids, use_cache=False))
-    assert found == costs.forward_flops(shape, B, T, causal=False) + costs.head_flops(shape, B * T)
-    assert costs.forward_flops(shape, B, T) < costs.forward_flops(shape, B, T, causal=False)
-
-
-def test_attention_pairs():
-    shape, T, past = QWEN3["0.6b"], 7, 5
-    each = sum(past + i + 1 for i in range(T))
-    assert costs.attention_flops(shape, 2, T, past) == costs.pair_flops(shape, 2 * each)
-    one = costs.forward_flops(shape, 1, past) + costs.forward_flops(shape, 1, T, past)
-    assert one == costs.forward_flops(shape, 1, past + T)
+    masked = costs.pair_flops(shape, B * sum(T - i - 1 for i in range(T)))  # this attention computes them too
+    assert found == costs.forward_flops(shape, B, T) + masked + costs.head_flops(shape, B * T)
 
 
 @pytest.mark.parametrize("K", [512, 1024])
@@ -101,8 +94,7 @@ def test_gram_and_energy_are_what_stats_does(K):
     assert counted(lambda: gram.update(x)) == costs.gram_flops(K, 32)
     assert counted(lambda: gram.energy(w)) == costs.energy_flops(48, K)
     assert counted(lambda: gram.relative_error(w, 2 * w)) == costs.error_flops(48, K)
-    assert costs.gram_flops(K, 32, parts=1) == counted(lambda: x.T @ x)
-    assert costs.gram_flops(K, 32, parts=K) == K * (K + 1) * 32
+    assert K * (K + 1) * 32 < costs.gram_flops(K, 32) < counted(lambda: x.T @ x)
 
 
 def test_factor():
@@ -218,7 +210,7 @@ def test_peaks_are_at_least_what_is_certain(size):
     shape = QWEN3[size]
     for grams in ("stage", "all"):
         assert footprint.peak_quantize(shape, grams, 2048) > footprint.least_quantize(shape)
-    assert footprint.peak_evaluate(shape, 2048) > footprint.least_evaluate(shape) == 2 * shape.parameters
+    assert footprint.peak_evaluate(shape, 2048) > 2 * shape.parameters
     stage, whole = (footprint.peak_quantize(shape, grams, 2048) for grams in ("stage", "all"))
     assert stage < whole < footprint.peak_quantize(shape, "all", 4096)
     assert footprint.peak_quantize(shape, "all", 2048, resting=10) == whole + 10

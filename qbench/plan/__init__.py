@@ -51,7 +51,9 @@ def _plan(overrides: list[str], on: str) -> tuple[list[str], list[str], list[str
     where = machine(on, settings.device)
     rows = overview.rows(found, Records(settings.results_dir), where)
     has = fits.Bytes(where.memory, fits.memory() if here else None, fits.free(settings.cache_dir) if here else None)
-    problems = fits.warnings({row.model: row.peak for row in rows}, has)
+    problems = [
+        f"{row.model} does not fit: it needs about {what}" for row in rows for what in fits.lacking(row.peak, has)
+    ]
     if here and (problem := overview.folder_problem(settings.results_dir, rows)):
         problems.append(problem)
     ahead = downloads.line(found, sum(row.hub for row in rows))

@@ -14,6 +14,7 @@ from qbench.models.checkpoint import NANO, Checkpoint
 from qbench.plan import footprint
 from qbench.plan.machines import GIB, Machine
 from qbench.plan.status import Records
+from qbench.record import Measurement
 from qbench.shape import QWEN3, Shape
 from qbench.stats import Gram
 
@@ -93,8 +94,9 @@ def estimate(config: Config, shape: Shape, machine: Machine, parts: list[str], k
             load += footprint.statistics_bytes(shape) / (READ if known else WRITE)
             left = 0 if known else footprint.statistics_bytes(shape)
         disk = on_disk + footprint.hidden_bytes(shape, tokens, dtype)
+        left += disk if config.machine.keep_weights else 0
         waiting = footprint.waiting_bytes(shape, tokens, dtype)
-        stays = not machine.is_gpu or _stays(config, waiting)
+        stays = not machine.is_gpu or config.machine.rest(waiting, "cuda") != "cpu"
         resting = 0 if stays else waiting
         grams = "stage" if method.calibrates_on == "stage" else "all"
         peak = footprint.peak_quantize(shape, grams, length, dtype, waiting if stays else 0)
@@ -108,13 +110,6 @@ def estimate(config: Config, shape: Shape, machine: Machine, parts: list[str], k
     return Estimate(seconds, gpu, cpu + PROCESS, disk, left, unknown)
 
 
-def _stays(config: Config, waiting: int) -> bool:
-    """Whether hidden states wait on the GPU."""
-    if config.machine.hidden_device == "auto":
-        return waiting <= config.machine.hidden_gib * GIB
-    return config.machine.hidden_device != "cpu"
-
-
 def corrections(configs: list[Config], records: Records, machine: Machine) -> dict[str, tuple[float, int]]:
     """{model: (measured / estimated seconds of evaluation, records)} where this machine has measured the model."""
     ratios: dict[str, list[float]] = defaultdict(list)
@@ -122,7 +117,7 @@ def corrections(configs: list[Config], records: Records, machine: Machine) -> di
         shape = shape_of(config.model)
         for part, measure in config.eval.items():
             head = records.find(config, part)
-            if shape is None or head is None or not machine.is_like(head.provenance.get("device")):
+            if shape is None or not isinstance(head, Measurement) or not machine.is_like(head.provenance.get("device")):
                 continue
             guess = measure.work(shape).seconds(machine, config.model.dtype)
             if guess > 0 and (took := head.provenance.get("seconds", 0)) > 0:

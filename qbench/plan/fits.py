@@ -1,10 +1,7 @@
 """Whether a run fits into memory and on the disk. A plan warns; a run is refused only where it must fail.
 
-For a plan, ``warnings`` compares expected peaks with a machine and names what to change. Before a run, ``check_fits``
-compares what the run certainly needs (``footprint.least_*``, quantized weights on disk) with what this machine has. It
-never refuses a run that might succeed.
-
-    check_fits(needs(shape, device="cuda", stored=...), available("cuda", cache_dir), cell)
+A plan compares the peaks that it expects with a machine. Before a run, ``check_fits`` compares what the run certainly
+needs with what this machine has. It never refuses a run that might succeed.
 """
 
 import os
@@ -14,16 +11,16 @@ from pathlib import Path
 
 import torch
 
+from qbench.methods.base import Method
 from qbench.plan import footprint
 from qbench.plan.machines import GIB
 from qbench.shape import Shape
 
-ADVICE = {
-    "gpu": "use machine.hidden_device=cpu, a GPU with more memory, or machine=cpu",
-    "ram": "use a machine with more memory, or a smaller calib.n (hidden states wait there)",
-    "disk": "free some space, or set machine.cache_dir to a larger disk",
+RESOURCES = {  # what each is called, and what to do where there is too little
+    "gpu": ("GPU memory", "use machine.hidden_device=cpu, a GPU with more memory, or machine=cpu"),
+    "ram": ("CPU memory", "use a machine with more memory, or a smaller calib.n (hidden states wait there)"),
+    "disk": ("disk space in machine.cache_dir", "free some space, or set machine.cache_dir to a larger disk"),
 }
-WORDS = {"gpu": "GPU memory", "ram": "CPU memory", "disk": "disk space in machine.cache_dir"}
 
 
 @dataclass(frozen=True)
@@ -35,15 +32,12 @@ class Bytes:
     disk: int | None = None
 
 
-def needs(
-    shape: Shape, *, device: str, dtype: str = "bfloat16", quantizes: bool = True, stored: int = 0, resting: int = 0
-) -> Bytes:
-    """What a run certainly needs. ``stored``: bytes of its quantized weights; ``resting``: bytes of hidden states that
-    wait in CPU memory; ``quantizes``: False for the unquantized model, or where its weights are in the cache."""
-    least = max(footprint.least_quantize(shape, dtype) if quantizes else 0, footprint.least_evaluate(shape, dtype))
-    if device.startswith("cuda"):
-        return Bytes(gpu=least, ram=resting if quantizes else 0, disk=stored if quantizes else 0)
-    return Bytes(ram=max(least, resting), disk=stored if quantizes else 0)
+def needs(shape: Shape, method: Method, device: str, dtype: str = "bfloat16") -> Bytes:
+    """What a run certainly needs: the model, the quantization of one layer, and the quantized weights on disk."""
+    memory, disk = shape.weight_bytes(dtype), 0
+    if method.name != "none":
+        memory, disk = max(memory, footprint.least_quantize(shape, dtype)), footprint.stored_bytes(shape, method)
+    return Bytes(gpu=memory, disk=disk) if device.startswith("cuda") else Bytes(ram=memory, disk=disk)
 
 
 def available(device: str, cache_dir: str | Path) -> Bytes:
@@ -52,26 +46,29 @@ def available(device: str, cache_dir: str | Path) -> Bytes:
     return Bytes(gpu=gpu, ram=memory(), disk=free(cache_dir))
 
 
-def check_fits(need: Bytes, has: Bytes, cell: str) -> None:
-    """ValueError where ``cell`` certainly cannot run: what it needs, what the machine has, what to do."""
-    for kind, words in WORDS.items():
+def lacking(need: Bytes, has: Bytes) -> list[str]:
+    """One text per resource that does not suffice: what is needed, what there is, what to do."""
+    found = []
+    for kind, (words, advice) in RESOURCES.items():
         wanted, there = getattr(need, kind), getattr(has, kind)
         if wanted is not None and there is not None and wanted > there:
-            asked = f"{cell} needs at least {wanted / GIB:.1f} GiB of {words}"
-            raise ValueError(f"{asked}, but there are {there / GIB:.1f}; {ADVICE[kind]}")
+            found.append(f"{wanted / GIB:.1f} GiB of {words}, but there are {there / GIB:.1f}; {advice}")
+    return found
 
 
-def memory() -> int | None:
+def check_fits(need: Bytes, has: Bytes, cell: str) -> None:
+    """ValueError where ``cell`` certainly cannot run."""
+    if found := lacking(need, has):
+        raise ValueError(f"{cell} needs at least {found[0]}")
+
+
+def memory() -> int:
     """Bytes of CPU memory of this machine, or of the control group that confines this process, if less."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return None
-    try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-    except (OSError, ValueError):
+        return min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):  # there is no group, or it has no limit
         return total
-    return min(total, limit)
 
 
 def free(folder: str | Path) -> int:
@@ -80,15 +77,3 @@ def free(folder: str | Path) -> int:
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
-
-
-def warnings(peaks: dict[str, Bytes], has: Bytes) -> list[str]:
-    """One line per model and resource that does not fit; ``peaks``: {model: expected peak}."""
-    lines = []
-    for model, peak in peaks.items():
-        for kind, words in WORDS.items():
-            wanted, there = getattr(peak, kind), getattr(has, kind)
-            if wanted and there is not None and wanted > there:
-                size = f"about {wanted / GIB:.1f} GiB of {words}, but there are {there / GIB:.1f}"
-                lines.append(f"{model} does not fit: it needs {size}; {ADVICE[kind]}")
-    return lines

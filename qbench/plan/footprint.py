@@ -72,8 +72,3 @@ def peak_evaluate(shape: Shape, length: int, dtype="bfloat16", float_head: bool 
     head = 4 * shape.vocab * shape.hidden if float_head else 0
     tokens = sequences_per_pass(length) * length
     return shape.weight_bytes(dtype) + head + activation_bytes(shape, tokens, dtype) + 3 * 4 * LOGIT_FLOATS
-
-
-def least_evaluate(shape: Shape, dtype="bfloat16") -> int:
-    """The model."""
-    return shape.weight_bytes(dtype)

@@ -5,11 +5,10 @@ bytes per second, GiB as the driver counts them. Real programs reach a share of 
 and every plan prints them. Where records of the same device exist, a plan corrects its estimates by them.
 """
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch.utils.benchmark import Timer
 
 from qbench import provenance
 from qbench.models.placement import check_device
@@ -73,32 +72,14 @@ def _this(device: str) -> Machine:
     is_gpu = device.startswith("cuda")
     name = torch.cuda.get_device_name(device) if is_gpu else provenance.collect("cpu", 0)["device"]
     size, memory = (8192, torch.cuda.get_device_properties(device).total_memory) if is_gpu else (768, None)
-    fast, slow = (_gemm_rate(size, dtype, device) for dtype in (torch.bfloat16, torch.float32))
+    square, long = torch.randn(size, size, device=device), torch.zeros(1 << 24, device=device)
+    fast, slow = (2 * size**3 / _seconds("x @ x", square.to(dtype)) for dtype in (torch.bfloat16, torch.float32))
+    copy = 2 * long.nbytes / _seconds("x.clone()", long)
     basis = f"measured here: {fast:.2g} bfloat16 and {slow:.2g} float32 operations per second"
-    copy = _copy_rate(device)
     return Machine(f"this machine ({name})", name, fast, slow, copy, memory, is_gpu, LAUNCH if is_gpu else 0.0, basis)
 
 
-def _gemm_rate(size: int, dtype: torch.dtype, where: str) -> float:
-    a = torch.randn(size, size, dtype=dtype, device=where)
-    return 2 * size**3 / _seconds(lambda: a @ a, where)
-
-
-def _copy_rate(where: str) -> float:
-    x = torch.zeros(1 << 24, device=where)
-    return 2 * x.numel() * 4 / _seconds(x.clone, where)
-
-
-def _seconds(work: Callable, where: str) -> float:
-    """Seconds per call, over a fifth of a second of calls."""
-
-    def wait():
-        if where.startswith("cuda"):
-            torch.cuda.synchronize(where)
-
-    work(), wait()
-    calls, started = 0, time.perf_counter()
-    while time.perf_counter() - started < 0.2:
-        work(), wait()
-        calls += 1
-    return (time.perf_counter() - started) / calls
+def _seconds(statement: str, x: torch.Tensor) -> float:
+    """Seconds that ``statement`` about ``x`` takes."""
+    timer = Timer(statement, globals={"x": x}, num_threads=torch.get_num_threads())
+    return timer.blocked_autorange(min_run_time=0.2).median

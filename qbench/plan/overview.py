@@ -17,33 +17,31 @@ RECORD = 2 << 20  # bytes of all records of a cell with their samples
 
 @dataclass
 class Row:
-    """One model: how many of its cells are measured, and what the missing ones need."""
+    """One model: how many of its cells are measured, and what each of the missing ones costs."""
 
     model: str
     hub: int
-    counts: Counter = field(default_factory=Counter)
-    seconds: Counter = field(default_factory=Counter)
-    gpu: int = 0
-    cpu: int = 0
-    disk: int = 0
-    left: int = 0
     correction: tuple[float, int] | None = None
-    unknown: set = field(default_factory=set)
+    counts: Counter = field(default_factory=Counter)
+    costs: list[Estimate] = field(default_factory=list)
 
     @property
     def missing(self) -> int:
         return self.counts["missing"] + self.counts["part"]
 
     @property
-    def peak(self) -> fits.Bytes:
-        return fits.Bytes(self.gpu, self.cpu, self.disk + self.left)
+    def seconds(self) -> Counter:
+        total: Counter = Counter()
+        for cost in self.costs:
+            total.update(cost.seconds)
+        return total
 
-    def add(self, cost: Estimate, keeps: bool) -> None:
-        factor = self.correction[0] if self.correction else 1.0
-        self.seconds.update({phase: s * (factor if phase == "evaluate" else 1.0) for phase, s in cost.seconds.items()})
-        self.gpu, self.cpu, self.disk = max(self.gpu, cost.gpu), max(self.cpu, cost.cpu), max(self.disk, cost.disk)
-        self.left += cost.left + (cost.disk if keeps else 0)
-        self.unknown |= set(cost.unknown)
+    @property
+    def peak(self) -> fits.Bytes:
+        gpu, cpu, disk = (
+            max((getattr(cost, kind) for cost in self.costs), default=0) for kind in ("gpu", "cpu", "disk")
+        )
+        return fits.Bytes(gpu, cpu, disk + sum(cost.left for cost in self.costs))
 
 
 def rows(configs: list[Config], records: Records, machine: Machine) -> list[Row]:
@@ -52,7 +50,7 @@ def rows(configs: list[Config], records: Records, machine: Machine) -> list[Row]
     for config in configs:
         name, shape = config.model.name, shape_of(config.model)
         if name not in found:
-            found[name] = Row(name, model_bytes(config.model, shape), correction=corrected.get(name))
+            found[name] = Row(name, model_bytes(config.model, shape), corrected.get(name))
         row, status = found[name], records.status(config)
         todo = [part for part, how in status.items() if how == "missing"]
         partly = "part" if len(todo) < len(status) else "missing"
@@ -60,25 +58,23 @@ def rows(configs: list[Config], records: Records, machine: Machine) -> list[Row]
         if "failed" in status.values() or not todo:
             continue
         if shape is None:
-            row.unknown.add("what a model of unknown shape needs")
-        else:
-            data = (config.model, config.calib)
-            row.add(estimate(config, shape, machine, todo, data in known), config.machine.keep_weights)
-            known |= {data} if shares_statistics(config, shape) else set()
+            row.costs.append(Estimate({}, 0, 0, 0, 0, ("what a model of unknown shape needs",)))
+            continue
+        data = (config.model, config.calib)
+        cost = estimate(config, shape, machine, todo, data in known)
+        cost.seconds["evaluate"] *= row.correction[0] if row.correction else 1
+        row.costs.append(cost)
+        known |= {data} if shares_statistics(config, shape) else set()
     return list(found.values())
 
 
 def text(rows: list[Row], machine: Machine, results_dir: Path) -> str:
     """The table, the hours of each phase, and the assumptions."""
-    body = [_words(row) for row in rows]
     total = Row("all", sum(row.hub for row in rows))
     for row in rows:
         total.counts.update(row.counts)
-        total.seconds.update(row.seconds)
-        total.left += row.left
-    for key in ("gpu", "cpu", "disk"):
-        setattr(total, key, max(getattr(row, key) for row in rows))
-    table = [HEAD, *body, *([_words(total)] if len(rows) > 1 else [])]
+        total.costs += row.costs
+    table = [HEAD, *map(_words, [*rows, total] if len(rows) > 1 else rows)]
     widths = [max(map(len, column)) for column in zip(*table)]
     lines = ["  ".join(w.ljust(n) if i == 0 else w.rjust(n) for i, (w, n) in enumerate(zip(r, widths))) for r in table]
     if total.missing:
@@ -89,7 +85,7 @@ def text(rows: list[Row], machine: Machine, results_dir: Path) -> str:
             for r in rows
             if r.correction and r.missing
         ]
-        lines += sorted({f"Not in it: {what}." for row in rows for what in row.unknown})
+        lines += sorted({f"Not in it: {what}." for cost in total.costs for what in cost.unknown})
     lines.append(f"Records in {results_dir}: {total.counts['done']} of {sum(total.counts.values())} cells are done.")
     if total.counts["failed"]:
         lines.append(f"{total.counts['failed']} failed before and are not tried again unless retry_failed=true.")
@@ -99,7 +95,7 @@ def text(rows: list[Row], machine: Machine, results_dir: Path) -> str:
 
 
 def _words(row: Row) -> tuple[str, ...]:
-    size = [f"{x / GIB:.1f}" if x else "-" for x in (row.gpu, row.cpu, row.disk + row.left, row.hub)]
+    size = [f"{x / GIB:.1f}" if x else "-" for x in (row.peak.gpu, row.peak.ram, row.peak.disk, row.hub)]
     hours = f"{sum(row.seconds.values()) / 3600:.2f}" if row.missing else "-"
     counts = [row.counts["done"], row.counts["failed"], row.missing]
     return (row.model, str(sum(row.counts.values())), *map(str, counts), hours, *size)

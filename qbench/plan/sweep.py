@@ -17,13 +17,12 @@ from collections.abc import Callable
 from functools import cache, reduce
 
 import hydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from qbench.config import Config, name_of
-from qbench.overrides import groups, prepared, swept_by
+from qbench.overrides import groups, parsed, prepared, swept_by
 from qbench.shipped import conf_dir
 
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
@@ -63,21 +62,16 @@ def cells(overrides: list[str]) -> list[dict]:
 
 def _axes(overrides: list[str]) -> tuple[list[Override], list[list[Override]]]:
     """Overrides that all cells share, and the choices of each axis; the experiment's own axes come first."""
-    mine = [_parsed(word) for word in prepared(overrides)]
+    mine = [parsed(word) for word in prepared(overrides)]
     keys = {o.key_or_group for o in mine}
     theirs = {key: value for word in overrides for key, value in swept_by(word).items() if key not in keys}
     fixed, swept = [], []
-    for o in [*(_parsed(f"{key}={value}") for key, value in theirs.items()), *mine]:
+    for o in [*(parsed(f"{key}={value}") for key, value in theirs.items()), *mine]:
         if o.is_sweep_override():
-            swept.append([_parsed(f"{o.get_key_element()}={value}") for value in o.sweep_string_iterator()])
+            swept.append([parsed(f"{o.get_key_element()}={value}") for value in o.sweep_string_iterator()])
         else:
             fixed.append(o)
     return fixed, swept
-
-
-@cache
-def _parsed(word: str) -> Override:
-    return OverridesParser.create().parse_override(word)
 
 
 class _Composer:

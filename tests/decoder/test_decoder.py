@@ -10,6 +10,7 @@ from functools import partial
 import pytest
 import torch
 from conftest import tiny_config
+from fakes.oracles import weight_only_bytes
 from torch.nn import functional as F
 from transformers import DynamicCache, Qwen3ForCausalLM
 
@@ -23,7 +24,7 @@ from qbench.latency.bench import DeviceLostError
 from qbench.latency.clock import Clock
 from qbench.latency.models import BFLOAT16, Weights, random_dense, rows, timed, weight_only
 from qbench.latency.record import BF16, LEFT_OUT, Kernel, ModelRow
-from qbench.shape import Shape, weight_only_bytes
+from qbench.shape import Shape
 from qbench.weights import round_to_nearest
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -109,3 +109,22 @@ def billm(w, gram, method):
         E = (block - out[:, cols]) / U.diagonal()[cols]
         W[:, cols[-1] + 1 :] -= E @ U[cols][:, cols[-1] + 1 :]
     return out
+
+
+def weight_only_bytes(M, N, K, bits, group=128, symmetric=False):
+    """b-bit weights, 16-bit activations: codes in rows filled up to 128 columns, a float16 scale and, unless symmetric,
+    a one-byte zero per group (-1: per row), inputs and outputs. M = 0: what is read of the weight alone."""
+    filled = -(-K // 128) * 128
+    groups = 1 if group in (-1, K) else max(K // group, filled // group)  # the added columns have scales too
+    return N * filled * bits // 8 + N * groups * (2 if symmetric else 3) + 2 * M * (K + N)
+
+
+def integer_bytes(M, N, K, bits):
+    """b-bit weights with a scale per row, 8-bit activations, which stay in the cache between two launches."""
+    return weight_only_bytes(M, N, K, bits, group=-1, symmetric=True)
+
+
+def binary_weight_bytes(M, N, K):
+    """BiLLM: two planes of bits, a byte per column, eight float16 levels per row and block of 128 columns."""
+    blocks = -(-K // 128)
+    return N * blocks * 128 * 2 // 8 + K + 16 * N * blocks + 2 * M * (K + N)

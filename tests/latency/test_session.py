@@ -26,6 +26,7 @@ from fakes.latency_fakes import (
     script,
     tiles,
 )
+from fakes.oracles import binary_weight_bytes, integer_bytes, weight_only_bytes
 
 from qbench.latency import ceilings, models, own_kernels, peers, session, warm_up
 from qbench.latency.bench import DeviceLostError
@@ -36,7 +37,7 @@ from qbench.latency.products import Contender
 from qbench.latency.record import BF16, LEFT_OUT, Ceiling, Kernel, KernelRow, LatencyRecord
 from qbench.latency.rings import ring_size
 from qbench.latency.summary import summary
-from qbench.shape import Shape, binary_weight_bytes, integer_bytes, weight_only_bytes
+from qbench.shape import Shape
 
 ROOT = Path(__file__).parents[2]
 interpreted = pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU, Triton does not interpret")

@@ -189,7 +189,7 @@ def test_what_is_estimated_follows_what_is_counted():
     assert text.model == costs.forward_flops(shape, 146, 2048)
     assert text.float32 == costs.head_flops(shape, 146 * 2047)
     assert found.seconds["calibrate"] == costs.forward_flops(shape, 128, 2048) / H200.flops16
-    assert found.gpu == footprint.peak_evaluate(shape, 2048) > footprint.least_evaluate(shape)
+    assert found.gpu == footprint.peak_evaluate(shape, 2048) > shape.weight_bytes()
     assert found.disk == footprint.stored_bytes(shape, cell.method) + footprint.hidden_bytes(shape, 128 * 2048)
     half = one("model=qwen3-8b", "method=gptq", "eval=paper", "calib.n=64")
     halved = estimate.estimate(half, shape, H200, ["mmlu"])
@@ -219,7 +219,7 @@ def test_unknown_data_is_said_and_not_counted(tmp_path, capsys):
 def test_records_of_the_device_correct_the_estimate(folders, tmp_path):
     asked = ["method=rtn", "model=nano-s", *SMALL, *folders]
     run(composed(asked))
-    head = Records(tmp_path / "results").measured[0]
+    (head,) = Store(tmp_path / "results").measurements()
     cell = one(*asked)
     here = machines.Machine("here", head.provenance["device"], 1e9, 1e9, 1e9, None, is_gpu=False)
     guess = cell.eval[""].work(estimate.shape_of(cell.model)).seconds(here, "float32")
@@ -240,8 +240,11 @@ def test_this_machine_is_measured():
 
 def test_a_run_that_cannot_fit_is_refused():
     shape = QWEN3["32b"]
-    need = fits.needs(shape, device="cuda", stored=30 * GIB, resting=2 * GIB)
+    gptq, none = (one(f"method={method}").method for method in ("gptq", "none"))
+    need = fits.needs(shape, gptq, "cuda")
     assert need.gpu >= 2 * shape.parameters
+    assert (need.ram, need.disk) == (None, footprint.stored_bytes(shape, gptq))
+    need = fits.Bytes(need.gpu, 2 * GIB, 30 * GIB)
     fits.check_fits(need, fits.Bytes(80 * GIB, 64 * GIB, 100 * GIB), "x")
     fits.check_fits(need, fits.Bytes(), "nothing is known, so nothing is refused")
     for has, words in [
@@ -251,8 +254,8 @@ def test_a_run_that_cannot_fit_is_refused():
     ]:
         with pytest.raises(ValueError, match=words):
             fits.check_fits(need, has, "32b")
-    assert fits.needs(shape, device="cpu").gpu is None
-    assert fits.needs(shape, device="cpu", quantizes=False).ram == footprint.least_evaluate(shape)
+    assert fits.needs(shape, gptq, "cpu").gpu is None
+    assert fits.needs(shape, none, "cpu") == fits.Bytes(ram=shape.weight_bytes(), disk=0)
 
 
 def test_what_there_is(tmp_path):
