@@ -14,6 +14,7 @@ look for them. Tune before you measure: a resumed record keeps the rows it has.
 import argparse
 import faulthandler
 import sys
+from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # from a working copy that is not installed
@@ -21,9 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # from a workin
 import torch
 
 from qbench.latency.bench import Bench, DeviceLostError
-from qbench.latency.record import file_name
+from qbench.latency.record import LatencyRecord, file_name
 from qbench.latency.session import PARTS, Session
-from qbench.latency.summary import summary
 from qbench.latency.tune import tune
 
 
@@ -52,8 +52,18 @@ def main(arguments: list[str] | None = None, bench: Bench | None = None) -> int:
         bench.restart(_again(options, (end - bench.clock.now()) / 60, bench.provenance["gpu"]))
         return 1
     print(summary(session.record))
-    print(f"written: {session.path}")
+    print(f"written: {session.path}; `qbench report` makes tables and figures of it")
     return 0
+
+
+def summary(record: LatencyRecord) -> str:
+    """Ceilings, the number of rows, why some have no time, and the notes."""
+    lines = [f"{name} {c.value:.5g} ({c.p20:.5g} to {c.p80:.5g})" for name, c in record.ceilings.items()]
+    lines.append(f"{len(record.kernels)} products, {len(record.models)} rows of decoders")
+    untimed = [r for r in record.kernels if r.us is None] + [r for r in record.models if r.ms is None]
+    reasons = Counter((f"{r.kernel.name} {r.kernel.bits} bits", note) for r in untimed for note in r.notes)
+    lines += [f"no time: {kernel}: {note} ({count} rows)" for (kernel, note), count in reasons.most_common(10)]
+    return "\n".join(lines + [f"note: {note}" for note in record.notes])
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

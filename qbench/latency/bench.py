@@ -1,6 +1,6 @@
 """The machine of a measurement and what is measured on it, in one object, so that a test can give another.
 
-``Bench.run`` is the loop over jobs that timing (``kernels``) and tuning (``tune``) share.
+``Sweep`` is the loop over jobs that timing (``kernels``) and tuning (``tune``) share.
 """
 
 import os
@@ -14,10 +14,10 @@ import torch
 from qbench.latency import own_kernels, peers
 from qbench.latency.ceilings import COPY_BYTES, GEMM
 from qbench.latency.clock import Clock
-from qbench.latency.gpu import Gpu
+from qbench.latency.gpu import describe
 from qbench.latency.jobs import MODELS, TOKENS, Job
-from qbench.latency.products import Contender
-from qbench.latency.rings import Ring
+from qbench.latency.products import Contender, Ring
+from qbench.latency.warm_up import WarmUp
 from qbench.shape import Shape
 
 LOST = "left the GPU unusable"
@@ -50,50 +50,71 @@ class Bench:
     gemm: int = GEMM
     workers: int | None = None
 
+    def __post_init__(self):
+        self.started = self.clock.now()
+
     @classmethod
     def cuda(cls, commit: str | None) -> "Bench":
         """The first GPU that torch sees."""
-        gpu = Gpu("cuda")
-        provenance = gpu.describe(commit)
+        provenance, notes = describe("cuda", commit)
         bf16, *others = peers.contenders()
         contenders = [bf16, *own_kernels.contenders(), *others]
-        return cls("cuda", Clock(), provenance["l2_bytes"], provenance, contenders, restart, gpu.notes)
+        return cls("cuda", Clock(), provenance["l2_bytes"], provenance, contenders, restart, notes)
 
     def ring(self, contender: Contender, N: int, K: int) -> Ring:
         return Ring(contender, N, K, self.device, self.l2_bytes)
 
-    def run(
-        self,
-        jobs: Iterable[Job],
-        deadline: float,
-        slack: float,
-        *,
-        wanted: Callable[[Job], bool],
-        prepare: Callable[[list[Job]], None],
-        work: Callable[[Job, Ring], None],
-        save: Callable[[], None],
-    ) -> list[Job]:
-        """Does ``work`` for each wanted job, by ranks and within a rank by weights; returns the jobs without time.
+    def say(self, what: str) -> None:
+        """Prints ``what`` on stderr, after the seconds since the bench was made."""
+        print(f"{self.clock.now() - self.started:4.0f} s: {what}", file=sys.stderr, flush=True)
 
-        No job starts less than ``slack`` seconds before ``deadline`` (by the clock). ``prepare`` gets the jobs of a
-        rank before the first of them, ``save`` is called after each weight. Raises what ``work`` raises.
+
+class Sweep:
+    """Goes through jobs in the order of their ranks. Subclasses say which jobs are ``wanted`` and ``work`` on each."""
+
+    slack: float  # seconds that a job may take after its deadline was checked
+
+    def __init__(self, bench: Bench):
+        self.bench, self.compile = bench, WarmUp(bench.device, bench.workers)
+
+    def wanted(self, job: Job) -> bool:
+        raise NotImplementedError
+
+    def work(self, job: Job, ring: Ring) -> None:
+        raise NotImplementedError
+
+    def note(self, *texts: str) -> None:
+        """Keeps notes on the compilation."""
+        raise NotImplementedError
+
+    def to_compile(self, jobs: Iterable[Job]) -> Iterable[Job]:
+        """The jobs whose kernels ``work`` on ``jobs`` launches."""
+        return jobs
+
+    def run(self, jobs: Iterable[Job], deadline: float, save: Callable[[], None]) -> list[Job]:
+        """Works on each wanted job, by ranks and within a rank by weights; returns the jobs without time.
+
+        No job starts less than ``slack`` seconds before ``deadline`` (by the clock). The kernels of a rank are compiled
+        before its first job; ``save`` is called after each weight. Raises what ``work`` raises.
         """
         left: list[Job] = []
-        for _, of_rank in groupby(filter(wanted, jobs), key=lambda job: job.rank):
+        clock = self.bench.clock
+        for rank, of_rank in groupby(filter(self.wanted, jobs), key=lambda job: job.rank):
             same_rank = list(of_rank)
-            if self.clock.now() + slack < deadline:
-                prepare(same_rank)
+            if clock.now() + self.slack < deadline:
+                self.bench.say(f"{len(same_rank)} products of rank {rank}")
+                self.note(*self.compile(self.to_compile(same_rank), deadline - clock.now()))
             for _, same_weight in groupby(same_rank, key=lambda job: job.weight):
                 ring = None
-                for job in filter(wanted, same_weight):  # once more, since work for one job can do for another
-                    if self.clock.now() + slack > deadline:
+                for job in filter(self.wanted, same_weight):  # once more, since work for one job can do for another
+                    if clock.now() + self.slack > deadline:
                         left.append(job)
                         continue
-                    ring = ring or self.ring(job.contender, job.N, job.K)
-                    work(job, ring)
+                    ring = ring or self.bench.ring(job.contender, job.N, job.K)
+                    self.work(job, ring)
                 if ring is not None:
                     ring = None
-                    give_back(self.device)
+                    give_back(self.bench.device)
                     save()
         return left
 

@@ -2,7 +2,7 @@
 
 * Neither Python nor the driver is in the time. The GPU's own gap between two launches is, and a decoding step pays it
   too; ``ceilings`` measures that gap with an empty kernel.
-* The launches go round a ring of independent operands (``rings``), so every weight comes from memory, not from a cache.
+* The launches go round a ring of independent operands (``products.Ring``), so every weight comes from memory.
 * Events on the stream bracket each replay, and all replays are queued without waiting.
 * Where the samples spread widely the timing has a note: another process or a throttled clock shows there first.
 """

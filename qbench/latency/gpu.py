@@ -39,59 +39,59 @@ def nvidia_smi(*arguments: str) -> str:
         raise RuntimeError(f"nvidia-smi does not answer ({e}): clocks and other processes are unknown") from e
 
 
-class Gpu:
-    """The GPU that torch calls ``device``. Create it before this process uses CUDA: it notes other users of the GPU."""
+def describe(device: str = "cuda", commit: str | None = None, ask: Ask = nvidia_smi) -> tuple[dict, list[str]]:
+    """The record's ``provenance`` without the seconds, with the clocks under load, and notes on the GPU's state.
 
-    def __init__(self, device: str = "cuda", ask: Ask = nvidia_smi):
-        self.device, self.ask = device, ask
-        self.properties = torch.cuda.get_device_properties(device)
-        self.uuid = f"GPU-{str(self.properties.uuid).removeprefix('GPU-')}"
-        try:
-            self.notes = self._busy()
-            if self.notes:  # perhaps the end of an earlier call
-                time.sleep(WAIT)
-                self.notes = self._busy()
-        except RuntimeError as e:
-            self.notes = [str(e)]
+    Call it before this process uses CUDA, since it notes other users of the GPU that torch calls ``device``.
+    ``commit``: of the code, for a copy without .git; None: it is looked up.
+    """
+    properties = torch.cuda.get_device_properties(device)
+    uuid = f"GPU-{str(properties.uuid).removeprefix('GPU-')}"
+    state: dict = dict.fromkeys(STATE)
+    notes: list[str] = []
+    try:
+        notes = _busy(uuid, ask)
+        if notes:  # perhaps the end of an earlier call
+            time.sleep(WAIT)
+            notes = _busy(uuid, ask)
+        with _work(device):
+            rows = _table(ask, f"--query-gpu=uuid,{','.join(STATE.values())}")
+        values = next((row[1:] for row in rows if row[0] == uuid), [""] * len(STATE))
+        state = {name: (text or None) if name == "driver" else _number(text) for name, text in zip(STATE, values)}
+        now, most = state["sm_clock_mhz"], state["sm_clock_max_mhz"]
+        if now is None or most is None:
+            notes.append("the driver does not report the clocks")
+        elif now < 0.9 * most:
+            notes.append(f"the SM clock under load was {now:.0f} MHz of {most:.0f}: throttled or limited")
+    except RuntimeError as e:
+        notes.append(str(e))
+    base = provenance.collect("cpu", 0)
+    found = {
+        "time": base["time"],
+        "gpu": properties.name,
+        **state,
+        "multiprocessors": properties.multi_processor_count,
+        "l2_bytes": properties.L2_cache_size,
+        "memory_bytes": properties.total_memory,
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "cuda": torch.version.cuda,
+        "python": platform.python_version(),
+        "commit": commit or base["commit"],
+    }
+    return found, notes
 
-    def _busy(self) -> list[str]:
-        """Notes on other users of the GPU."""
-        others = _table(self.ask, "--query-compute-apps=gpu_uuid,pid,used_memory")
-        notes = [
-            f"busy GPU: process {pid} was on it at the start, with {memory} MiB"
-            for uuid, pid, memory in others
-            if uuid == self.uuid and pid != str(os.getpid())
-        ]
-        used = dict(_table(self.ask, "--query-gpu=uuid,utilization.gpu")).get(self.uuid, "")
-        return notes + [f"busy GPU: utilisation was {used} % before the start"] * ((_number(used) or 0) > IDLE)
 
-    def describe(self, commit: str | None = None) -> dict:
-        """The record's ``provenance`` without the seconds, with the clocks under load; adds to ``notes``.
-
-        ``commit``: of the code, for a copy without .git; None: it is looked up."""
-        state = dict.fromkeys(STATE)
-        try:
-            with _work(self.device):
-                rows = _table(self.ask, f"--query-gpu=uuid,{','.join(STATE.values())}")
-            values = next((row[1:] for row in rows if row[0] == self.uuid), [""] * len(STATE))
-            state = {name: (text or None) if name == "driver" else _number(text) for name, text in zip(STATE, values)}
-            self.notes += _clock_notes(state["sm_clock_mhz"], state["sm_clock_max_mhz"])
-        except RuntimeError as e:
-            self.notes += [str(e)] if str(e) not in self.notes else []
-        base = provenance.collect("cpu", 0)
-        return {
-            "time": base["time"],
-            "gpu": self.properties.name,
-            **state,
-            "multiprocessors": self.properties.multi_processor_count,
-            "l2_bytes": self.properties.L2_cache_size,
-            "memory_bytes": self.properties.total_memory,
-            "torch": torch.__version__,
-            "triton": triton.__version__,
-            "cuda": torch.version.cuda,
-            "python": platform.python_version(),
-            "commit": commit or base["commit"],
-        }
+def _busy(uuid: str, ask: Ask) -> list[str]:
+    """Notes on other users of the GPU."""
+    others = _table(ask, "--query-compute-apps=gpu_uuid,pid,used_memory")
+    notes = [
+        f"busy GPU: process {pid} was on it at the start, with {memory} MiB"
+        for of, pid, memory in others
+        if of == uuid and pid != str(os.getpid())
+    ]
+    used = dict(_table(ask, "--query-gpu=uuid,utilization.gpu")).get(uuid, "")
+    return notes + [f"busy GPU: utilisation was {used} % before the start"] * ((_number(used) or 0) > IDLE)
 
 
 @contextmanager
@@ -103,14 +103,6 @@ def _work(device):
         b.copy_(a)
     yield
     torch.cuda.synchronize()
-
-
-def _clock_notes(now, most) -> list[str]:
-    if now is None or most is None:
-        return ["the driver does not report the clocks"]
-    if now < 0.9 * most:
-        return [f"the SM clock under load was {now:.0f} MHz of {most:.0f}: throttled or limited"]
-    return []
 
 
 def _table(ask, query) -> list[list[str]]:

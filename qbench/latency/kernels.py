@@ -9,39 +9,33 @@ minutes, with a minute of compiling (``warm_up``), so ``jobs`` orders them and a
 """
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable
 
-from qbench.latency.bench import LOST, Bench, DeviceLostError, check_device, first_line
+from qbench.latency.bench import LOST, Bench, DeviceLostError, Sweep, check_device, first_line
 from qbench.latency.jobs import Job
 from qbench.latency.peers import contenders
-from qbench.latency.record import BF16, LEFT_OUT, KernelRow, LatencyRecord
-from qbench.latency.rings import Ring
+from qbench.latency.products import Ring
+from qbench.latency.record import BF16, KernelRow, LatencyRecord
 from qbench.shape import linear_flops
 
 BUDGET_US = 15_000  # device time of a row
-SLACK = 2.0  # seconds that a row may take after its deadline was checked
 MOST_LOST = 2  # rows of a kernel that may lose the device before its other rows are given up
 DRIFT = 0.03  # relative change of a repeated measurement above which it is noted
 
 
-class KernelTimer:
-    """Adds rows to ``record.kernels``."""
+class KernelTimer(Sweep):
+    """Adds a row to ``record.kernels`` for each job that the record has no row of.
+
+    Raises: DeviceLostError, after the row of the job that caused it.
+    """
+
+    slack = 2.0
 
     def __init__(self, bench: Bench, record: LatencyRecord):
-        self.bench, self.record = bench, record
+        super().__init__(bench)
+        self.record, self.note = record, record.note
         self.done = {row.key for row in record.kernels}
 
-    def run(
-        self, jobs: Iterable[Job], deadline: float, prepare: Callable[[list[Job]], None], save: Callable[[], None]
-    ) -> list[Job]:
-        """Adds a row for each job that the record has no row of; arguments and result as ``Bench.run``.
-
-        Raises: DeviceLostError, after the row of the job that caused it.
-        """
-        return self.bench.run(jobs, deadline, SLACK, wanted=self.is_new, prepare=prepare, work=self._add, save=save)
-
-    def is_new(self, job: Job) -> bool:
+    def wanted(self, job: Job) -> bool:
         return job.key not in self.done
 
     def drift(self) -> None:
@@ -56,7 +50,7 @@ class KernelTimer:
                 f"measured and {us:.2f} us at the end"
             )
 
-    def _add(self, job: Job, ring: Ring) -> None:
+    def work(self, job: Job, ring: Ring) -> None:
         contender, N, K, M = job.contender, job.N, job.K, job.M
         row = KernelRow(job.model, job.layer, N, K, M, contender.kernel, flops=linear_flops(M, N, K))
         row.config = contender.config and contender.config(N, K, M, self.bench.device)
@@ -84,11 +78,3 @@ class KernelTimer:
         timing = ring.time(row.M, self.bench.clock, BUDGET_US)
         row.us, row.us_p20, row.us_p80, row.runs = timing.us, timing.p20, timing.p80, timing.runs
         row.notes += timing.notes
-
-
-def left_out_note(left: Iterable[Job], all_jobs: int) -> list[str]:
-    """A note on the jobs there was no time for, by model; none if there was time for all."""
-    counts = Counter(job.model for job in left)
-    each = ", ".join(f"{model} {n}" for model, n in counts.items())
-    text = f"{LEFT_OUT}: {counts.total()} of {all_jobs} kernel rows ({each}); --resume measures them"
-    return [text] if counts else []

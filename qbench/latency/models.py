@@ -16,8 +16,8 @@ Dimension key: N output channels, K input channels.
 """
 
 import gc
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -30,7 +30,7 @@ from qbench.latency.bench import check_device, first_line, give_back
 from qbench.latency.clock import Clock, measure
 from qbench.latency.products import normal
 from qbench.latency.record import BF16, LEFT_OUT, Kernel, ModelRow
-from qbench.shape import QWEN3, Shape
+from qbench.shape import Shape
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 CONTEXT = 1024  # tokens of each sequence in a decoding step
@@ -41,75 +41,57 @@ SLACK = 3.0  # seconds that a row may take after its deadline was checked
 DTYPE = torch.bfloat16
 
 
-@dataclass(frozen=True)
-class Weights:
-    """A kind of weight: ``linear(N, K, device=...)`` makes a layer with a random one."""
-
-    kernel: Kernel
-    linear: Callable[..., nn.Module]
-
-
 def random_dense(N: int, K: int, device: str) -> nn.Linear:
     """Normal, with standard deviation K^-1/2."""
     return dense(normal((N, K), device, 0, K**-0.5))
 
 
-def weight_only(bits: int, group: int = 128) -> Weights:
-    """b-bit weights, 16-bit activations."""
-    return Weights(Kernel("wna16", bits, group), partial(PackedUniform.random, bits=bits, group_size=group))
-
-
-def integer(bits: int) -> Weights:
-    """b-bit weights with one scale per row, 8-bit activations."""
-    return Weights(Kernel("wna8", bits, -1), partial(PackedInteger.random, bits=bits))
-
-
-BFLOAT16 = Weights(BF16, random_dense)
-BINARY = Weights(Kernel("binary", 1, 128), PackedBinary.random)
-CHOICES = (BFLOAT16, *map(weight_only, (4, 3, 2, 8, 1)), *map(integer, (8, 4)), BINARY)
+# the kinds of weights: ``linear(N, K, device=...)`` makes a layer with a random one
+CHOICES: dict[Kernel, Callable[..., nn.Module]] = {
+    BF16: random_dense,
+    **{Kernel("wna16", b, 128): partial(PackedUniform.random, bits=b, group_size=128) for b in (4, 3, 2, 8, 1)},
+    **{Kernel("wna8", b, -1): partial(PackedInteger.random, bits=b) for b in (8, 4)},
+    Kernel("binary", 1, 128): PackedBinary.random,
+}
 
 
 def rows(
     name: str,
+    shape: Shape,
     clock: Clock,
     bandwidth: float,
     deadline: float,
     *,
-    choices: Collection[Weights] = CHOICES,
+    device: str,
+    done: Collection[tuple] = (),
+    choices: Mapping[Kernel, Callable[..., nn.Module]] = CHOICES,
     batches: Collection[int] = BATCHES,
     context: int = CONTEXT,
     prompt: int = PROMPT,
-    device: str = "cuda",
-    shape: Shape | None = None,
-    done: Collection[tuple] = (),
 ) -> Iterator[ModelRow]:
-    """The rows of ``qwen3-<size>``, each as soon as it is measured.
+    """The rows of the model ``name``, each as soon as it is measured.
 
     A row there was no time for before ``deadline`` (seconds of the clock), or that does not fit the memory, has no time
-    and says so. ``bandwidth``: bytes per second. ``done``: keys of rows to leave out. ``shape``: instead of the name's.
-    Raises: ValueError for a name that is no dense Qwen3; DeviceLostError.
+    and says so. ``bandwidth``: bytes per second. ``done``: keys of rows to leave out. Raises: DeviceLostError.
     """
-    if shape is None and name.removeprefix("qwen3-") not in QWEN3:
-        raise ValueError(f"no dense Qwen3 is called {name!r}; known: {', '.join(f'qwen3-{s}' for s in QWEN3)}")
-    shape = shape or QWEN3[name.removeprefix("qwen3-")]
-    for weights in choices:
-        wanted = [ModelRow(name, "decode", weights.kernel, batch, context) for batch in batches]
-        wanted.append(ModelRow(name, "prefill", weights.kernel, 1, prompt))
-        decoder = failure = None
+    steps = [*(("decode", batch, context) for batch in batches), ("prefill", 1, prompt)]
+    for kernel, linear in choices.items():
+        decoder = None
+        wanted = [ModelRow(name, what, kernel, batch, length) for what, batch, length in steps]
         for row in (row for row in wanted if row.key not in done):
             if clock.now() + SLACK > deadline:
                 yield replace(row, notes=[LEFT_OUT])
                 continue
-            if decoder is None and failure is None:
-                linear = partial(weights.linear, device=device)
-                make = partial(Decoder.random, shape, linear, row.batch, row.context, DTYPE, device)
-                decoder, failure = _attempt(make)
-            found, note = (
-                (None, failure) if decoder is None else _attempt(partial(timed, row, decoder, clock, bandwidth))
-            )
-            yield found or replace(row, notes=[note])
-            if found is None:
-                check_device(clock, f"{name} with {row.kernel.bits}-bit {row.kernel.name}, batch {row.batch}")
+            try:
+                if decoder is None:
+                    make = partial(linear, device=device)
+                    decoder = Decoder.random(shape, make, row.batch, row.context, DTYPE, device)
+                row = timed(row, decoder, clock, bandwidth)
+            except Exception as e:
+                row = replace(row, notes=[f"failed: {type(e).__name__}: {first_line(e)}"])
+            yield row
+            if row.ms is None:
+                check_device(clock, f"{name} with {kernel.bits}-bit {kernel.name}, batch {row.batch}")
             give_back(device)
         decoder = None
         gc.collect()
@@ -151,11 +133,3 @@ def timed(row: ModelRow, decoder: Decoder, clock: Clock, bandwidth: float) -> Mo
         config={"attention_splits": decoder.splits},
         notes=list(timing.notes),
     )
-
-
-def _attempt(work: Callable) -> tuple:
-    """(result, None), or (None, why there is none)."""
-    try:
-        return work(), None
-    except Exception as e:
-        return None, f"failed: {type(e).__name__}: {first_line(e)}"

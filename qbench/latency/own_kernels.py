@@ -5,6 +5,7 @@ The expected weight is unpacked in float64 with plain torch, from the packed for
 Dimension key: M tokens, N output channels, K input channels.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -22,9 +23,12 @@ BITS = (4, 3, 2, 1, 8, 5, 6, 7)
 class OwnKernel(Product):
     """A packed weight. ``config`` None: the launch parameters that ``qbench.kernels.configs`` chooses."""
 
-    def __init__(self, packed: Packed, device: str, config: dict | None):
-        super().__init__(packed.N, packed.K, device)
-        self.packed, self.config, self.weight_bytes = packed, config, packed.weight_bytes
+    make: Callable[..., Packed]
+
+    def __init__(self, N, K, device, seed, config=None, **options):
+        super().__init__(N, K, device)
+        self.packed, self.config = self.make(N, K, device=device, seed=seed, **options), config
+        self.weight_bytes = self.packed.weight_bytes
 
     def multiply(self, x_MK):
         return self.packed(x_MK) if self.config is None else self.packed.multiply(x_MK, self.config)
@@ -33,8 +37,7 @@ class OwnKernel(Product):
 class Uniform(OwnKernel):
     """w = s (q - z)."""
 
-    def __init__(self, N, K, device, seed, bits, config=None):
-        super().__init__(PackedUniform.random(N, K, bits, GROUP, device=device, seed=seed), device, config)
+    make = PackedUniform.random
 
     def dequantized(self):
         p = self.packed
@@ -46,8 +49,7 @@ class Uniform(OwnKernel):
 class Integer(OwnKernel):
     """w = s (q - z) with symmetric codes and one scale per row; the same call quantizes activations to 8 bits."""
 
-    def __init__(self, N, K, device, seed, bits, config=None):
-        super().__init__(PackedInteger.random(N, K, bits, device=device, seed=seed), device, config)
+    make = PackedInteger.random
 
     def dequantized(self):
         p = self.packed
@@ -61,8 +63,7 @@ class Integer(OwnKernel):
 class Binary(OwnKernel):
     """BiLLM: the level of a weight depends on its sign, its part, and whether its column is salient."""
 
-    def __init__(self, N, K, device, seed, config=None):
-        super().__init__(PackedBinary.random(N, K, device=device, seed=seed), device, config)
+    make = PackedBinary.random
 
     def dequantized(self):
         p = self.packed
@@ -79,8 +80,8 @@ class Binary(OwnKernel):
 def contenders() -> list[Contender]:
     """All our kernels; 5, 6 and 7 bits last."""
 
-    def own(kernel, load, **options):
-        return Contender(kernel, load, config=partial(_config, kernel.name, kernel.bits), **options)
+    def own(kernel, load):
+        return Contender(kernel, load, config=partial(_config, kernel.name, kernel.bits))
 
     return [
         *(own(Kernel("wna16", bits, GROUP), partial(Uniform, bits=bits)) for bits in BITS),

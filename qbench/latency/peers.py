@@ -30,9 +30,6 @@ class CublasBf16(Product):
     def multiply(self, x_MK):
         return F.linear(x_MK, self.w_NK)
 
-    def dequantized(self):
-        return self.w_NK
-
 
 class IntMM(Product):
     """torch._int_mm: int8 x int8 to int32 by cuBLASLt. It refuses fewer than 17 rows, so it gets at least 32."""
@@ -43,21 +40,20 @@ class IntMM(Product):
     def __init__(self, N, K, device, seed):
         super().__init__(N, K, device)
         self.weight_bytes = N * K
-        self.w_NK = int8((N, K), device, seed)
+        self.w_NK = self.random(N, seed)
+
+    def random(self, rows, seed):
+        """int8 [rows, K], -127..127."""
+        draw = torch.Generator(self.device).manual_seed(seed)
+        return torch.randint(-127, 128, (rows, self.K), dtype=torch.int8, device=self.device, generator=draw)
 
     def activations(self, M, seed):
-        x_MK = int8((max(M, self.ROWS), self.K), self.device, seed)
+        x_MK = self.random(max(M, self.ROWS), seed)
         x_MK[M:] = 0
         return (x_MK[:M], x_MK)
 
     def multiply(self, x_MK, padded):
         return torch._int_mm(padded, self.w_NK.T)[: x_MK.shape[0]]
-
-    def dequantized(self):
-        return self.w_NK
-
-    def seen(self, x_MK, padded):
-        return x_MK
 
     def traffic(self, M):
         return max(M, self.ROWS) * (self.K + 4 * self.N)
@@ -74,34 +70,35 @@ class ScaledMM(Product):
 
     def __init__(self, N, K, device, seed, block=None):
         super().__init__(N, K, device)
-        self.block = block
-        if block and (N % block or K % block):
+        self.rows, self.columns = (block, block) if block else (1, K)  # that share a scale
+        if N % self.rows or K % self.columns:
             raise ValueError(f"blocks of {block} do not divide N={N}, K={K}")
         draw = torch.Generator(device).manual_seed(seed)
-        self.w_NK = float8((N, K), device, seed)
-        shape = (N, 1) if block is None else (N // block, K // block)
-        self.scale = torch.rand(shape, device=device, generator=draw) * 0.01 * K**-0.5
+        self.w_NK = self.random(N, seed)
+        self.scale = torch.rand(N // self.rows, K // self.columns, device=device, generator=draw) * 0.01 * K**-0.5
         self.weight_bytes = N * K + 4 * self.scale.numel()
+
+    def random(self, rows, seed):
+        """e4m3 [rows, K] over most of its range, which ends at +-448; larger numbers would become NaN."""
+        return normal((rows, self.K), self.device, seed, 100.0).clamp_(-448, 448).to(torch.float8_e4m3fn)
 
     def activations(self, M, seed):
         draw = torch.Generator(self.device).manual_seed(seed)
-        shape = (M, 1) if self.block is None else (self.K // self.block, M)
-        scale = torch.rand(shape, device=self.device, generator=draw)
-        return float8((M, self.K), self.device, seed), scale if self.block is None else scale.T
+        scale_GM = torch.rand(self.K // self.columns, M, device=self.device, generator=draw)
+        return self.random(M, seed), scale_GM.view(M, 1) if self.rows == 1 else scale_GM.T
 
     def multiply(self, x_MK, scale_MG):
-        options = dict(out_dtype=torch.bfloat16, use_fast_accum=self.block is None)
+        options = dict(out_dtype=torch.bfloat16, use_fast_accum=self.rows == 1)
         return torch._scaled_mm(x_MK, self.w_NK.T, scale_MG, self.scale.T, **options)
 
     def dequantized(self):
-        side = (1, self.K) if self.block is None else (self.block, self.block)
-        return self.w_NK.double() * _spread(self.scale.double(), *side)
+        return self.w_NK.double() * _spread(self.scale.double(), self.rows, self.columns)
 
     def seen(self, x_MK, scale_MG):
-        return x_MK.double() * _spread(scale_MG.double(), 1, self.K if self.block is None else self.block)
+        return x_MK.double() * _spread(scale_MG.double(), 1, self.columns)
 
     def traffic(self, M):
-        return M * (self.K + 4 * (1 if self.block is None else self.K // self.block) + 2 * self.N)
+        return M * (self.K + 4 * (self.K // self.columns) + 2 * self.N)
 
 
 class Grouped(Product):
@@ -161,44 +158,21 @@ class GemLite(Grouped):
 def contenders() -> list[Contender]:
     """All peers, installed or not; bfloat16 first."""
     quantized = "activations are quantized beforehand: that step is not in its times"
-    fp8 = dict(missing=_no_fp8, note=quantized)
+    padded = f"the int32 product alone, of at least 32 rows; {quantized}"
+    cuda = torch.cuda.is_available()
+    fp8 = dict(missing=None if cuda else "float8 products need CUDA", note=quantized)
+    if cuda and torch.cuda.get_device_capability() < (8, 9):
+        major, minor = torch.cuda.get_device_capability()
+        fp8["missing"] = f"needs compute capability 8.9, this GPU has {major}.{minor}"
     return [
         Contender(BF16, CublasBf16),
-        Contender(Kernel("torch_int4", 4, GROUP), TorchInt4, _absent_on_cpu),
+        Contender(Kernel("torch_int4", 4, GROUP), TorchInt4, None if cuda else "torch packs for it on CUDA only"),
         Contender(Kernel("torch_scaled_mm_fp8", 8, -1), ScaledMM, **fp8),
         Contender(Kernel("torch_scaled_mm_fp8", 8, 128), partial(ScaledMM, block=128), **fp8),
-        Contender(
-            Kernel("torch_int_mm", 8, -1), IntMM, note=f"the int32 product alone, of at least 32 rows; {quantized}"
-        ),
-        Contender(Kernel("gemlite", 4, GROUP), GemLite, _no_gemlite),
+        Contender(Kernel("torch_int_mm", 8, -1), IntMM, note=padded),
+        Contender(Kernel("gemlite", 4, GROUP), GemLite, None if find_spec("gemlite") else "not installed"),
     ]
-
-
-def int8(shape: tuple[int, ...], device: str, seed: int) -> Tensor:
-    """Random int8 numbers, -127..127."""
-    draw = torch.Generator(device).manual_seed(seed)
-    return torch.randint(-127, 128, shape, dtype=torch.int8, device=device, generator=draw)
-
-
-def float8(shape: tuple[int, ...], device: str, seed: int) -> Tensor:
-    """Random e4m3 numbers over most of their range, which ends at +-448; larger ones would become NaN."""
-    return normal(shape, device, seed, 100.0).clamp_(-448, 448).to(torch.float8_e4m3fn)
 
 
 def _spread(scale: Tensor, rows: int, columns: int) -> Tensor:
     return scale.repeat_interleave(rows, 0).repeat_interleave(columns, 1)
-
-
-def _absent_on_cpu():
-    return None if torch.cuda.is_available() else "torch packs for it on CUDA only"
-
-
-def _no_fp8():
-    if not torch.cuda.is_available():
-        return "float8 products need CUDA"
-    major, minor = torch.cuda.get_device_capability()
-    return None if (major, minor) >= (8, 9) else f"needs compute capability 8.9, this GPU has {major}.{minor}"
-
-
-def _no_gemlite():
-    return None if find_spec("gemlite") else "not installed"

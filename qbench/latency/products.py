@@ -1,30 +1,37 @@
-"""A product y = x W^T by one of the compared kernels, and the check that it is right before it is timed.
+"""A product y = x W^T by one of the compared kernels, the check that it is right, and the ring that it is timed on.
 
 Dimension key: M tokens, N output channels, K input channels.
 """
 
+import math
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 from torch.utils import deterministic
 
+from qbench.latency.clock import Clock, Timing, measure
 from qbench.latency.record import Kernel
 from qbench.shape import activation_traffic
+
+CACHES = 3  # between two uses of one weight, other bytes fill the L2 cache this often
 
 
 class Product:
     """One random weight [N, K] ready to be multiplied.
 
-    Subclasses give ``weight_bytes`` (what one product reads of the weight), ``multiply`` and ``dequantized``; where the
-    kernel reads other activations than bfloat16 ones, also ``activations``, ``seen`` and ``traffic``.
+    Subclasses give ``weight_bytes`` (what one product reads of the weight), ``multiply``, and ``w_NK`` or
+    ``dequantized``; where the kernel reads other activations than bfloat16 ones, also ``activations``, ``seen`` and
+    ``traffic``.
     """
 
     tolerance = 0.005  # relative error: rounding to bfloat16 alone is 0.0017
     weight_bytes: int
+    w_NK: Tensor
 
     def __init__(self, N: int, K: int, device: str):
         self.N, self.K, self.device = N, K, device
@@ -39,9 +46,9 @@ class Product:
 
     def dequantized(self) -> Tensor:
         """The weight that the product should have used, [N, K], in a dtype that holds it exactly."""
-        raise NotImplementedError
+        return self.w_NK
 
-    def seen(self, x_MK: Tensor) -> Tensor:
+    def seen(self, x_MK: Tensor, *_) -> Tensor:
         """The activations that the product should have used."""
         return x_MK
 
@@ -50,22 +57,18 @@ class Product:
         return activation_traffic(M, self.N, self.K)
 
 
-def _present() -> str | None:
-    return None
-
-
 @dataclass(frozen=True)
 class Contender:
     """A kernel to compare. ``load(N, K, device, seed)`` makes a product with a random weight.
 
-    ``missing`` returns why it cannot run on this machine, or None. ``note``: what a reader has to know of its times.
+    ``missing``: why it cannot run on this machine, or None. ``note``: what a reader has to know of its times.
     ``config(N, K, M, device)``: launch parameters, where the kernel is our own. ``least_tokens``: it is not measured
     with fewer. Everything can be pickled.
     """
 
     kernel: Kernel
     load: Callable[[int, int, str, int], Product]
-    missing: Callable[[], str | None] = _present
+    missing: str | None = None
     note: str | None = None
     config: Callable[[int, int, int, str], dict] | None = None
     least_tokens: int = 1
@@ -105,3 +108,43 @@ def poisoned():
         finally:
             deterministic.fill_uninitialized_memory = filled
             torch.use_deterministic_algorithms(modes[0], warn_only=modes[1])
+
+
+class Ring:
+    """Random weights [N, K] of one contender, together larger than the L2 cache, so that every launch reads from
+    memory. The first use makes them."""
+
+    def __init__(self, contender: Contender, N: int, K: int, device: str, l2_bytes: int):
+        self.load, self.l2_bytes = partial(contender.load, N, K, device), l2_bytes
+
+    @cached_property
+    def products(self) -> list[Product]:
+        first = self.load(0)
+        return [first] + [self.load(seed) for seed in range(1, ring_size(first.weight_bytes, self.l2_bytes))]
+
+    @cached_property
+    def w_NK(self) -> Tensor:
+        """The first weight in float64."""
+        return self.products[0].dequantized().double()
+
+    def error(self, M: int) -> float:
+        """The first product's relative error with M random tokens."""
+        first = self.products[0]
+        return relative_error(first, first.activations(M, 0), self.w_NK)
+
+    def time(self, M: int, clock: Clock, budget_us: float, replay_us: float = 1_000) -> Timing:
+        """Of one product with M tokens, each launch with activations of its own; the budget as in ``measure``."""
+        used = self.products[: ring_size(self.bytes(M), self.l2_bytes)]
+        launches = [partial(p.multiply, *p.activations(M, i)) for i, p in enumerate(used)]
+        return measure(launches, clock, budget_us, replay_us)
+
+    def bytes(self, M: int) -> int:
+        """Bytes that one product with M tokens moves."""
+        return self.products[0].weight_bytes + self.products[0].traffic(M)
+
+
+def ring_size(bytes_each: int, l2_bytes: int) -> int:
+    """Operands of a ring: between two uses of one, the others fill the L2 cache at least three times."""
+    if bytes_each < 1:
+        raise ValueError(f"an operand has at least one byte, got {bytes_each}")
+    return 1 + math.ceil(CACHES * l2_bytes / bytes_each)

@@ -1,6 +1,6 @@
 """One call of the measurement: what is measured in which order, saving the record on the way."""
 
-import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -8,9 +8,8 @@ from qbench.latency import models
 from qbench.latency.bench import Bench, DeviceLostError, check_device, first_line
 from qbench.latency.ceilings import ceilings
 from qbench.latency.jobs import Job, make_jobs
-from qbench.latency.kernels import DRIFT, KernelTimer, left_out_note
-from qbench.latency.record import BF16, LEFT_OUT, LatencyRecord, file_name
-from qbench.latency.warm_up import WarmUp
+from qbench.latency.kernels import DRIFT, KernelTimer
+from qbench.latency.record import LEFT_OUT, LatencyRecord, file_name
 
 PARTS = ("ceilings", "kernels", "models")
 FIRST_RANK = 1  # kernel rows up to this rank come before the models
@@ -22,7 +21,7 @@ class Session:
     """Measures ``parts`` until ``minutes`` are over and writes the record into the folder ``out``.
 
     ``resume``: the record to continue. ``decode``: gives the rows of a model, as ``models.rows``. Raises: ValueError
-    for unknown parts and for a record that cannot be continued.
+    for a record that cannot be continued.
     """
 
     def __init__(
@@ -34,8 +33,6 @@ class Session:
         resume: Path | None = None,
         decode: Callable = models.rows,
     ):
-        if unknown := set(parts) - set(PARTS):
-            raise ValueError(f"parts are {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
         self.bench, self.clock, self.parts, self.decode = bench, bench.clock, parts, decode
         self.started = self.saved = self.clock.now()
         self.seconds = 60 * minutes
@@ -46,7 +43,6 @@ class Session:
         if "models" in parts and "ceilings" not in parts and not self.record.ceilings:
             raise ValueError("decoders are compared with the measured bandwidth; add ceilings to --only, or --resume")
         self.kernels = KernelTimer(bench, self.record)
-        self.compile = WarmUp(bench.device, bench.workers)
         self.jobs = make_jobs(self._contenders(), bench.models, bench.tokens)
 
     def run(self) -> None:
@@ -59,15 +55,17 @@ class Session:
             if "models" in self.parts:
                 self._models()
             if "kernels" in self.parts:
-                left = self._kernels(self.jobs, 1)
-                self.record.note(*left_out_note(left, len(self.jobs)))
+                if left := self._kernels(self.jobs, 1):
+                    each = ", ".join(f"{model} {n}" for model, n in Counter(job.model for job in left).items())
+                    count = f"{len(left)} of {len(self.jobs)} kernel rows ({each})"
+                    self.record.note(f"{LEFT_OUT}: {count}; --resume measures them")
                 self.kernels.drift()
         except DeviceLostError as e:
             self.record.note(f"went on in a new process: {e}")
             raise
         finally:
             self._save()
-            self.compile.close()
+            self.kernels.compile.close()
 
     def _ceilings(self) -> None:
         """The first call's ceilings stay; a later call measures them again and notes what has changed."""
@@ -86,8 +84,8 @@ class Session:
         present = []
         for contender in self.bench.contenders:
             name = f"{contender.kernel.name}, {contender.kernel.bits} bits, groups of {contender.kernel.group}"
-            if reason := contender.missing():
-                self.record.note(f"{name}: not measured: {reason}")
+            if contender.missing:
+                self.record.note(f"{name}: not measured: {contender.missing}")
                 continue
             if contender.note:
                 self.record.note(f"{name}: {contender.note}")
@@ -95,25 +93,19 @@ class Session:
         return present
 
     def _kernels(self, jobs: list[Job], share: float) -> list[Job]:
-        end = self.started + share * self.seconds
-
-        def prepare(same_rank: list[Job]) -> None:
-            self._say(f"{len(same_rank)} products of rank {same_rank[0].rank}")
-            self._compile(same_rank, end)
-
-        return self.kernels.run(jobs, end, prepare, self._save_now_and_then)
+        return self.kernels.run(jobs, self.started + share * self.seconds, self._save_now_and_then)
 
     def _models(self) -> None:
         end = self.started + (MODELS_END if "kernels" in self.parts else 1) * self.seconds
         done, left = {row.key for row in self.record.models}, 0
-        weights = {(w.kernel.name, w.kernel.bits) for w in models.CHOICES} - {(BF16.name, BF16.bits)}
-        launched = [j for j in self.jobs if (j.contender.kernel.name, j.contender.kernel.bits) in weights]
-        self._compile([job for job in launched if job.model in self.bench.decoders], end)
+        launched = [j for j in self.jobs if j.model in self.bench.decoders and j.contender.kernel in models.CHOICES]
+        self.record.note(*self.kernels.compile(launched, max(end - self.clock.now(), 1.0)))
         for name in self.bench.decoders:
-            self._say(name)
+            self.bench.say(name)
             try:
                 bandwidth = 1e9 * self.record.ceilings["copy_gbps"].value
-                for row in self.decode(name, self.clock, bandwidth, end, done=done, device=self.bench.device):
+                shape = self.bench.models[name]
+                for row in self.decode(name, shape, self.clock, bandwidth, end, done=done, device=self.bench.device):
                     self.record.models.append(row)
                     left += LEFT_OUT in row.notes
                     self._save_now_and_then()
@@ -124,12 +116,6 @@ class Session:
                 check_device(self.clock, f"decoding of {name}")
         if left:
             self.record.note(f"{LEFT_OUT}: {left} rows of decoders; --resume measures them")
-
-    def _compile(self, jobs: list[Job], end: float) -> None:
-        self.record.note(*self.compile(jobs, max(end - self.clock.now(), 1.0)))
-
-    def _say(self, what: str) -> None:
-        print(f"{self.clock.now() - self.started:4.0f} s: {what}", file=sys.stderr, flush=True)
 
     def _save_now_and_then(self) -> None:
         if self.clock.now() - self.saved > SAVE_EVERY:

@@ -14,36 +14,39 @@ from dataclasses import replace
 from functools import partial
 
 from qbench.kernels import configs
-from qbench.latency.bench import Bench, DeviceLostError, check_device, first_line
+from qbench.latency.bench import Bench, DeviceLostError, Sweep, check_device, first_line
 from qbench.latency.jobs import Job, make_jobs
-from qbench.latency.rings import Ring
-from qbench.latency.warm_up import WarmUp
+from qbench.latency.products import Ring
 
 CHOICES = ({"split"}, {"block_n", "warps"}, {"stages"})
 BUDGET_US, REPLAY_US = 5_000, 500  # device time of a candidate
-SLACK = 5.0  # seconds that a shape may take after its deadline was checked
 
 
-class Tuner:
-    """Adds to ``kernels``, in the form that ``configs.save`` takes. ``say`` prints a line."""
+class Tuner(Sweep):
+    """Adds to ``kernels``, in the form that ``configs.save`` takes. ``say`` prints a line.
+
+    Raises: DeviceLostError. The job that caused it keeps its estimate, so that it is not tried again.
+    """
+
+    slack = 5.0
 
     def __init__(self, bench: Bench, kernels: dict, say: Callable[[str], None] = print):
-        self.bench, self.kernels, self.say = bench, kernels, say
-        self.compile = WarmUp(bench.device, bench.workers)
+        super().__init__(bench)
+        self.kernels, self.say = kernels, say
 
-    def run(self, jobs: Iterable[Job], deadline: float, save: Callable[[], None]) -> list[Job]:
-        """Tunes until ``deadline``; arguments and result as ``Bench.run``.
+    def note(self, *texts: str) -> None:
+        for text in texts:
+            self.say(text)
 
-        Raises: DeviceLostError. The job that caused it keeps its estimate, so that it is not tried again.
-        """
+    def to_compile(self, jobs: Iterable[Job]) -> Iterator[Job]:
+        """One job per candidate of each job."""
+        for job in jobs:
+            contender = job.contender
+            for config in configs.candidates(contender.kernel.name, contender.kernel.bits, job.N, job.K, job.M):
+                fixed = replace(contender, load=partial(contender.load, config=config), config=partial(_fixed, config))
+                yield replace(job, contender=fixed)
 
-        def prepare(same_rank: list[Job]) -> None:
-            for note in self.compile(_variants(same_rank), deadline - self.bench.clock.now()):
-                self.say(note)
-
-        return self.bench.run(jobs, deadline, SLACK, wanted=self.is_new, prepare=prepare, work=self._tune, save=save)
-
-    def is_new(self, job: Job) -> bool:
+    def wanted(self, job: Job) -> bool:
         by_shape = self.kernels.get(job.contender.kernel.name, {}).get(str(job.contender.kernel.bits), {})
         return str(job.M) not in by_shape.get(f"{job.N}x{job.K}", {})
 
@@ -62,7 +65,7 @@ class Tuner:
             raise ValueError(f"no configuration of {kernel.name} is right for {job.key}; it was {start}")
         return best, times[str(best)]
 
-    def _tune(self, job: Job, ring: Ring) -> None:
+    def work(self, job: Job, ring: Ring) -> None:
         try:
             self._keep(job, *self.best(job, ring))
         except DeviceLostError:
@@ -117,15 +120,6 @@ def tune(bench: Bench, deadline: float) -> None:
 
 def _differ(a: dict, b: dict) -> set[str]:
     return {name for name in a.keys() | b.keys() if a.get(name) != b.get(name)}
-
-
-def _variants(jobs: Iterable[Job]) -> Iterator[Job]:
-    """One job per candidate of each job."""
-    for job in jobs:
-        contender = job.contender
-        for config in configs.candidates(contender.kernel.name, contender.kernel.bits, job.N, job.K, job.M):
-            fixed = replace(contender, load=partial(contender.load, config=config), config=partial(_fixed, config))
-            yield replace(job, contender=fixed)
 
 
 def _fixed(config, N, K, M, device):

@@ -15,9 +15,8 @@ from qbench.kernels import configs, pack
 from qbench.latency import own_kernels, peers, tune, warm_up
 from qbench.latency.bench import DeviceLostError
 from qbench.latency.jobs import Job, layers, make_jobs
-from qbench.latency.products import Contender, relative_error
+from qbench.latency.products import Contender, Ring, relative_error
 from qbench.latency.record import BF16, Kernel
-from qbench.latency.rings import Ring
 
 
 def job(contender, M=1, N=512, K=1024):
@@ -145,7 +144,7 @@ def test_tuning_says_when_nothing_is_right(monkeypatch):
 def test_tuning_goes_by_importance_stops_in_time_and_goes_on():
     found, saved = Tuning(), []
     all_jobs = make_jobs([found.contender], {"qwen3-0.6b": TINY, "qwen3-8b": TINY}, (1, 16))
-    left = found.tuner.run(all_jobs, tune.SLACK + 0.5, lambda: saved.append(len(found.said)))
+    left = found.tuner.run(all_jobs, tune.Tuner.slack + 0.5, lambda: saved.append(len(found.said)))
     assert 0 < len(left) < len(all_jobs) == 20
     assert saved
     before = str(found.kernels)
