@@ -11,6 +11,7 @@ from fakes.latency_fakes import FakeClock
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
+from qbench.decoder.model import Decoder
 from qbench.grid import Grid
 from qbench.kernels import configs
 from qbench.kernels.packed import PackedBinary, PackedInteger, PackedUniform
@@ -106,11 +107,21 @@ def test_a_packed_model_writes_the_same_text(tmp_path):
 # -- the evaluation
 
 
+@pytest.fixture(scope="module")
+def of_nano(tmp_path_factory):
+    """A model of two layers with random weights that reads nano-s's tokens."""
+    tokenizer = Checkpoint("nano-s", nano="nano-s").open().tokenizer
+    folder, sizes = tmp_path_factory.mktemp("of_nano"), dict(hidden_size=128, intermediate_size=384)
+    save_tiny(folder, dtype=torch.float32, num_hidden_layers=2, vocab_size=len(tokenizer), **sizes)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
-def configure(tmp_path):
+def configure(tmp_path, of_nano):
     GlobalHydra.instance().clear()
     fixed = [f"machine.results_dir={tmp_path / 'results'}", f"machine.cache_dir={tmp_path / 'cache'}", "calib.n=4"]
-    fixed += ["machine.threads=1", "model=nano-s"]
+    fixed += ["machine.threads=1", "model=local", f"model.path={of_nano}", "home={calib:nano,text:nano}"]
     agreement = ["eval=agreement", "eval.window=8", "eval.limit=1"]
 
     def make(*overrides, small=True):
@@ -159,7 +170,7 @@ def test_a_kernel_that_is_wrong_is_not_recorded(configure, tmp_path, monkeypatch
 
 @pytest.mark.parametrize("method", ["gptq", "billm"])
 def test_latency_is_of_the_quantized_weights(configure, tmp_path, monkeypatch, method):
-    steps = []
+    steps, decoders, decoder_of = [], [], Decoder.of
 
     class Told(FakeClock):
         def graph(self, fn):
@@ -170,6 +181,8 @@ def test_latency_is_of_the_quantized_weights(configure, tmp_path, monkeypatch, m
             return [(250.0 if len(steps) == 2 else 1000.0)] * runs  # the copy, then the packed step, then bfloat16
 
     monkeypatch.setattr("qbench.measure.decode_speed.clock_of", lambda device: Told())
+    monkeypatch.setattr("qbench.measure.decode_speed.TOKENS", 4)
+    monkeypatch.setattr(Decoder, "of", lambda *args: decoders.append(decoder_of(*args)) or decoders[-1])
     monkeypatch.setattr(ceilings, "copy_bandwidth", partial(ceilings.copy_bandwidth, copy_bytes=1 << 10))
     outcome = run(configure(f"method={method}", "grid.bits=4", "eval=latency", "eval.context=12", small=False))
     assert outcome.status == "measured", outcome.message
@@ -178,7 +191,7 @@ def test_latency_is_of_the_quantized_weights(configure, tmp_path, monkeypatch, m
     assert metrics["bf16_ms"] == 1.0
     assert metrics["speedup"] == 4.0
     assert metrics["tokens_per_s"] == 4000
-    decoder = steps[1].func.__self__
+    (decoder,) = decoders
     kinds = {type(m).__name__ for layer in decoder.layers for m in (layer.qkv_proj, layer.o_proj, layer.down_proj)}
     assert (kinds <= {"PackedUniform", "PackedBinary", "Unfused"} and "PackedUniform" in kinds) or method == "billm"
     assert metrics["weight_bytes"] == decoder.weight_bytes
