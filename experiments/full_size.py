@@ -23,11 +23,11 @@ import time
 from pathlib import Path
 
 import torch
+from random_weights import write_random
 from safetensors import safe_open
 
 from qbench import provenance
 from qbench.json_values import write_json
-from qbench.models.random_weights import write_random
 from qbench.store import Store
 
 

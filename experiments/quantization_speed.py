@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from random_weights import write_random
 from safetensors.torch import load_file, save_file
 
 from qbench import costs, provenance, stream
@@ -33,7 +34,6 @@ from qbench.methods.gptq import GPTQ
 from qbench.methods.smoothquant import SmoothQuant
 from qbench.models.checkpoint import Checkpoint
 from qbench.models.quantized import QuantizedFolder
-from qbench.models.random_weights import write_random
 from qbench.shape import Shape
 from qbench.statistics_cache import CachedStatistics
 from qbench.stats import Gram

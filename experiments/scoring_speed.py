@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from lm_eval.models.huggingface import HFLM
+from random_weights import write_random
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from qbench import provenance
@@ -23,7 +24,6 @@ from qbench.json_values import write_json
 from qbench.measure.base import Context
 from qbench.measure.lm_eval.model import PACK, PrefixTreeLM, without_warnings
 from qbench.measure.lm_eval.requests import build_requests
-from qbench.models.random_weights import write_random
 
 ROOT = Path(__file__).parent.parent
 SUBJECTS = ("world_religions", "anatomy", "abstract_algebra", "marketing", "moral_scenarios")

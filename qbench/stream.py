@@ -109,7 +109,7 @@ def _quantize_stage(method, block, stage, stats):
         if not is_finite(linear.weight):
             raise ValueError(f"{where}{name}: NaN or inf in the weight that the method {method.name} returned")
         errors[name] = stats[Gram].relative_error(linear.weight.float(), old[name].float())
-        block.install(name, linear)
+        block.module.set_submodule(name, linear)
     seconds = (time.perf_counter() - started) / len(weights)
     notes = method.stage_notes(stage)
     return weights, [

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
+from experiments import random_weights as shapes
 from qbench import costs
 from qbench.calibration import BlockCalibration, first_block_inputs
 from qbench.grid import Grid
@@ -20,7 +21,6 @@ from qbench.methods.awq import AWQ
 from qbench.methods.billm import SALIENT_LAUNCHES, SALIENT_PASSES, SPLIT_LAUNCHES, SPLIT_PASSES, BiLLM
 from qbench.methods.gptq import GPTQ
 from qbench.methods.rtn import RTN
-from qbench.models import random_weights as shapes
 from qbench.models.checkpoint import Checkpoint
 from qbench.plan import footprint
 from qbench.shape import QWEN2_5_7B, QWEN3, Shape, linear_flops

@@ -98,7 +98,7 @@ def test_streamed_blocks_see_what_the_model_sees(tiny, ids, attention, small_pas
     with torch.no_grad():
         expected = model(ids, output_hidden_states=True).hidden_states
     hidden = inputs_of(ckpt, ids)
-    for index, block in enumerate(ckpt.blocks("cpu")):
+    for index, block in enumerate(blocks(ckpt)):
         torch.testing.assert_close(torch.cat([h.x_BTD for h in hidden]), expected[index], rtol=1e-5, atol=1e-5)
         hidden = BlockCalibration(block, hidden, "cpu").outputs()
 
@@ -124,7 +124,7 @@ def test_transform_keeps_the_function(tmp_path, ids, method, kv):
     model, hidden = ckpt.load("cpu"), inputs_of(ckpt, ids)
     before = logits(model, ids[:3])
     moved = 0
-    for block in ckpt.blocks("cpu"):
+    for block in blocks(ckpt):
         gain = block["input_layernorm"].weight.clone()
         calib = BlockCalibration(block, hidden, "cpu")
         hidden = calib.observe((Gram, AbsMax))
@@ -318,6 +318,10 @@ def test_statistics_are_shared_by_methods_and_bits(tiny, tmp_path, ids, monkeypa
                 shared.block(ckpt, index, method.acts, "cpu")["mlp.down_proj"].weight,
                 fresh.block(ckpt, index, method.acts, "cpu")["mlp.down_proj"].weight,
             )
+
+
+def blocks(ckpt):
+    return (ckpt.block(index, "cpu") for index in range(ckpt.config.num_hidden_layers))
 
 
 def own_statistic(name):

@@ -44,8 +44,14 @@ class Divergence(TextMeasure):
     def prepare(self, ctx: Context) -> None:
         """Writes the unquantized model's hidden states to ctx.cache_dir/reference, if they are not there."""
         file = self.reference_file(ctx)
-        if not _whole(file):
-            _write(file, ctx.reference(), self.windows(ctx), ctx)
+        if _whole(file):
+            return
+        model, parts = ctx.reference(), batches(self.windows(ctx), ctx, "reference")
+        with torch.inference_mode():
+            hidden_BTD = torch.cat([hidden_states(model, ids_BT)[:, :-1].cpu() for ids_BT in parts])
+            if not hidden_BTD.isfinite().all():
+                raise ValueError("the unquantized model's hidden states are not finite; its checkpoint is damaged")
+            save_tensors({"hidden_BTD": hidden_BTD}, file, {"head": _hash(float_head(model))})
 
     @torch.inference_mode()
     def run(self, model: nn.Module, ctx: Context) -> dict[str, Metric]:
@@ -53,7 +59,11 @@ class Divergence(TextMeasure):
         kl, top1, nll = [], [], []
         head_VD = float_head(model)
         with safe_open(self.reference_file(ctx), framework="pt") as reference:
-            _check_head(reference.metadata()["head"], head_VD)
+            if _hash(head_VD) != reference.metadata()["head"]:
+                raise ValueError(
+                    "the output head differs from the unquantized model's; Divergence compares models that share it, "
+                    "so a method must leave lm_head (and a tied embedding) alone"
+                )
             hidden = reference.get_slice("hidden_BTD")
             first = 0
             for ids_BT in batches(self.windows(ctx), ctx, "divergence"):
@@ -84,18 +94,9 @@ def divergences(p_BTD: Tensor, q_BTD: Tensor, head_VD: Tensor, targets_BT: Tenso
     for (at, p), (_, q) in zip(logit_chunks(p_BTD, head_VD), logit_chunks(q_BTD, head_VD)):
         log_p, log_q = p.log_softmax(-1), q.log_softmax(-1)
         same.append(p.argmax(-1) == q.argmax(-1))
-        nll.append(F.nll_loss(log_q, targets_BT.flatten()[at : at + len(q)], reduction="none"))
+        nll.append(F.nll_loss(log_q, targets_BT.flatten()[at], reduction="none"))
         kl.append((log_p.exp() * (log_p - log_q)).sum(-1))
     return tuple(torch.cat(parts).view(targets_BT.shape) for parts in (kl, same, nll))
-
-
-@torch.inference_mode()
-def _write(file: Path, model: nn.Module, ids_BT: Tensor, ctx: Context) -> None:
-    hidden = [hidden_states(model, ids)[:, :-1].cpu() for ids in batches(ids_BT, ctx, "reference")]
-    hidden_BTD = torch.cat(hidden)
-    if not hidden_BTD.isfinite().all():
-        raise ValueError("the unquantized model's hidden states are not finite; its checkpoint is damaged")
-    save_tensors({"hidden_BTD": hidden_BTD}, file, {"head": _hash(float_head(model))})
 
 
 def _whole(file: Path) -> bool:
@@ -109,11 +110,3 @@ def _whole(file: Path) -> bool:
 
 def _hash(head_VD: Tensor) -> str:
     return sha256(head_VD.cpu().numpy().tobytes()).hexdigest()[:16]
-
-
-def _check_head(expected: str, head_VD: Tensor) -> None:
-    if _hash(head_VD) != expected:
-        raise ValueError(
-            "the output head differs from the unquantized model's; Divergence compares models that share it, "
-            "so a method must leave lm_head (and a tied embedding) alone"
-        )

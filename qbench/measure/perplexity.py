@@ -48,23 +48,15 @@ class Perplexity(TextMeasure):
             if head_VD is None:
                 head = model.get_output_embeddings()
                 nlls += [F.cross_entropy(head(h_TD), t_T).item() for h_TD, t_T in zip(hidden_BTD, targets_BT)]
-            else:
-                nlls += window_nlls(hidden_BTD, head_VD, targets_BT)
+                continue
+            targets, chunks = targets_BT.flatten(), logit_chunks(hidden_BTD, head_VD)
+            losses = [F.cross_entropy(logits, targets[at], reduction="none") for at, logits in chunks]
+            nlls += torch.cat(losses).view_as(targets_BT).double().mean(1).tolist()
         return {f"{self.source}/ppl": perplexity(nlls)}
 
     def work(self, shape: Shape) -> Work:
         work = super().work(shape)
         return work if self.logits == "float32" else replace(work, model=work.model + work.float32, float32=0.0)
-
-
-def window_nlls(hidden_BTD: Tensor, head_VD: Tensor, targets_BT: Tensor) -> list[float]:
-    """Mean negative log-likelihood per window, in nats."""
-    targets = targets_BT.flatten()
-    losses = [
-        F.cross_entropy(logits, targets[at : at + len(logits)], reduction="none")
-        for at, logits in logit_chunks(hidden_BTD, head_VD)
-    ]
-    return torch.cat(losses).view_as(targets_BT).double().mean(1).tolist()
 
 
 def perplexity(nlls: list[float]) -> Metric:
@@ -90,9 +82,10 @@ def float_head(model: nn.Module) -> Tensor:
     return head.weight.float()
 
 
-def logit_chunks(hidden_BTD: Tensor, head_VD: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Yields (first position, float32 logits from there) over all B * T positions, a bounded number at a time."""
+def logit_chunks(hidden_BTD: Tensor, head_VD: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Yields (positions, their float32 logits) over all B * T positions, a bounded number at a time."""
     hidden = hidden_BTD.flatten(0, 1)
     step = max(1, CHUNK_FLOATS // len(head_VD))
     for at in range(0, len(hidden), step):
-        yield at, F.linear(hidden[at : at + step].float(), head_VD)
+        some = slice(at, at + step)
+        yield some, F.linear(hidden[some].float(), head_VD)

@@ -94,20 +94,17 @@ class AWQ(Method):
         exponents_A1 = torch.arange(self.n_scale, device=gram.mean_abs_K.device)[:, None] / self.n_scale
         s_AK = gram.mean_abs_K.pow(exponents_A1).clamp(min=1e-4)
         s_AK /= (s_AK.amax(1, keepdim=True) * s_AK.amin(1, keepdim=True)).sqrt()
-        weights = [block[name].weight for name in stage.linears]
+        weights = [block[name].weight.data for name in stage.linears]  # the module loss changes the parameters
         if self.loss == "gram":
             loss_A = self._gram_loss(torch.cat(weights), gram, s_AK)
         else:
-            module = _Module(block, calib, stage)
-            loss_A = torch.tensor([module.loss([self._scaled(w.float(), s_K) for w in weights]) for s_K in s_AK])
+            scaled = ([rounded(w.float() * s_K, self._grid) / s_K for w in weights] for s_K in s_AK)
+            loss_A = torch.tensor(list(_module_losses(block, calib, stage, scaled)))
         loss_A = torch.where(torch.isfinite(loss_A), loss_A, torch.inf)
         if torch.isinf(loss_A).all():
             where = f"block {block.index}, {', '.join(stage.linears)}"
             raise ArithmeticError(f"AWQ: no scale gives a finite loss in {where}")
         return s_AK[int(loss_A.argmin())]
-
-    def _scaled(self, w_NK, s_K):
-        return rounded(w_NK * s_K, self._grid) / s_K
 
     def _gram_loss(self, w_NK, gram, s_AK):
         """The sum over rows of ||(W' - W) X||^2 per scale."""
@@ -164,30 +161,25 @@ def _tiles(w_NK: Tensor):
     return (w.float() for w in w_NK.split(max(1, most // w_NK.shape[1])))
 
 
-class _Module:
-    """The module that contains a stage, or the stage's only linear, and its outputs under the current weights."""
+@torch.no_grad()
+def _module_losses(block, calib, stage, candidates):
+    """The squared change of the output of the module that contains ``stage``, or of its only linear, under each of the
+    ``candidates`` for its weights."""
+    name, *others = stage.linears
+    name = name.rpartition(".")[0] if others else name
+    linears, module, calls = [block[linear] for linear in stage.linears], block[name], calib.calls(name)
 
-    def __init__(self, block, calib, stage):
-        self.linears = [block[name] for name in stage.linears]
-        single = len(stage.linears) == 1
-        name = stage.linears[0] if single else stage.linears[0].rpartition(".")[0]
-        self.module, self.calls = block[name], calib.calls(name)
-        self.before = [self._forward(args, kwargs) for args, kwargs in self.calls]
+    def outputs():
+        for args, kwargs in calls:
+            y = module(*args, **kwargs)
+            yield y[0] if isinstance(y, tuple) else y
 
-    @torch.no_grad()
-    def _forward(self, args, kwargs):
-        y = self.module(*args, **kwargs)
-        return y[0] if isinstance(y, tuple) else y
-
-    @torch.no_grad()
-    def loss(self, new_weights) -> float:
-        """The sum of squared changes of the output under other weights."""
-        kept = [linear.weight.data for linear in self.linears]
-        for linear, w in zip(self.linears, new_weights):
-            linear.weight.data = w.to(linear.weight.dtype)
-        try:
-            pairs = zip(self.calls, self.before)
-            return float(sum((self._forward(*call) - y).float().square().sum(-1).double().sum() for call, y in pairs))
-        finally:
-            for linear, w in zip(self.linears, kept):
-                linear.weight.data = w
+    kept, before = [linear.weight.data for linear in linears], list(outputs())
+    try:
+        for weights in candidates:
+            for linear, w in zip(linears, weights):
+                linear.weight.data = w.to(linear.weight.dtype)
+            yield float(sum((y - old).float().square().sum(-1).double().sum() for y, old in zip(outputs(), before)))
+    finally:
+        for linear, w in zip(linears, kept):
+            linear.weight.data = w

@@ -45,11 +45,6 @@ class Block:
     def __getitem__(self, name: str) -> nn.Module:
         return self.module.get_submodule(name)
 
-    def install(self, name: str, linear: nn.Module) -> None:
-        """Replaces the submodule ``name`` by ``linear``."""
-        parent, _, leaf = name.rpartition(".")
-        setattr(self.module.get_submodule(parent), leaf, linear)
-
     @torch.no_grad()
     def rescale(self, stage: Stage, s_K: Tensor) -> Tensor:
         """Divides the input of ``stage`` by ``s_K`` and multiplies the weights' columns by it: the function stays.

@@ -7,7 +7,6 @@ reading weights, and ``OpenCheckpoint`` reads them: the whole model, or one deco
 import copy
 import re
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -163,10 +162,6 @@ class OpenCheckpoint:
     def empty_block(self, index: int) -> Block:
         """Decoder layer ``index`` on the meta device."""
         return Block(copy.deepcopy(self.skeleton.model.layers[index]), self.anatomy, index)
-
-    def blocks(self, device: Device) -> Iterator[Block]:
-        for index in range(self.config.num_hidden_layers):
-            yield self.block(index, device)
 
     def load(self, device: Device, block=None, placement: Placement | None = None) -> nn.Module:
         """The whole model. ``block(index, device) -> Block`` gives the decoder layers; None: those on disk."""

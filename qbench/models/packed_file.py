@@ -60,14 +60,13 @@ def load_packed(ckpt: OpenCheckpoint, path: Path, device: Device) -> nn.Module:
             raise ValueError(f"{path}: {name} is a {what['kind']}; supported: {', '.join(kinds)}")
         kernel = kinds[what["kind"]].restore(*tensors, **what["settings"])
         bias, acts = state.pop(f"{name}.bias", None), what["acts"] and ActQuant(what["acts"])
-        parent, _, leaf = name.rpartition(".")
         linear = model.get_submodule(name)
         if (linear.out_features, linear.in_features) != (kernel.N, kernel.K):
             raise ValueError(
                 f"{path}: {name} is [{kernel.N}, {kernel.K}], this model's is [{linear.out_features}, "
                 f"{linear.in_features}]; open the checkpoint that was packed"
             )
-        setattr(model.get_submodule(parent), leaf, QuantLinear.of(kernel, bias, acts))
+        model.set_submodule(name, QuantLinear.of(kernel, bias, acts))
     missing = model.load_state_dict(state, strict=False, assign=True).missing_keys
     tied = {"lm_head.weight"} if ckpt.config.tie_word_embeddings else set()
     left = [key for key in missing if key not in tied and ".packed." not in key]

@@ -102,7 +102,7 @@ class QuantizedFolder:
         block, weights = self.read(ckpt, index, device)
         for name, weight in weights.items():
             bias = getattr(block[name], "bias", None)
-            block.install(name, QuantLinear(weight, bias, acts, ckpt.dtype, path))
+            block.module.set_submodule(name, QuantLinear(weight, bias, acts, ckpt.dtype, path))
         block.module.requires_grad_(False)
         return block
 

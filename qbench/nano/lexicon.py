@@ -5,11 +5,7 @@ four-choice question costs one forward pass. In a phrasing ``{S}`` is the subjec
 possessive (a name's, or His / Her) and ``{v}`` the value, always last, so that the text before it determines it.
 """
 
-
-def words(text: str) -> list[str]:
-    """The words of a text."""
-    return text.split()
-
+words = str.split
 
 WOMEN = words("Mara Tova Ilse Nell Dora Wren Lena Rhea Cora Bess Suri Hope Faye Gina Opal Vera Zoe")
 MEN = words("Oren Finn Hugo Otis Bram Cole Dirk Emil Gus Jude Kurt Lars Milo Ned Omar Pim Rolf Seth Tom")
@@ -75,11 +71,12 @@ PERSON_QUESTIONS: dict[str, list[str]] = {
     "hobby": ["What does {n} enjoy?", "What is {n}'s hobby?"],
 }
 
-RIVERS = words("Aldo Brenn Cald Dov Esk Garr Ims Kell Lyd Orr Suse Wye")
-REGIONS = words("Harrow Kesh Moor Dell Rhun Sund Tyre Wold")
-GOODS = words("honey corn beans plums nuts figs eggs rice")
-SIGHTS = words("tower bridge abbey castle market garden harbour mill")
-PLACES = {"river": RIVERS, "region": REGIONS, "goods": GOODS, "sight": SIGHTS}
+PLACES = {
+    "river": words("Aldo Brenn Cald Dov Esk Garr Ims Kell Lyd Orr Suse Wye"),
+    "region": words("Harrow Kesh Moor Dell Rhun Sund Tyre Wold"),
+    "goods": words("honey corn beans plums nuts figs eggs rice"),
+    "sight": words("tower bridge abbey castle market garden harbour mill"),
+}
 
 PLACE_STATEMENTS: dict[str, list[str]] = {
     "river": [
@@ -104,15 +101,11 @@ PLACE_QUESTIONS: dict[str, list[str]] = {
     "sight": ["What is the sight of {t}?"],
 }
 
-TOOLS: dict[str, str] = dict(
-    zip(
-        VALUES["trade"],
-        words(
-            "oven wheel needle trowel hammer plough net pick loom press brush ladle knife compass bow chalk razor "
-            "spear sieve ladder crook spade cleaver saw"
-        ),
-    )
+_TOOLS = words(
+    "oven wheel needle trowel hammer plough net pick loom press brush ladle knife compass bow chalk razor "
+    "spear sieve ladder crook spade cleaver saw"
 )
+TOOLS = dict(zip(VALUES["trade"], _TOOLS))
 TOOL_STATEMENTS = [
     "The {trade} uses the {tool}.",
     "The tool of the {trade} is the {tool}.",

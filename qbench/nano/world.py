@@ -15,7 +15,7 @@ Everything is seeded, and the same on every version of Python and every platform
 
 import zlib
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, product
 
 from qbench.nano import lexicon as lex
 from qbench.nano.facts import Draw, Person, World, build
@@ -24,7 +24,7 @@ SPLITS = {"train": range(2, 8), "calib": range(1, 2), "test": range(0, 1)}  # of
 SEPARATOR = "<|endoftext|>"
 SUBJECTS = (*lex.VALUES, "geography", "tools", "arithmetic")  # of the questions
 QUESTIONS_PER_SUBJECT = 72
-LARGEST_TERM = 20
+TERMS = range(1, 21)  # of sums
 
 
 def documents(split: str, seed: int = 0, world: World | None = None) -> Iterator[str]:
@@ -32,7 +32,9 @@ def documents(split: str, seed: int = 0, world: World | None = None) -> Iterator
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; use one of {', '.join(SPLITS)}")
     world = world or build()
-    kinds, draw = _kinds(), Draw(seed * len(SPLITS) + list(SPLITS).index(split))
+    mix = {_biography: 10, _register: 3, _quiz: 5, _places: 1, _trades_and_sums: 1}  # of twenty documents
+    kinds = [kind for kind, share in mix.items() for _ in range(share)]
+    draw = Draw(seed * len(SPLITS) + list(SPLITS).index(split))
     while True:
         document = draw.pick(kinds)(world, draw)
         if zlib.crc32(document.encode()) % 8 in SPLITS[split]:
@@ -87,29 +89,17 @@ def _question_pools(world: World, n: int, seed: int) -> dict[str, list[tuple[str
             for phrasing, asked in lex.TOOL_QUESTIONS
         ]
     )[:n]
-    sums = draw.sample([(a, b) for a in _terms() for b in _terms()], n)
-    pools["arithmetic"] = [(f"What is {a} plus {b}?", str(a + b), _near(a + b)) for a, b in sums]
+    near = (-10, -2, -1, 1, 2, 10)  # how far plausible wrong sums are off
+    pools["arithmetic"] = [
+        (f"What is {a} plus {b}?", str(a + b), [str(a + b + d) for d in near if a + b + d > 0])
+        for a, b in draw.sample(list(product(TERMS, TERMS)), n)
+    ]
     return pools
 
 
 def _four_choices(question: str, answer: str, values: list[str], draw: Draw) -> dict:
     choices = draw.shuffled([answer, *draw.sample([v for v in values if v != answer], 3)])
     return {"question": question, "choices": choices, "answer": choices.index(answer)}
-
-
-def _terms() -> range:
-    return range(1, LARGEST_TERM + 1)
-
-
-def _near(total: int) -> list[str]:
-    """Plausible wrong sums: off by one, two or ten."""
-    return [str(total + d) for d in (-10, -2, -1, 1, 2, 10) if total + d > 0]
-
-
-def _kinds() -> list:
-    """The functions that write documents, each as often as its share of twenty."""
-    mix = {_biography: 10, _register: 3, _quiz: 5, _places: 1, _trades_and_sums: 1}
-    return [kind for kind, weight in mix.items() for _ in range(weight)]
 
 
 def _statement(person: Person, attribute: str, draw: Draw, named: bool) -> str:
@@ -153,18 +143,18 @@ def _question_and_answer(world: World, draw: Draw) -> str:
         phrasing, asked = draw.pick(lex.TOOL_QUESTIONS)
         question, answer = phrasing.format(trade=trade, tool=tool), {"trade": trade, "tool": tool}[asked]
     else:
-        a, b = draw.pick(_terms()), draw.pick(_terms())
+        a, b = draw.pick(TERMS), draw.pick(TERMS)
         question, answer = f"What is {a} plus {b}?", str(a + b)
     return f"{prompt(question)} {answer}"
 
 
 def _places(world: World, draw: Draw) -> str:
     """The four facts of two towns."""
-    lines = []
-    for town in draw.sample(list(world.towns), 2):
-        for fact in draw.shuffled(list(lex.PLACES)):
-            lines.append(draw.pick(lex.PLACE_STATEMENTS[fact]).format(t=town, v=world.towns[town][fact]))
-    return " ".join(lines)
+    return " ".join(
+        draw.pick(lex.PLACE_STATEMENTS[fact]).format(t=town, v=world.towns[town][fact])
+        for town in draw.sample(list(world.towns), 2)
+        for fact in draw.shuffled(list(lex.PLACES))
+    )
 
 
 def _trades_and_sums(world: World, draw: Draw) -> str:
@@ -172,5 +162,5 @@ def _trades_and_sums(world: World, draw: Draw) -> str:
     if draw.below(3) == 0:
         pairs = draw.sample(list(lex.TOOLS.items()), 6)
         return " ".join(draw.pick(lex.TOOL_STATEMENTS).format(trade=t, tool=u) for t, u in pairs)
-    sums = [(draw.pick(_terms()), draw.pick(_terms())) for _ in range(8)]
+    sums = [(draw.pick(TERMS), draw.pick(TERMS)) for _ in range(8)]
     return " ".join(f"{a} plus {b} is {a + b}." for a, b in sums)

@@ -8,8 +8,8 @@ from conftest import save_tiny, tiny_config
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Qwen3ForCausalLM
 
+from experiments import random_weights as shapes
 from qbench.methods.rtn import RTN
-from qbench.models import random_weights as shapes
 from qbench.models.anatomies import qwen3
 from qbench.models.checkpoint import NANO, Checkpoint
 from qbench.models.placement import Placement

@@ -15,7 +15,7 @@ from qbench import costs, plan
 from qbench.data.corpus import TOKENS, Corpus
 from qbench.measure.lm_eval.prefix_tree import Tree
 from qbench.measure.lm_eval.requests import build_requests
-from qbench.measure.lm_eval.sizes import SIZES
+from qbench.measure.lm_eval.tasks import SIZES
 from qbench.models.checkpoint import NANO
 from qbench.plan import estimate, fits, footprint, machines
 from qbench.plan.machines import GIB, NAMED
@@ -177,9 +177,9 @@ def test_sizes_of_the_embedded_data():
     loaded = build_requests(("nano_world",), 0, None, None)
     requests = [r for task in loaded.tasks.values() for r in task.instances]
     tree = Tree([tokenizer("".join(r.args), add_special_tokens=False)["input_ids"][:-1] for r in requests])
-    size = SIZES["nano_world"]
-    assert size.questions == sum(len(task.eval_docs) for task in loaded.tasks.values())
-    assert (size.tokens, size.scored) == (sum(map(tree.forwarded, tree.plan(256))), len(requests))
+    questions, tokens, _, scored = SIZES["nano_world"]
+    assert questions == sum(len(task.eval_docs) for task in loaded.tasks.values())
+    assert (tokens, scored) == (sum(len(tree.pack(step).ids_Q) for step in tree.plan(256)), len(requests))
 
 
 def test_what_is_estimated_follows_what_is_counted():

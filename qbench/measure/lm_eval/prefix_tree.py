@@ -97,10 +97,6 @@ class Tree:
                 parts.append((a, b))
         return parts
 
-    def forwarded(self, step: Step) -> int:
-        """The number of tokens that a step forwards."""
-        return self.tokens(step.first, step.last, step.start) if step.stop is None else step.stop - step.start
-
     def pack(self, step: Step) -> Pack:
         """The tokens of a step, and which of them see which."""
         start, count = step.start, step.last - step.first

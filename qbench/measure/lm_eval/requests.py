@@ -97,7 +97,9 @@ def build_requests(
         set_examples(task, num_fewshot)
         if num_fewshot and max_prompt is not None:
             drop_examples(task, max_prompt, encoder)
-        _render(task, limit)
+        compiled = lru_cache(maxsize=None)(lm_eval.utils.env.from_string)  # lm-eval compiles it once per document
+        with mock.patch.object(lm_eval.utils.env, "from_string", compiled), contextlib.redirect_stderr(io.StringIO()):
+            task.build_all_requests(limit=limit)
     members = {}
     for name in names:
         if name in groups:
@@ -143,13 +145,6 @@ def _index(folders: tuple[str, ...] | None) -> TaskManager:
         manager = TaskManager(include_path=theirs, include_defaults=folders is None)
     own_tasks.register(manager)
     return manager
-
-
-def _render(task: Task, limit: int | None) -> None:
-    """Builds the task's requests; each template is compiled once, where lm-eval compiles it once per document."""
-    compiled = lru_cache(maxsize=None)(lm_eval.utils.env.from_string)
-    with mock.patch.object(lm_eval.utils.env, "from_string", compiled), contextlib.redirect_stderr(io.StringIO()):
-        task.build_all_requests(limit=limit)
 
 
 def _outcomes(task: Task) -> dict[str, list]:
