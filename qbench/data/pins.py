@@ -1,4 +1,7 @@
-"""Data sets of the Hugging Face Hub, each at a pinned commit, file by file.
+"""Data sets of the Hugging Face Hub, each at a pinned commit, file by file, and their places below machine.data_dir.
+
+With a machine.data_dir the Hub is not used: ``LOCAL`` names the files there. C4 may also be its own shard,
+``c4/c4-train.00000-of-01024.json.gz`` or the same below ``c4/en``.
 
 qbench takes whole files from the Hub's cache and reads them itself. The loader of ``datasets`` has its own cache, which
 offline gives the version used last, whatever revision is asked for, and does not find C4.
@@ -24,6 +27,18 @@ PINS = {  # repository: its commit, and the file of a split
     "Rowan/hellaswag": ("218ec52e09a7e7462a5400043bb9a69a41d06b76", "data/{split}-00000-of-00001.parquet"),
     "allenai/winogrande": ("01e74176c63542e6b0bcb004dcdea22d94fb67b5", "{name}/{split}-00000-of-00001.parquet"),
     "aps/super_glue": ("3de24cf8022e94f4ee4b9d55a6f539891524d646", "{name}/{split}-00000-of-00001.parquet"),
+}
+LOCAL = {  # (repository, configuration or any): its files below machine.data_dir
+    (C4, "en"): "c4/*{split}*.parquet",
+    (WIKITEXT, "wikitext-2-raw-v1"): "wikitext2/raw_{split}*.parquet",
+    ("EleutherAI/wikitext_document_level", "wikitext-2-raw-v1"): "wikitext2/raw_{split}*.parquet",
+    ("cais/mmlu", None): "mmlu/{split}*.parquet",
+    ("baber/piqa", None): "zeroshot/piqa_{split}*.parquet",
+    ("allenai/ai2_arc", "ARC-Easy"): "zeroshot/arc_easy_{split}*.parquet",
+    ("allenai/ai2_arc", "ARC-Challenge"): "zeroshot/arc_challenge_{split}*.parquet",
+    ("Rowan/hellaswag", None): "zeroshot/hellaswag_{split}*.parquet",
+    ("allenai/winogrande", "winogrande_xl"): "zeroshot/winogrande_xl_{split}*.parquet",
+    ("aps/super_glue", "boolq"): "zeroshot/boolq_{split}*.parquet",
 }
 BYTES = {  # of the large files; the last one is rounded, as the Hub shows it
     (WIKITEXT, "train"): 6_357_543,
@@ -71,6 +86,31 @@ def pinned(repo: str, split: str, name: str | None = None) -> HubFile:
     """The file of a split of a data set in ``PINS``; ``name``: which configuration of it."""
     revision, file = PINS[repo]
     return HubFile(repo, revision, file.format(split=split, name=name, shards=C4_SHARDS.get(split)))
+
+
+def place(repo: str, name: str | None) -> str | None:
+    """Where ``LOCAL`` puts a data set; None for one that it does not know."""
+    return LOCAL.get((repo, name)) or LOCAL.get((repo, None))
+
+
+def files(repo: str, split: str, name: str | None, data_dir: Path | None) -> list[Path]:
+    """The files of a split below ``data_dir``, or with None the one in the Hub's cache, downloaded if it is not there.
+
+    Raises: FileNotFoundError, naming the place, where ``data_dir`` has none.
+    """
+    if data_dir is None:
+        return [pinned(repo, split, name).get()]
+    found = sorted(data_dir.glob(where := place(repo, name).format(split=split)))
+    if not found and repo == C4:
+        shard = Path(pinned(repo, split, name).path).name
+        where += f", nor c4/en/{shard}"
+        found = [file for folder in ("c4", "c4/en") if (file := data_dir / folder / shard).is_file()][:1]
+    if not found:
+        raise FileNotFoundError(
+            f"{repo} ({split}) is asked for, but machine.data_dir={data_dir} has no {where}; add it there, or unset "
+            "machine.data_dir to use the Hub"
+        )
+    return found
 
 
 @lru_cache

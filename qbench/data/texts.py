@@ -1,23 +1,13 @@
-"""Reads texts from the Hugging Face Hub at pinned revisions, or from local files.
-
-With a ``data_dir`` (machine.data_dir) the Hub is not used: texts come from the parquet files with a ``text`` column
-that ``LOCAL`` names, or from C4's own shard, ``c4/c4-train.00000-of-01024.json.gz`` or the same below ``c4/en``.
-"""
+"""Reads texts from the Hugging Face Hub at pinned revisions, or from local files."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qbench.data.pins import C4, WIKITEXT, HubFile, pinned
+from qbench.data.pins import C4, WIKITEXT, HubFile, files, pinned
 
 HUB = {"c4": (C4, "en"), "wikitext2": (WIKITEXT, "wikitext-2-raw-v1")}
-LOCAL = {
-    ("c4", "train"): "c4/*train*.parquet",
-    ("c4", "validation"): "c4/*validation*.parquet",
-    ("wikitext2", "train"): "wikitext2/raw_train*.parquet",
-    ("wikitext2", "test"): "wikitext2/raw_test*.parquet",
-}
 
 
 def rows(source: str, split: str, data_dir: str | None) -> Sequence[str]:
@@ -25,29 +15,15 @@ def rows(source: str, split: str, data_dir: str | None) -> Sequence[str]:
     from datasets import Dataset
     from pyarrow import concat_tables
 
-    files = local_files(source, split, Path(data_dir)) if data_dir else [hub_file(source, split).get()]
-    return Dataset(concat_tables(map(text_table, files)))["text"]  # decodes a text when it is read
+    repo, name = HUB[source]
+    found = files(repo, split, name, Path(data_dir) if data_dir else None)
+    return Dataset(concat_tables(map(text_table, found)))["text"]  # decodes a text when it is read
 
 
 def hub_file(source: str, split: str) -> HubFile:
     """The file of a split of c4 or wikitext2 on the Hub."""
     repo, name = HUB[source]
     return pinned(repo, split, name)
-
-
-def local_files(source: str, split: str, data_dir: Path) -> list[Path]:
-    """The files of a split below ``data_dir``; FileNotFoundError, naming the place, where there are none."""
-    files = sorted(data_dir.glob(place := LOCAL[source, split]))
-    if not files and source == "c4":
-        shard = Path(hub_file(source, split).path).name
-        place += f", nor c4/en/{shard}"
-        files = [file for folder in ("c4", "c4/en") if (file := data_dir / folder / shard).is_file()][:1]
-    if not files:
-        raise FileNotFoundError(
-            f"{source} ({split}) is asked for, but machine.data_dir={data_dir} has no {place};"
-            " add it (parquet with a `text` column), unset machine.data_dir to use the Hub, or choose another text"
-        )
-    return files
 
 
 def read(path: str) -> str:

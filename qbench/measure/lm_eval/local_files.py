@@ -2,7 +2,7 @@
 
 lm-eval reads every data set through ``datasets.load_dataset(path, name)``. While tasks load, ``pinned_data_sets``
 answers that call. Prompts, choices and scoring stay lm-eval's own; the rows have the columns of the data set on the
-Hub. A data set that ``qbench.data.pins`` does not list is read from the Hub by ```datasets```, and its commit is noted.
+Hub. A data set that ``qbench.data.pins`` does not list is read from the Hub by ``datasets``, and its commit is noted.
 """
 
 import contextlib
@@ -21,18 +21,6 @@ from qbench.data import pins, texts
 from qbench.data.pins import HubFile
 from qbench.hub import hub_error
 
-FILES = {
-    ("cais/mmlu", None): "mmlu/{split}*.parquet",
-    ("baber/piqa", None): "zeroshot/piqa_{split}*.parquet",
-    ("aps/super_glue", "boolq"): "zeroshot/boolq_{split}*.parquet",
-    ("allenai/winogrande", "winogrande_xl"): "zeroshot/winogrande_xl_{split}*.parquet",
-    ("allenai/ai2_arc", "ARC-Easy"): "zeroshot/arc_easy_{split}*.parquet",
-    ("allenai/ai2_arc", "ARC-Challenge"): "zeroshot/arc_challenge_{split}*.parquet",
-    ("Rowan/hellaswag", None): "zeroshot/hellaswag_{split}*.parquet",
-    ("EleutherAI/wikitext_document_level", "wikitext-2-raw-v1"): "wikitext2/raw_{split}*.parquet",
-    (pins.C4, "en"): "c4/*{split}*.parquet",
-}
-
 
 @contextlib.contextmanager
 def pinned_data_sets(data_dir: str | Path | None, shots: int = 0) -> Iterator[dict[str, str]]:
@@ -46,7 +34,7 @@ def pinned_data_sets(data_dir: str | Path | None, shots: int = 0) -> Iterator[di
     def answer(path, name=None, **settings):
         if data_dir is not None:
             return Splits(Path(data_dir), path, name, shots)
-        if _place(path, name):
+        if pins.place(path, name):
             commits[path] = pins.PINS[path][0]
             return Splits(None, path, name, shots)
         found = _load(path, name, settings, load)
@@ -64,7 +52,7 @@ def hub_files_of(config: dict, shots: int) -> list[HubFile | tuple[str, str | No
     path, name = config.get("dataset_path"), config.get("dataset_name")
     if path is None or config.get("custom_dataset") or "/" not in path:  # json and the like read files of their own
         return []
-    if not _place(path, name):
+    if not pins.place(path, name):
         return [(path, name)]
     tested, train = (config.get(f"{split}_split") for split in ("test", "training"))
     splits = {tested or config["validation_split"], config.get("fewshot_split") or (train if shots else None)} - {None}
@@ -86,10 +74,6 @@ def _load(path: str, name: str | None, settings: dict, load: Callable) -> datase
         raise hub_error(e, path, revision, kind="dataset", instead=pins.INSTEAD) from e
 
 
-def _place(path: str, name: str | None) -> str | None:
-    return FILES.get((path, name)) or FILES.get((path, None))
-
-
 def _commit(found: datasets.DatasetDict) -> str | None:
     """The commit of the Hub that a data set was built from; ``datasets`` names its cache folder after it."""
     folders = {Path(file["filename"]).parent.name for split in found.values() for file in split.cache_files}
@@ -105,34 +89,23 @@ class Splits(dict):
     def __init__(self, data_dir: Path | None, path: str, name: str | None, shots: int = 0):
         super().__init__()
         self.data_dir, self.path, self.name, self.shots = data_dir, path, name, shots
-        self.pattern = _place(path, name)
-        if self.pattern is None:
-            known = ", ".join(sorted({path for path, _ in FILES}))
+        if pins.place(path, name) is None:
+            known = ", ".join(sorted(pins.PINS))
             raise ValueError(
                 f"a task reads {path} ({name}), for which machine.data_dir has no place; "
                 f"unset machine.data_dir to read it from the Hub, or use tasks on {known}"
             )
 
     def __missing__(self, split: str) -> Dataset:
-        files = self._files(split)
+        files = []
+        if split != "train" or self.shots:
+            try:
+                files = pins.files(self.path, split, self.name, self.data_dir)
+            except FileNotFoundError:
+                if split != "train" or self.data_dir is None:
+                    raise
         self[split] = Dataset.from_dict(self._columns(files) if files else {})
         return self[split]
-
-    def _files(self, split: str) -> list[Path]:
-        if split == "train" and not self.shots:
-            return []
-        if self.data_dir is None:
-            return [pins.pinned(self.path, split, self.name).get()]
-        if self.path == pins.C4:
-            return texts.local_files("c4", split, self.data_dir)
-        pattern = self.pattern.format(split=split)
-        files = sorted(self.data_dir.glob(pattern))
-        if not files and split != "train":
-            raise FileNotFoundError(
-                f"{self.path} ({split}) was asked for, but machine.data_dir={self.data_dir} has no "
-                f"{pattern}; put the file there, or unset machine.data_dir to use the Hub"
-            )
-        return files
 
     def _columns(self, files: list[Path]) -> dict[str, list]:
         tables = [texts.text_table(f) if self.path == pins.C4 else _table(f) for f in files]
