@@ -249,9 +249,7 @@ def test_an_empty_evaluation_text(tokenizer, tmp_path):
 
 
 def test_what_is_not_in_the_folder(tokenizer, tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=r"wikitext \(train\) .* has no wikitext2/raw_train\*.parquet; add"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"wikitext \(train\) .* has no wikitext2/raw_train\*.parquet; add"):
         Calibration("wikitext2").tokens(tokenizer, tmp_path)
 
 

@@ -2,7 +2,6 @@
 
 from unittest import mock
 
-from lm_eval.api.samplers import ContextSampler
 from lm_eval.api.task import Task
 from lm_eval.defaults import DEFAULT_OTHER_SEED
 
@@ -23,11 +22,20 @@ def set_examples(task: Task, shots: int) -> None:
 
 
 def drop_examples(task: Task, max_prompt: int, encoder: Encoder) -> None:
-    """Makes ``task`` leave out the last examples of a prompt, one by one, while it exceeds ``max_prompt`` tokens."""
-    whole, sampler = task.fewshot_context, task.sampler
+    """Makes ``task`` leave out the last examples of a prompt, one by one, while it exceeds ``max_prompt`` tokens.
+
+    A prompt's examples are drawn once: fewer are the first of these.
+    """
+    whole, draw = task.fewshot_context, task.sampler.sample
 
     def context(doc: dict, num_fewshot: int, **settings) -> str | list[str]:
-        with mock.patch.object(task, "sampler", SampledOnce(sampler)):
+        drawn: list[dict] = []
+
+        def sample(n: int, **settings) -> list[dict]:
+            drawn[:] = drawn or draw(n=n, **settings)
+            return drawn[:n]
+
+        with mock.patch.object(task.sampler, "sample", sample):
             for shots in range(num_fewshot, -1, -1):
                 prompt = whole(doc, num_fewshot=shots, **settings)
                 each = [prompt] if isinstance(prompt, str) else prompt
@@ -36,16 +44,3 @@ def drop_examples(task: Task, max_prompt: int, encoder: Encoder) -> None:
         return prompt
 
     task.fewshot_context = context
-
-
-class SampledOnce:
-    """Samples examples at the first call; later calls get the first ``n`` of these."""
-
-    def __init__(self, sampler: ContextSampler):
-        self.sampler = sampler
-        self.examples: list[dict] | None = None
-
-    def sample(self, n: int, **settings) -> list[dict]:
-        if self.examples is None:
-            self.examples = self.sampler.sample(n=n, **settings)
-        return self.examples[:n]

@@ -7,7 +7,7 @@ Hub. A data set that ``qbench.data.pins`` does not list is read from the Hub by 
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from unittest import mock
@@ -21,6 +21,8 @@ from qbench.data import pins, texts
 from qbench.data.pins import HubFile
 from qbench.hub import hub_error
 
+LOAD = datasets.load_dataset  # lm-eval's calls are answered in its place
+
 
 @contextlib.contextmanager
 def pinned_data_sets(data_dir: str | Path | None, shots: int = 0) -> Iterator[dict[str, str]]:
@@ -29,7 +31,7 @@ def pinned_data_sets(data_dir: str | Path | None, shots: int = 0) -> Iterator[di
     Yields {repository: commit} of what came from the Hub. ``shots``: the examples per prompt; with 0, training splits
     stay unread.
     """
-    commits, load = {}, datasets.load_dataset
+    commits: dict[str, str] = {}
 
     def answer(path, name=None, **settings):
         if data_dir is not None:
@@ -37,7 +39,7 @@ def pinned_data_sets(data_dir: str | Path | None, shots: int = 0) -> Iterator[di
         if pins.place(path, name):
             commits[path] = pins.PINS[path][0]
             return Splits(None, path, name, shots)
-        found = _load(path, name, settings, load)
+        found = load_whole(path, name, **settings)
         if commit := _commit(found):
             commits[path] = commit
         return found
@@ -59,17 +61,13 @@ def hub_files_of(config: dict, shots: int) -> list[HubFile | tuple[str, str | No
     return [pins.pinned(path, split, name) for split in sorted(splits)]
 
 
-def load_whole(path: str, name: str | None) -> None:
-    """Loads a data set into the cache of ``datasets``."""
-    _load(path, name, {}, datasets.load_dataset)
-
-
-def _load(path: str, name: str | None, settings: dict, load: Callable) -> datasets.DatasetDict:
+def load_whole(path: str, name: str | None, **settings) -> datasets.DatasetDict:
+    """A data set as ``datasets`` loads it, at its pinned commit if it has one."""
     revision = pins.PINS[path][0] if path in pins.PINS else None
     try:
         if "/" in path and not is_offline_mode():  # offline the cache answers
             pins.connect(path)
-        return load(path, name, revision=revision, **settings)
+        return LOAD(path, name, revision=revision, **settings)
     except Exception as e:
         raise hub_error(e, path, revision, kind="dataset", instead=pins.INSTEAD) from e
 

@@ -52,6 +52,10 @@ def random_sequences(seed: int) -> list[list[int]]:
     return [s for s in sequences if s] + sequences[:2]
 
 
+def forwarded(tree: Tree, step: prefix.Step) -> int:
+    return tree.tokens(step.first, step.last, step.start) if step.stop is None else step.stop - step.start
+
+
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("budget", [1, 20, 100, 10_000])
 def test_a_plan_covers_every_row_behind_its_own_prefix(seed, budget, monkeypatch):
@@ -63,8 +67,7 @@ def test_a_plan_covers_every_row_behind_its_own_prefix(seed, budget, monkeypatch
     for step in tree.plan(budget):
         pack = tree.pack(step)
         cache = cache[: step.start]
-        tokens = tree.tokens(step.first, step.last, step.start) if step.stop is None else step.stop - step.start
-        assert len(pack.ids_Q) == tokens
+        assert len(pack.ids_Q) == forwarded(tree, step)
         for r, path in zip(range(step.first, step.last), pack.paths, strict=True):
             row = tree.rows[r].tolist()
             assert cache == row[: step.start]
@@ -267,8 +270,8 @@ def test_mmlu_takes_a_seventh_of_the_tokens(qwen3_tokenizer, monkeypatch):
         sequences += [start + ids for ids in qwen3_tokenizer(questions)["input_ids"]]
     assert sum(map(len, sequences)) == 9_776_186
     tree = Tree(sequences)
-    forwarded = sum(map(tree.forwarded, tree.plan(lm_model.PACK["cpu"])))
-    assert 1_336_050 <= forwarded < 1_350_000
+    total = sum(forwarded(tree, step) for step in tree.plan(lm_model.PACK["cpu"]))
+    assert 1_336_050 <= total < 1_350_000
     assert tree.tokens(0, len(tree.rows), 0) == 1_336_050
 
 

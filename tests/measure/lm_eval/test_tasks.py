@@ -123,10 +123,18 @@ def test_few_shot_draws_are_kept_when_examples_are_dropped(ctx):
             self.draws = getattr(self, "draws", 0) + 1
             return [f"{self.draws}{letter}" for letter in "abcde"[:n]]
 
-    drawn = few_shot.SampledOnce(Sampler())
-    assert drawn.sample(n=3, eval_doc=None) == ["1a", "1b", "1c"]
-    assert drawn.sample(n=2, eval_doc=None) == ["1a", "1b"]
-    assert few_shot.SampledOnce(drawn.sampler).sample(n=1) == ["2a"]
+    class Prompts:
+        sampler = Sampler()
+
+        def fewshot_context(self, doc, num_fewshot):
+            return "".join(self.sampler.sample(n=num_fewshot, eval_doc=doc))
+
+    class Characters:
+        ids = staticmethod(list)
+
+    task = Prompts()
+    few_shot.drop_examples(task, 4, Characters)
+    assert [task.fewshot_context({}, num_fewshot=n) for n in (3, 1)] == ["1a1b", "2a"]
 
 
 def test_science(ctx):
