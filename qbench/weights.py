@@ -6,6 +6,7 @@ Dimension key: N output channels, K input channels, G groups of K, C blocks of c
 """
 
 from dataclasses import dataclass, fields, replace
+from itertools import accumulate
 from typing import ClassVar
 
 import torch
@@ -83,12 +84,10 @@ class UniformWeight(QuantWeight):
     def split(self, rows: list[int]) -> list["UniformWeight"]:
         """Consecutive parts with the given numbers of rows, each in its own memory."""
 
-        def cut(x):
-            return [None] * len(rows) if x is None else [part.clone() for part in x.split(rows)]
+        def part(some: slice) -> dict:
+            return {k: (t if k == "group_K" else t[some]).clone() for k, t in self.state().items()}
 
-        groups = [None if self.group_K is None else self.group_K.clone() for _ in rows]
-        parts = zip(cut(self.codes_NK), cut(self.scale_NG), cut(self.zero_NG), groups)
-        return [replace(self, codes_NK=c, scale_NG=s, zero_NG=z, group_K=g) for c, s, z, g in parts]
+        return [replace(self, **part(slice(end - n, end))) for n, end in zip(rows, accumulate(rows))]
 
     def dequantize(self) -> Tensor:
         grid, codes, scale = Grid(self.bits, -1, self.zero_NG is None), self.codes_NK.float(), self.scale_NG.float()

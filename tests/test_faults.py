@@ -19,10 +19,10 @@ from qbench import faults
 from qbench.files import DAY, Lock, remove_stale, scratch, write_atomic
 from qbench.models.quantized import QuantizedFolder
 from qbench.plan.status import Records
+from qbench.quantization import CachedWeights
 from qbench.record import NewerRecord
 from qbench.run import Run, run
 from qbench.store import Store
-from qbench.weights_cache import CachedWeights
 
 
 def one_record(tmp_path) -> Path:

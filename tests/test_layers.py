@@ -18,7 +18,7 @@ LAYERS = [
     ("store", "calibration", "provenance", "machine", "kernels", "printed"),
     ("methods.base", "linear", "models.checkpoint", "tracking", "outcomes", "report"),
     ("methods", "models.quantized"),
-    ("statistics_cache", "weights_cache", "models.packed_file", "decoder"),
+    ("statistics_cache", "models.packed_file", "decoder"),
     ("latency",),
     ("stream",),
     ("measure",),
