@@ -186,7 +186,7 @@ def test_a_task_without_its_file(ctx, tmp_path):
 def test_a_task_without_the_hub(ctx, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    with pytest.raises(FileNotFoundError, match=r"piqa at revision 142f.* is not, .* in .*set machine.data_dir"):
+    with pytest.raises(FileNotFoundError, match=r"piqa at revision 142f.* is not completely in .*set machine.data_dir"):
         Tasks("piqa").science(ctx)
 
 
