@@ -7,6 +7,7 @@ import warnings
 from importlib import import_module
 from importlib.metadata import version
 
+from qbench import signals
 from qbench.shipped import conf_dir
 
 MODULES = ("plan", "fetch", "records")  # with a main of their own
@@ -46,15 +47,14 @@ Exit codes: 0  done    1  something failed or was refused    2  the command line
 def main() -> None:
     command, rest = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # without a line of source code
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _end)
+    signals.end_at_once()
     if command not in ("run", "fetch") or PRINTING & set(rest):  # they lose nothing, so `| head` ends them in silence
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         code = _command(command, rest)
         sys.stdout.flush()
     except SystemExit as e:
-        if e.code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+        if e.code in {128 + number for number in signals.ENDING}:
             print(f"qbench {command}: stopped; the same command starts again", file=sys.stderr)
         raise
     except BrokenPipeError:
@@ -70,7 +70,7 @@ def _command(command: str, rest: list[str]) -> int:
         return _run(rest)
     if command in MODULES:
         main = import_module(f"qbench.{command}").main
-        _stop_by_exception()
+        signals.end_by_exception()
         return main(rest)
     if command == "report":
         return _report(rest)
@@ -81,28 +81,6 @@ def _command(command: str, rest: list[str]) -> int:
         return 0
     print(f"qbench: unknown command {command!r}; see qbench --help", file=sys.stderr)
     return 2
-
-
-def _end(number: int, frame) -> None:
-    """Ends the process at once, while libraries are imported and nothing has been measured.
-
-    An exception would not work: C code that is imported turns it into another error.
-    """
-    print("qbench: stopped before any work; the same command starts again", file=sys.stderr, flush=True)
-    os._exit(128 + number)
-
-
-def _stop_by_exception() -> None:
-    """From now on a signal ends the process as an exception does; also in the workers of a launcher."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler, _end):
-            signal.signal(number, _stop)
-
-
-def _stop(number: int, frame) -> None:
-    """Ends the process as an exception does, so that cleanup runs; the same signal again ends it at once."""
-    signal.signal(number, signal.SIG_DFL)
-    sys.exit(128 + number)
 
 
 def _run(args: list[str]) -> int:
@@ -122,7 +100,7 @@ def _run(args: list[str]) -> int:
     if code == 1 and Outcomes.here is None:  # Hydra could not compose a configuration
         return 2
     ended = Outcomes.here.collected() if Outcomes.here else []
-    if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+    if code in {128 + number for number in signals.ENDING}:
         done = sum(o.status in ("measured", "present") for o in ended)
         name = signal.Signals(code - 128).name
         kept = f"stopped by {name} after {done} finished cells: records and quantized blocks are kept"
@@ -144,7 +122,7 @@ def _hydra(args: list[str]) -> None:
             os.environ.setdefault("TRITON_INTERPRET", "1")
         from qbench.run import run
 
-        _stop_by_exception()
+        signals.end_by_exception()
         return run(cfg)
 
     sys.argv = ["qbench run", *args]
@@ -175,7 +153,7 @@ def _report(args: list[str]) -> int:
 
     from qbench import report
 
-    _stop_by_exception()
+    signals.end_by_exception()
     parser = argparse.ArgumentParser(prog="qbench report", description="Tables and figures from the records.")
     default = os.environ.get("QBENCH_RESULTS", "runs")
     parser.add_argument("results_dir", nargs="?", default=default, help="folder with records (default: %(default)s)")

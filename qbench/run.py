@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from omegaconf import DictConfig
 
-from qbench import faults, overrides, preflight, provenance
+from qbench import faults, overrides, preflight, provenance, signals
 from qbench.config import Config, name_of
 from qbench.files import remove_stale, scratch
 from qbench.measure.base import Context
@@ -89,6 +89,7 @@ class Run:
             try:
                 work()
             except Exception as e:
+                signals.end_if_asked()
                 errors.append(f"{type(e).__name__}: {one_line(e)}")
                 if faults.is_of_machine(e):
                     errors[-1] += " (a fault of this machine, not recorded; mend it, and the same command continues)"
@@ -138,12 +139,14 @@ class Run:
 
 def run(cfg: DictConfig) -> Outcome:
     """Runs one configuration; bad input is an Outcome too, with the reason, and so is a bug, with its traceback."""
+    signals.end_if_asked()
     try:
         config = Config.of(cfg)
         if not config.is_wanted:
             return Outcome(name_of(cfg), "left out", f"not in table {config.table} of the paper")
         return Run(config).execute()
     except Exception as e:
+        signals.end_if_asked()
         if not isinstance(e, (ValueError, OSError)):
             traceback.print_exc()
         return Outcome(name_of(cfg), "refused", one_line(e))

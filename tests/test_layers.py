@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "qbench"
 LAYERS = [
-    ("hub", "settings", "cholesky", "progress", "shape"),
+    ("hub", "signals", "settings", "cholesky", "progress", "shape"),
     ("data.pins", "costs"),
     ("nano", "data.texts", "shipped", "files"),
     ("json_values", "faults", "protocol"),

@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from qbench import plan
+from qbench import plan, signals
 from qbench.config import Config
 from qbench.machine import Machine
 from qbench.measure.perplexity import Perplexity
@@ -436,6 +436,22 @@ def test_a_local_checkpoint_with_local_texts(tmp_path):
     assert record.science["model"]["repo"] == "local"
     assert "text/ppl" in record.metrics
     assert str(tmp_path) not in json.dumps(record.science)
+
+
+def test_a_signal_that_compiled_code_turns_into_an_error_still_ends_the_process(configure, tmp_path, monkeypatch):
+    def interrupted(*_):
+        try:
+            signals.stop(signal.SIGTERM)
+        except SystemExit as e:
+            raise SystemError("returned a result with an exception set") from e
+
+    monkeypatch.setattr(signals, "_asked", [])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(Perplexity, "run", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        run(configure("method=rtn"))
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert not Store(tmp_path / "results").failures()
 
 
 # --- the rest of the command line ---
