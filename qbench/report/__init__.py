@@ -5,12 +5,12 @@ is "–", one that failed says so, one that diverged keeps its inf or nan. The p
 with our numbers beside the printed ones as far as measured; ``audit`` says which printed numbers cannot be right.
 """
 
-import sys
 import warnings
 from pathlib import Path
 
 from qbench.files import write_atomic
 from qbench.printed.audit import write_audit
+from qbench.printed.published import METRICS
 from qbench.record import Failure, Measurement
 from qbench.render.footnotes import Footnotes
 from qbench.render.writers import to_text, write
@@ -20,7 +20,9 @@ from qbench.report.quality.packed_models import KERNEL_TABLES, kernel_sheet
 from qbench.report.quality.table import make_table, specs
 from qbench.report.quality.text import matrix_sheet, summary_sheet
 from qbench.report.quality.variants import flaw
-from qbench.report.reproduction import table_text, write_reproduction
+from qbench.report.reproduction import write_reproduction
+from qbench.report.reproduction.compare import reproduce
+from qbench.report.reproduction.sheet import sheet
 from qbench.store import Store
 
 __all__ = ["build", "frame", "layer_frame", "load", "main", "make_table", "paper_table", "specs", "summary"]
@@ -50,18 +52,18 @@ def build(
     tables = out / "tables"
     for spec in specs(df["model"].unique()):
         table = make_table(spec, df)
-        for t in (table, make_table(spec, df, delta=True)) if spec.delta else (table,):
+        for t in (table, make_table(spec, df, delta=True)) if spec.is_matrix else (table,):
             written += write(matrix_sheet(t), tables) if t.rows and t.columns else []
-        if spec.summary:
-            written.append(tables / (spec.name.removesuffix("_matrix") + "_summary.md"))
+        if spec.is_matrix:
+            written.append(tables / f"{spec.family}_summary.md")
             write_atomic(written[-1], f"```text\n{to_text(summary_sheet(table, Footnotes()))}```\n")
-        if spec.figures and figures:
+        if spec.is_matrix and figures:
             from qbench.report.figures import draw  # matplotlib takes a second to import
 
             written += draw(table, df, layer_frame(measurements), out / "figures")
     kernels = frame(measurements, failures, kernels=True)
-    for sheet in (kernel_sheet(kernels, table) for table in KERNEL_TABLES):
-        written += write(sheet, tables) if sheet.csv_rows else []
+    for s in (kernel_sheet(kernels, table) for table in KERNEL_TABLES):
+        written += write(s, tables) if s.csv_rows else []
     written += write_latency(results_dir, measurements, out, figures=figures)
     if paper and len(df):
         written += write_audit(out / "audit", figures=figures)
@@ -71,13 +73,14 @@ def build(
 
 def paper_table(results_dir: str | Path, table: int, protocol: str | None = None, metric: str | None = None) -> str:
     """One of the paper's tables with our numbers beside the printed ones, as text; ValueError as in ``reproduce``."""
-    return table_text(*load(results_dir), table, protocol, metric)
+    measurements, failures = load(results_dir)
+    return to_text(sheet(reproduce(measurements, table, protocol, (metric,) if metric else METRICS, failures)))
 
 
 def summary(results_dir: str | Path) -> str:
     """The compact tables as text for a terminal, at most 100 columns wide; "" where there is no record."""
     df, footnotes = frame(*load(results_dir)), Footnotes()
-    tables = [make_table(spec, df) for spec in specs(df["model"].unique()) if spec.summary]
+    tables = [make_table(spec, df) for spec in specs(df["model"].unique()) if spec.is_matrix]
     return to_text(*(summary_sheet(t, footnotes) for t in tables)) if tables else ""
 
 
@@ -90,31 +93,29 @@ def main(
     table: int | None = None,
     protocol: str | None = None,
     metric: str | None = None,
-    stream=None,
 ) -> int:
     """Builds everything, prints the compact table and where the files lie; 1 where there is no record.
 
     With ``table`` (1 to 4) it builds nothing and prints that table of the paper, under ``protocol`` and only
     ``metric`` if named. 2 where the request or the records contradict themselves.
     """
-    stream = stream or sys.stdout
     if table is None and (protocol or metric):
-        print("a protocol or a metric is chosen for one of the paper's tables: name it with table 1 to 4", file=stream)
+        print("a protocol or a metric is chosen for one of the paper's tables: name it with table 1 to 4")
         return 2
     try:
         if table is not None:
-            print(paper_table(results_dir, table, protocol, metric), file=stream, end="")
+            print(paper_table(results_dir, table, protocol, metric), end="")
             return 0
         paths = build(results_dir, out, figures=figures, paper=paper)
     except ValueError as e:
-        print(f"qbench report: {e}", file=stream)
+        print(f"qbench report: {e}")
         return 2
     if not paths:
         where = Path(results_dir) / "measurements"
-        print(f"no records in {where}; measure something first, e.g. qbench run model=nano-s", file=stream)
+        print(f"no records in {where}; measure something first, e.g. qbench run model=nano-s")
         return 1
-    print(summary(results_dir), file=stream)
+    print(summary(results_dir))
     for folder in dict.fromkeys(p.parent for p in paths):
         names = dict.fromkeys(p.stem for p in paths if p.parent == folder)
-        print(f"{folder}: {', '.join(names)}", file=stream)
+        print(f"{folder}: {', '.join(names)}")
     return 0

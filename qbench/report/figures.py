@@ -20,7 +20,7 @@ from qbench.report.quality.heatmap import layer_heatmap
 from qbench.report.quality.over_bits import bits_figure, differences_figure
 from qbench.report.quality.pareto import pareto_figure
 from qbench.report.quality.series import quantized
-from qbench.report.quality.table import Table, make_table, one_evaluation, specs
+from qbench.report.quality.table import FIGURES, Table, make_table, one_evaluation, specs
 from qbench.report.quality.variants import quant_labels
 
 Metrics = tuple[str, ...]
@@ -74,7 +74,7 @@ def draw(t: Table, df: pd.DataFrame, layers: pd.DataFrame, folder: Path) -> list
 
 
 def _table(df: pd.DataFrame, delta: bool = False) -> Table:
-    found = [spec for spec in specs(df["model"]) if spec.figures]
+    found = [spec for spec in specs(df["model"]) if spec.is_matrix]
     if len(found) != 1:
         models = ", ".join(sorted(set(df["model"]))) or "none"
         raise ValueError(f"a figure shows one family of models, these are {models}: filter the frame first")
@@ -89,7 +89,7 @@ def _columns(t: Table, metrics: Metrics = ()) -> list[Column]:
 
 
 def _finite(t: Table, metrics: Metrics = ()) -> list[Column]:
-    return [c for c in t.choose(metrics or t.spec.figures, 4) if any(r.cells[c.key].finite for r in t.rows)]
+    return [c for c in t.choose(metrics or FIGURES, 4) if any(r.cells[c.key].finite for r in t.rows)]
 
 
 def _one_of_each(columns: list[Column]) -> list[Column]:

@@ -7,6 +7,8 @@ bfloat16; a uniform grid with 16-bit activations (RTN, GPTQ, AWQ) on wna16; one 
 wna8; BiLLM on binary. Only points that have both are drawn.
 """
 
+import json
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -22,7 +24,7 @@ from qbench.report.quality.frame import frame
 from qbench.report.quality.pareto import draw_front, marker_sizes
 from qbench.report.quality.rows import Row
 from qbench.report.quality.series import handles, looks, quality_axis, value
-from qbench.report.quality.table import make_table, matrix, one_evaluation
+from qbench.report.quality.table import FIGURES, make_table, matrix, one_evaluation
 from qbench.report.quality.variants import UNQUANTIZED
 from qbench.shape import QWEN3
 
@@ -86,7 +88,7 @@ def joined(s: Speeds, rows: list[Row]) -> list[tuple[Row, ModelRow]]:
     """The rows of a quality table, each with the latency row of its decoder; rows without one are left out."""
     out = []
     for r in rows:
-        k = kernel_of(next(iter(r.records.values()))["science"])
+        k = kernel_of(json.loads(r.quant))
         found = s.decoding(r.model.removesuffix("-base"), k) if k else None
         if found:
             out.append((r, found))
@@ -119,7 +121,7 @@ def quality_figure(s: Speeds, measurements: list[Measurement]) -> Figure | None:
 def _metrics(t, pairs: list[tuple[Row, ModelRow]]) -> list[str]:
     """The first perplexity and the first accuracy with at least two points."""
     there = {c.key for c in t.columns if sum(r.cells[c.key].finite for r, _ in pairs) > 1}
-    kinds = {c.log: c.key for c in reversed(t.choose(t.spec.figures, 99)) if c.delta and c.key in there}
+    kinds = {c.log: c.key for c in reversed(t.choose(FIGURES, 99)) if c.delta and c.key in there}
     return [kinds[log] for log in (True, False) if log in kinds]
 
 

@@ -14,12 +14,26 @@ _DTYPES = {"bfloat16": "BF16", "float16": "FP16", "float32": "FP32"}
 
 @dataclass(frozen=True)
 class Value:
-    """One metric of one row. ``state``: ok, failed or missing; ``note`` says why there is no number."""
+    """One metric of one row. ``state``: ok, failed or missing; ``note`` says why there is no number.
+
+    ``record`` is its row of the long frame, empty where there is none.
+    """
 
     state: str = "missing"
     value: float = math.nan
     stderr: float = math.nan
     note: str = ""
+    record: dict = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, record: dict, delta: bool) -> "Value":
+        """What ``record`` says, or with ``delta`` its paired difference to the unquantized model."""
+        if record["status"] == "failed":
+            return cls("failed", note=f"failed: {record['error']}", record=record)
+        if delta and record["delta_note"]:
+            return cls(note=f"no paired difference: {record['delta_note']}", record=record)
+        value, stderr = ("delta", "delta_stderr") if delta else ("value", "stderr")
+        return cls("ok", record[value], record[stderr], record=record)
 
     @property
     def finite(self) -> bool:
@@ -39,8 +53,7 @@ class Row:
     ``differs``       what sets its quantization apart from others of the table, beyond its columns
     ``how``           what sets its evaluation apart
     ``notes``         how many linears have each note
-    ``records``       its rows of the long frame, by metric
-    ``cells``         a Value per metric, filled by ``table``
+    ``cells``         a Value per metric
     """
 
     quant: str
@@ -56,8 +69,7 @@ class Row:
     how: str
     on_axis: bool
     notes: Counter
-    records: dict[str, dict]
-    cells: dict[str, Value] = field(default_factory=dict)
+    cells: dict[str, Value]
 
     @property
     def variant(self) -> str:
@@ -77,11 +89,12 @@ class Row:
         return f"{self.name}{acts}{group}" + (f" {self.variant}" if self.variant else "")
 
 
-def make_rows(df: pd.DataFrame) -> list[Row]:
-    """One row per quantization, or several where its evaluations differ; by size, method, falling bits.
+def make_rows(df: pd.DataFrame, metrics: list[str], delta: bool = False) -> list[Row]:
+    """One row per quantization, or several where its evaluations of ``metrics`` differ; by size, method, falling bits.
 
     A metric appears in the rows of its own evaluation; one that was evaluated in one way only, in all rows.
     """
+    df = df[df["metric"].isin(metrics)]
     if df.empty:
         return []
     df, labels = df.assign(how=eval_labels(df)), quant_labels(df["science"])
@@ -104,7 +117,8 @@ def make_rows(df: pd.DataFrame) -> list[Row]:
         )
         for how in sorted(set(part["how"]) - {""}) or [""]:
             records = part[part["how"].isin(["", how])].to_dict("records")
-            rows.append(Row(**shared, how=how, records={r["metric"]: r for r in records}))
+            cells = dict.fromkeys(metrics, Value()) | {r["metric"]: Value.of(r, delta) for r in records}
+            rows.append(Row(**shared, how=how, cells=cells))
     return sorted(rows, key=lambda r: (sizes[r.model], r.model, *row_order(r)))
 
 

@@ -17,17 +17,10 @@ from qbench.report.quality.variants import UNQUANTIZED, canon
 
 ZERO_SHOT = ("piqa", "arc_easy", "arc_challenge", "hellaswag", "winogrande", "boolq")
 NANO_SUBJECTS, MMLU_SUBJECTS = "nano_*/acc*", "mmlu_*/acc*"  # parts of nano_world and MMLU, which have a column
-COLUMNS: tuple[str, ...] = (
-    "nano/ppl",
-    "wikitext2/ppl*",
-    "c4/ppl*",
-    "*/ppl",
-    "*perplexity",
-    "*/kl",
-    "*/top1",
-    "nano_world/acc",
-)
-COLUMNS += (*(f"{task}/acc*" for task in ZERO_SHOT), "mmlu/acc", "mmlu_hendrycks/acc", "*")
+STUDY = "The study in small: five methods on the embedded models"
+SUBJECTS = "Accuracy on the subjects of the nano tasks"
+COLUMNS: tuple[str, ...] = ("nano/ppl", "wikitext2/ppl*", "c4/ppl*", "*/ppl", "*perplexity", "*/kl", "*/top1")
+COLUMNS += ("nano_world/acc", *(f"{task}/acc*" for task in ZERO_SHOT), "mmlu/acc", "mmlu_hendrycks/acc", "*")
 SUMMARY = ("nano/ppl", "wikitext2/ppl", "nano_world/acc", "mmlu/acc", "*/acc", "*/ppl", "*/kl")
 FIGURES = ("nano/ppl", "wikitext2/ppl", "*/kl", "nano_world/acc", "mmlu/acc", "*/ppl", "*/acc")
 
@@ -36,18 +29,15 @@ FIGURES = ("nano/ppl", "wikitext2/ppl", "*/kl", "nano_world/acc", "mmlu/acc", "*
 class TableSpec:
     """A table of the models of one ``family``.
 
-    ``columns`` are globs over metrics, in order; "*" stands for all but subjects. ``summary`` and ``figures`` choose
-    among them for the compact table and the panels of the figures; without them there is none. ``delta``: whether
-    the table of paired differences is written.
+    ``columns`` are globs over metrics, in order; "*" stands for all but subjects. ``is_matrix``: it is the main table
+    of its family, which also has paired differences, a compact form and figures.
     """
 
     name: str
     caption: str
     family: str
     columns: tuple[str, ...] = COLUMNS
-    summary: tuple[str, ...] = SUMMARY
-    figures: tuple[str, ...] = FIGURES
-    delta: bool = True
+    is_matrix: bool = True
 
     def select(self, df: pd.DataFrame) -> pd.DataFrame:
         return df[df["model"].map(family) == self.family]
@@ -70,18 +60,15 @@ def family(model: str) -> str:
 
 def specs(models: Iterable[str]) -> list[TableSpec]:
     """The tables that records of ``models`` give rise to, the nano study's first."""
-    families = sorted({family(m) for m in models}, key=lambda f: (f != "nano", f))
-    return [spec for f in families for spec in [matrix(f), *[subjects()] * (f == "nano")]]
+    found = {family(m) for m in models}
+    nano = [matrix("nano"), TableSpec("nano_subjects", SUBJECTS, "nano", (NANO_SUBJECTS,), is_matrix=False)]
+    return nano * ("nano" in found) + [matrix(f) for f in sorted(found - {"nano"})]
 
 
 def matrix(family: str) -> TableSpec:
-    captions = {"nano": "The study in small: five methods on the embedded models"}
-    return TableSpec(f"{family}_matrix", captions.get(family, f"Post-training quantization of {family} models"), family)
-
-
-def subjects() -> TableSpec:
-    caption = "Accuracy on the subjects of the nano tasks"
-    return TableSpec("nano_subjects", caption, "nano", (NANO_SUBJECTS,), (), (), delta=False)
+    """The main table of the models of ``family``."""
+    caption = STUDY if family == "nano" else f"Post-training quantization of {family} models"
+    return TableSpec(f"{family}_matrix", caption, family)
 
 
 @dataclass
@@ -129,10 +116,7 @@ def make_table(spec: TableSpec, df: pd.DataFrame, delta: bool = False) -> Table:
             notes = [f"Left out, as nothing is paired: {', '.join(unpaired)}."]
     elif parts := set(fnmatch.filter(df["metric"], MMLU_SUBJECTS)) - {c.key for c in columns}:
         notes = [f"Left out: the accuracies of {len(parts)} subjects of MMLU, which are in the records."]
-    rows = make_rows(df[df["metric"].isin([c.key for c in columns])])
-    rows = [r for r in rows if not (delta and r.method == UNQUANTIZED)]
-    for r in rows:
-        r.cells = {c.key: _value(r.records.get(c.key), delta) for c in columns}
+    rows = [r for r in make_rows(df, [c.key for c in columns], delta) if not (delta and r.method == UNQUANTIZED)]
     return Table(spec, columns, rows, df.drop_duplicates("id"), notes, delta)
 
 
@@ -143,25 +127,25 @@ def one_evaluation(t: Table) -> Table:
     """
     size = {r.how: (0, 0.0) for r in t.rows}
     for r in t.rows:
-        items = [x["n"] for x in r.records.values() if x["how"] and x["status"] == "ok"]
+        records = [v.record for v in r.cells.values() if v.record]
+        items = [x["n"] for x in records if x["how"] and x["status"] == "ok"]
         if items:
             size[r.how] = (size[r.how][0] + 1, max(size[r.how][1], *items))
     chosen = {}
     for c in t.columns:
         ids = defaultdict(set)
-        for x in (r.records.get(c.key) for r in t.rows):
-            if x and x["how"]:
+        for x in (r.cells[c.key].record for r in t.rows):
+            if x.get("how"):
                 ids[x["how"]].add(x["id"])
         if ids:
             how = max(ids, key=lambda how: (size[how], how))
             chosen[c.key] = (how, {other: len(found) for other, found in ids.items() if other != how})
     rows: dict[str, Row] = {}
     for r in t.rows:
-        row = rows.setdefault(r.quant, replace(r, how="", cells={c.key: Value() for c in t.columns}, records={}))
+        row = rows.setdefault(r.quant, replace(r, how="", cells=dict.fromkeys(r.cells, Value())))
         for key in r.cells:
             if key not in chosen or r.how == chosen[key][0]:
                 row.cells[key] = r.cells[key]
-                row.records |= {x["metric"]: x for x in [r.records.get(key)] if x}
     return replace(t, rows=list(rows.values()), chosen={k: v for k, v in chosen.items() if v[1]})
 
 
@@ -172,7 +156,7 @@ def winners(rows: list[Row], c: Column, text: Callable[[float], str]) -> set[int
     """
     rivals = defaultdict(list)
     for r in rows:
-        if x := r.records.get(c.key):
+        if x := r.cells[c.key].record:
             same = (canon(x["science"]["model"]), canon(x["science"].get("calib")), x["how"])
             rivals[f"{r.bits:.3g}", r.act_bits, str(r.group_size), *same].append(r.cells[c.key])
     best = set()
@@ -182,15 +166,3 @@ def winners(rows: list[Row], c: Column, text: Callable[[float], str]) -> set[int
         first = {id(v) for v in cells if v.finite and text(v.value) == top}
         best |= first if len(first) < len(cells) else set()
     return best
-
-
-def _value(r: dict | None, delta: bool) -> Value:
-    if r is None:
-        return Value()
-    if r["status"] == "failed":
-        return Value("failed", note=f"failed: {r['error']}")
-    if not delta:
-        return Value("ok", r["value"], r["stderr"])
-    if r["delta_note"]:
-        return Value(note=f"no paired difference: {r['delta_note']}")
-    return Value("ok", r["delta"], r["delta_stderr"])

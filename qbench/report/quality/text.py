@@ -8,7 +8,7 @@ from qbench.render.footnotes import Footnotes
 from qbench.render.sheet import Cell, Sheet
 from qbench.report.quality.columns import Column
 from qbench.report.quality.rows import Row, Value, bits_text
-from qbench.report.quality.table import Table, one_evaluation, winners
+from qbench.report.quality.table import SUMMARY, Table, one_evaluation, winners
 from qbench.report.quality.variants import UNQUANTIZED, canon, flatten, short_value
 
 BEST = (
@@ -81,9 +81,9 @@ def bits_across(t: Table, columns: list[Column], footnotes: Footnotes | None = N
 
 
 def summary_sheet(t: Table, footnotes: Footnotes) -> Sheet:
-    """The two first metrics of the spec's summary, with bits across; one evaluation of each."""
+    """The first two metrics of SUMMARY that have a value, with bits across; one evaluation of each."""
     t = one_evaluation(t)
-    columns = t.choose(t.spec.summary, 2)
+    columns = t.choose(SUMMARY, 2)
     s = bits_across(t, columns, footnotes)
     if not columns:
         s.lines = ["Nothing is measured yet."]
@@ -129,8 +129,8 @@ def _protocol(t: Table) -> list[str]:
 
     evals: dict[str, dict] = defaultdict(dict)
     for c in t.columns:
-        for ev in (r.records[c.key]["science"].get("eval") for r in t.rows if c.key in r.records):
-            if ev:
+        for x in (r.cells[c.key].record for r in t.rows):
+            if ev := x and x["science"].get("eval"):
                 evals[f"{ev.get('name', 'eval')}: {say(ev)}"][c.header] = None
     calibs = {canon(s["calib"]): s["calib"] for s in t.records["science"] if s.get("calib")}
     named = Counter(t.records["protocol"])

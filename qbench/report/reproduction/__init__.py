@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from qbench.printed.published import METRICS, TABLES, load
+from qbench.printed.published import TABLES, load
 from qbench.protocol import PROTOCOLS, name_of
 from qbench.record import Failure, Measurement
-from qbench.render.writers import to_text, write
+from qbench.render.writers import write
 from qbench.report.reproduction.compare import reproduce
 from qbench.report.reproduction.measured_cells import of_table
 from qbench.report.reproduction.sheet import sheet
@@ -35,10 +35,3 @@ def write_reproduction(
     if refused:
         raise ValueError("; ".join(refused))
     return written
-
-
-def table_text(
-    measurements: list[Measurement], failures: list[Failure], table: int, protocol: str | None, metric: str | None
-) -> str:
-    """One of the tables for a terminal, with one metric or all; ValueError as in ``reproduce``."""
-    return to_text(sheet(reproduce(measurements, table, protocol, (metric,) if metric else METRICS, failures)))
