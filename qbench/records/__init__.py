@@ -35,7 +35,7 @@ of an evaluation, its data, a task or a metric, as in eval=ppl or eval=mmlu."""
 class Entry:
     """A measurement or a failure, as it is listed and found; ``json`` has its fields."""
 
-    record: Measurement | Failure | dict
+    record: Measurement | Failure
 
     @cached_property
     def json(self) -> dict:

@@ -10,7 +10,7 @@ from qbench.report.quality.variants import flatten, quantization
 from qbench.store import Store
 
 
-def page(store: Store, record: Measurement | Failure | dict) -> str:
+def page(store: Store, record: Measurement | Failure) -> str:
     """All of one record; its quantized weights are looked for in $QBENCH_CACHE or ~/.cache/qbench."""
     cache = Path(os.environ.get("QBENCH_CACHE", Path.home() / ".cache" / "qbench"))
     d = vars(record) if isinstance(record, Measurement) else record

@@ -80,6 +80,13 @@ def column(
     return Column(key, header, higher_is_better, 100.0 if fraction else 1.0, loss, kind not in COMPARISONS, chance)
 
 
+def curve_name(method: str, act_bits: float, group_size: float, variant: str) -> str:
+    """A method as figures name it, with activation bits below 16, groups and what else sets it apart."""
+    acts = f" A{act_bits:.0f}" if act_bits < 16 else ""
+    group = f" g{group_size:.0f}" if group_size > 0 else ""
+    return f"{method}{acts}{group} {variant}".strip()
+
+
 def method_order(name: str) -> tuple[int, str]:
     """The paper's order, methods it does not have behind."""
     return (list(METHODS).index(name) if name in METHODS else len(METHODS), name)

@@ -39,14 +39,11 @@ def frame(measurements: Iterable[Measurement], failures: Iterable[Failure] = (),
     """
     measurements = [m for m in measurements if of_kernels(m.science) == kernels]
     failures = [f for f in failures if of_kernels(f["science"]) == kernels]
-    baselines = {
-        (canon(m.science["model"]), canon(m.science["eval"])): m
-        for m in measurements
-        if method_of(m.science)["name"] == UNQUANTIZED
-    }
+    unquantized = [m for m in measurements if method_of(m.science)["name"] == UNQUANTIZED]
+    baselines = {canon([m.science["model"], m.science["eval"]]): m for m in unquantized}
     rows = []
     for m in measurements:
-        base = baselines.get((canon(m.science["model"]), canon(m.science["eval"])))
+        base = baselines.get(canon([m.science["model"], m.science["eval"]]))
         shared = _identity(m.id, m.science, m.protocol, m.nominal_bits) | dict(status="ok", error="")
         shared |= dict(model_bytes=m.model_bytes, stored_bits=m.stored_bits)
         shared |= dict(notes=Counter(note for layer in m.layers for note in layer.notes))
@@ -104,13 +101,10 @@ def layer_frame(measurements: Iterable[Measurement]) -> pd.DataFrame:
         who = _identity(m.id, m.science, m.protocol, m.nominal_bits) | dict(model_bytes=m.model_bytes)
         if who["quant"] not in seen:
             seen.add(who["quant"])
-            rows += [
-                who | dict(order=i, block=r.block, name=r.name, error=r.error, notes=Counter(r.notes))
-                for i, r in enumerate(m.layers)
-            ]
-    return pd.DataFrame(
-        rows, columns=[*COLUMNS[:8], "nominal_bits", "order", "block", "name", "error", "notes", "science"]
-    )
+            for i, r in enumerate(m.layers):
+                rows.append(who | dict(order=i, block=r.block, name=r.name, error=r.error, notes=Counter(r.notes)))
+    own = ["nominal_bits", "order", "block", "name", "error", "notes", "science"]
+    return pd.DataFrame(rows, columns=[*COLUMNS[:8], *own])
 
 
 def of_kernels(science: dict) -> bool:
@@ -124,11 +118,9 @@ def _identity(id: str, science: dict, protocol: dict, nominal_bits: float = math
     bits = 16.0 if method["name"] == UNQUANTIZED else float(grid.get("bits", math.nan))
     acts, group = float((method.get("acts") or {"bits": 16})["bits"]), float(grid.get("group_size", math.nan))
     label = f"W{nominal_bits if math.isnan(bits) else bits:.3g}A{acts:.0f}" + (f" g{group:.0f}" if group > 0 else "")
-    who: dict[str, object] = dict(
-        id=id, science=science, protocol=name_of(protocol), quant=canon(quantization(science))
-    )
+    who = dict(id=id, science=science, protocol=name_of(protocol), quant=canon(quantization(science)), label=label)
     who |= dict(model=science["model"]["name"], method=method["name"], bits=bits, act_bits=acts, group_size=group)
-    return who | dict(label=label, nominal_bits=nominal_bits)
+    return who | dict(nominal_bits=nominal_bits)
 
 
 def _failed_rows(failures: Iterable[Failure], measurements: list[Measurement]) -> list[dict]:

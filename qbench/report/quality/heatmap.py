@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from qbench.render.style import SOFT, heading, log_locator, plain, styled
-from qbench.report.quality.columns import METHODS, method_order
+from qbench.report.quality.columns import METHODS, curve_name, method_order
 
 BITS, MODELS = (4, 3, 2), 3
 NAMED = 60  # of more linears than these only the blocks are named
@@ -55,17 +55,14 @@ def _strip(layers: pd.DataFrame, variants: dict[str, str]) -> pd.DataFrame:
     errors = layers.pivot(index="quant", columns=["block", "name"], values="error")
     rows = layers.drop_duplicates("quant").set_index("quant")
     rows["bits"] = rows["bits"].fillna(rows["nominal_bits"])
-    rows["legend"] = [_legend(r, variants.get(quant, "")) for quant, r in rows.iterrows()]
+    rows["legend"] = [
+        curve_name(METHODS.get(r["method"], r["method"]), r["act_bits"], r["group_size"], variants.get(quant, ""))
+        for quant, r in rows.iterrows()
+    ]
     rows["rank"] = [method_order(method) for method in rows["method"]]
     rows = rows.sort_values(["rank", "act_bits", "legend", "bits"], ascending=[True, False, True, False])
     errors = errors.loc[rows.index, list(dict.fromkeys(zip(layers["block"], layers["name"])))]
     return errors.set_axis(pd.MultiIndex.from_frame(rows[["legend", "bits"]]))
-
-
-def _legend(r: pd.Series, variant: str) -> str:
-    acts = f" A{r['act_bits']:.0f}" if r["act_bits"] < 16 else ""
-    group = f" g{r['group_size']:.0f}" if r["group_size"] > 0 else ""
-    return f"{METHODS.get(r['method'], r['method'])}{acts}{group} {variant}".strip()
 
 
 def _name(ax: Axes, strip: pd.DataFrame) -> None:

@@ -12,9 +12,7 @@ from qbench.render.sheet import Cell, Sheet
 from qbench.report.quality.columns import METHODS, column
 from qbench.report.quality.rows import bits_text, row_order
 
-
-def short(value: float) -> str:
-    return f"{value:.3g}"
+DIGITS = "{:.3g}".format
 
 
 def percent(value: float) -> str:
@@ -62,10 +60,10 @@ KERNEL_TABLES = (
         "quantized_latency",
         "A step of decoding with quantized weights, packed",
         {
-            "latency/decode_ms": ("ms", short),
-            "latency/tokens_per_s": ("tokens/s", short),
-            "latency/bf16_ms": ("bf16 ms", short),
-            "latency/speedup": ("speed-up", short),
+            "latency/decode_ms": ("ms", DIGITS),
+            "latency/tokens_per_s": ("tokens/s", DIGITS),
+            "latency/bf16_ms": ("bf16 ms", DIGITS),
+            "latency/speedup": ("speed-up", DIGITS),
             "latency/floor_share": ("of the floor, %", percent),
         },
         {"batch": "batch", "context": "context", "dtype": "dtype", "GPU": "gpu"},
@@ -81,7 +79,7 @@ def kernel_sheet(df: pd.DataFrame, table: KernelTable) -> Sheet:
     """A row per quantized model and place where the kernels ran; ``df`` is ``frame(..., kernels=True)``."""
     df = df[df["science"].map(lambda s: s["eval"]["name"]) == table.evaluation]
     others = sorted(set(df["metric"]) - {table.evaluation, *table.metrics})
-    metrics = table.metrics | {key: (column(key).header, short) for key in others}
+    metrics = table.metrics | {key: (column(key).header, DIGITS) for key in others}
     s = Sheet(table.name, table.caption, [], "llrrr" + "r" * len(metrics) + "l" * len(table.settings))
     s.head = ["Model", "Method", "#W", "#A", "#G", *(head for head, _ in metrics.values()), *table.settings]
     s.csv_head = ["model", "method", "w_bits", "a_bits", "group_size", *metrics, *table.settings.values(), "notes"]
@@ -98,10 +96,7 @@ def kernel_sheet(df: pd.DataFrame, table: KernelTable) -> Sheet:
         settings = [r.science["eval"].get(key) for key in table.settings.values()]
         s.csv_rows.append([r.model, r.method, r.bits, r.act_bits, r.group_size, *values, *settings, failed])
         who = [r.model, METHODS.get(r.method, r.method), *bits_text(r)]
-        shown = [
-            Cell("failed", [s.mark(failed)]) if failed else Cell("–" if v is None else text(v))
-            for (_, text), v in zip(metrics.values(), values)
-        ]
-        where = ["–" if x is None else f"{x}" for x in settings]
-        s.blocks[0][1].append([*map(Cell, who), *shown, *map(Cell, where)])
+        shown = ["–" if v is None else text(v) for (_, text), v in zip(metrics.values(), values)]
+        cells = [Cell("failed", [s.mark(failed)]) for _ in metrics] if failed else map(Cell, shown)
+        s.blocks[0][1].append([*map(Cell, who), *cells, *(Cell("–" if x is None else f"{x}") for x in settings)])
     return s

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from qbench.report.quality.columns import METHODS, Column, method_order
+from qbench.report.quality.columns import METHODS, Column, curve_name, method_order
 from qbench.report.quality.variants import UNQUANTIZED, eval_labels, quant_labels
 
 _DTYPES = {"bfloat16": "BF16", "float16": "FP16", "float32": "FP32"}
@@ -83,10 +83,8 @@ class Row:
 
     @property
     def legend(self) -> str:
-        """The name of its curve: method, activation bits below 16, group size, variant."""
-        acts = f" A{self.act_bits:.0f}" if self.act_bits < 16 else ""
-        group = f" g{self.group_size:.0f}" if self.on_axis and self.group_size > 0 else ""
-        return f"{self.name}{acts}{group}" + (f" {self.variant}" if self.variant else "")
+        """The name of its curve; the group size only of a method on the bits axis."""
+        return curve_name(self.name, self.act_bits, self.group_size if self.on_axis else -1, self.variant)
 
 
 def make_rows(df: pd.DataFrame, metrics: list[str], delta: bool = False) -> list[Row]:

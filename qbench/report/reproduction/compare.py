@@ -90,7 +90,10 @@ def reproduce(
         raise ValueError(f"unknown metric {unknown[0]!r}; the tables have {', '.join(METRICS)}")
     rows = load()
     candidates = of_table(measurements, table, rows)
-    protocol = protocol or _only_protocol(candidates, table)
+    follow = sorted({name_of(m.protocol) for m in candidates} & set(PROTOCOLS))
+    if protocol is None and len(follow) > 1:
+        raise ValueError(f"table {table} has records of two protocols, {' and '.join(follow)}; ask for one")
+    protocol = protocol or (follow or ["paper"])[0]
     check(protocol)
     used = [m for m in candidates if name_of(m.protocol) == protocol]
     ours = failed(failures, protocol) | measured(used)
@@ -100,13 +103,6 @@ def reproduce(
     count = f"Measured: {sum(line.measured for line in lines)} of {len(lines)} rows."
     notes = [*settings_of(used), *data_of(used), count, *left_out(candidates, protocol)]
     return Reproduction(table, protocol, metrics, lines, notes, tuple(k for k in RULES if k in doubts))
-
-
-def _only_protocol(candidates: list[Measurement], table: int) -> str:
-    found = {name_of(m.protocol) for m in candidates} & set(PROTOCOLS)
-    if len(found) > 1:
-        raise ValueError(f"table {table} has records of two protocols, {' and '.join(sorted(found))}; ask for one")
-    return found.pop() if found else "paper"
 
 
 def _compare(wanted: list[Printed], rows: list[Printed], ours: dict, metrics: tuple[str, ...]) -> list[Line]:

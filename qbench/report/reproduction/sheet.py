@@ -4,7 +4,7 @@ import math
 from itertools import groupby
 
 from qbench.printed.audit import RULES
-from qbench.printed.published import HEADERS, NAMES, PERPLEXITIES, Printed
+from qbench.printed.published import HEADERS, NAMES, PERPLEXITIES
 from qbench.render.sheet import Cell, Sheet
 from qbench.report.reproduction.compare import Against, Line, Reproduction
 from qbench.report.reproduction.measured_cells import Ours
@@ -124,17 +124,12 @@ def _like_print(metric: str, value: float) -> str:
 def _csv_row(t: Reproduction, line: Line, metric: str) -> list:
     """One printed cell and all that is known of it."""
     r, a, ours, b = line.row, line.printed[metric], line.ours.get(metric), line.other.get(metric)
-    value = (
-        None if ours is None else "failed" if ours.failed else str(ours.value) if math.isnan(ours.value) else ours.value
-    )
-    row = [t.table, t.protocol, r.model, r.method, f"{r.w_bits:g}", r.a_bits, _group(r), metric, a.text, a.reference]
+    value = ours and ("failed" if ours.failed else "nan" if math.isnan(ours.value) else ours.value)
+    group = "" if r.method == "none" else r.group_size or "per-row"
+    row = [t.table, t.protocol, r.model, r.method, f"{r.w_bits:g}", r.a_bits, group, metric, a.text, a.reference]
     row += [value, ours and ours.stderr, a.difference, a.tolerance, _beyond(a), " ".join(a.doubts)]
     return [*row, *([b.text, b.difference, _beyond(b)] if b else [None] * 3)]
 
 
-def _group(row: Printed) -> str:
-    return "" if row.method == "none" else "per-row" if row.group_size is None else str(row.group_size)
-
-
 def _beyond(a: Against) -> str:
-    return "" if math.isnan(a.difference) or math.isnan(a.tolerance) else "yes" if a.beyond else "no"
+    return "" if math.isnan(a.difference + a.tolerance) else "yes" if a.beyond else "no"
