@@ -65,7 +65,9 @@ def main() -> None:
 
 def _command(command: str, rest: list[str]) -> int:
     if {*COMPLETION} & {command, *rest}:
-        return _complete([word for word in (command, *rest) if word != "run"])
+        os.environ["COMP_LINE"] = os.environ.get("COMP_LINE", "").replace(" run ", " ", 1)
+        _hydra([word for word in (command, *rest) if word != "run"], "qbench")  # Hydra expects a command of one word
+        return 0
     if command == "run":
         return _run(rest)
     if command in MODULES:
@@ -110,7 +112,7 @@ def _run(args: list[str]) -> int:
     return code or exit_code(ended)
 
 
-def _hydra(args: list[str]) -> None:
+def _hydra(args: list[str], program: str = "qbench run") -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import hydra
 
@@ -125,7 +127,7 @@ def _hydra(args: list[str]) -> None:
         signals.end_by_exception()
         return run(cfg)
 
-    sys.argv = ["qbench run", *args]
+    sys.argv = [program, *args]
     job()
 
 
@@ -136,16 +138,6 @@ def _prepared(args: list[str]) -> list[str]:
     is_override = ["=" in word and not word.startswith("-") for word in args]
     ready = iter(prepared(word for word, yes in zip(args, is_override) if yes))
     return [next(ready) if yes else word for word, yes in zip(args, is_override)]
-
-
-def _complete(args: list[str]) -> int:
-    """Hydra's tab completion; Hydra expects a command of one word."""
-    import hydra
-
-    os.environ["COMP_LINE"] = os.environ.get("COMP_LINE", "").replace(" run ", " ", 1)
-    sys.argv = ["qbench", *args]
-    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(lambda cfg: None)()
-    return 0
 
 
 def _report(args: list[str]) -> int:

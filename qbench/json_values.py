@@ -14,14 +14,6 @@ def write_json(path: Path, x) -> None:
     write_atomic(path, json.dumps(plain(x), indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """What ``write_json`` wrote, as dicts and lists."""
-    return json.loads(path.read_text())
-
-
-_NON_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
-
-
 def plain(x: Any) -> Any:
     """Dataclasses as dicts; floats that are not finite as "inf", "-inf", "nan", since JSON has no such numbers."""
     if dataclasses.is_dataclass(x):
@@ -35,12 +27,10 @@ def plain(x: Any) -> Any:
     return x
 
 
-def back(d: dict) -> dict:
-    """Undoes ``plain`` for the numeric fields of one metric or layer."""
-
-    def number(v):
-        if isinstance(v, list):
-            return [number(i) for i in v]
-        return _NON_FINITE.get(v, v) if isinstance(v, str) else v
-
-    return {k: (v if k in ("unit", "name", "notes") else number(v)) for k, v in d.items()}
+def back(x: Any) -> Any:
+    """Undoes ``plain`` for the numbers of a metric or a layer."""
+    if isinstance(x, dict):
+        return {k: v if k in ("unit", "name", "notes", "header") else back(v) for k, v in x.items()}
+    if isinstance(x, list):
+        return [back(v) for v in x]
+    return float(x) if x in ("inf", "-inf", "nan") else x

@@ -23,13 +23,13 @@ def check_revision(store: Store, ckpt: OpenCheckpoint) -> None:
 
 def check_packable(method: Method, linears: dict[str, tuple[int, int]]) -> None:
     """ValueError where no kernel multiplies with the weights that ``method`` makes of ``linears``, {name: (N, K)}."""
-    from qbench.kernels import packed, wna8  # needs Triton
+    from qbench.kernels import binary, wna8  # needs Triton
 
     if method.grid and method.acts:
         for _, K in linears.values():
             wna8.check(K, method.grid.group_size)
     if method.grid is None and (block := getattr(method, "block_size", None)):
-        packed.check_block(block)
+        binary.check_block(block)
 
 
 def check_room(ckpt: OpenCheckpoint, method: Method, machine: Machine, cell: str) -> None:

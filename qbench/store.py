@@ -14,13 +14,12 @@ import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 from qbench.files import Lock, remove_stale, write_atomic
 from qbench.json_values import write_json
-from qbench.jsonl import lines
 from qbench.record import Failure, Measurement, NewerRecord, measurement, parse
 
 
@@ -125,10 +124,8 @@ class Store:
     def claim(self, *ids: str) -> Iterator[set[str]]:
         """Those of ``ids`` that this process alone holds now; the system frees them if the process dies."""
         locks = {id: Lock(self.root / ".locks" / id) for id in ids}
-        mine: set[str] = set()
         try:
-            mine |= {id for id, lock in locks.items() if lock.acquire()}
-            yield mine
+            yield {id for id, lock in locks.items() if lock.acquire()}
         finally:
             for lock in locks.values():
                 lock.release(remove=True)
@@ -181,3 +178,24 @@ def _model(d: dict) -> tuple[str, str]:
     """Name and revision of a record's model."""
     model = d["science"].get("model")
     return (str(model.get("name")), str(model.get("revision"))) if isinstance(model, dict) else ("", "")
+
+
+def lines(path: Path, strict: bool = False) -> list[tuple[str, dict]]:
+    """(path:line, JSON) of each line; a damaged one is left out with a warning, or raises ValueError if ``strict``."""
+    about = path.stat()
+    return _lines(path, about.st_mtime_ns, about.st_size, strict)
+
+
+@lru_cache(maxsize=16)
+def _lines(path: Path, mtime: int, size: int, strict: bool) -> list[tuple[str, dict]]:
+    """As ``lines``; a file that has not changed is read once."""
+    found = []
+    for number, text in enumerate(path.read_text().splitlines(), 1):
+        try:
+            found.append((f"{path}:{number}", parse(text)))
+        except ValueError as e:
+            message = f"{path}:{number} is not a whole record ({e}); delete the line to measure again"
+            if strict:
+                raise ValueError(message) from e
+            warnings.warn(f"left out: {message}", stacklevel=4)
+    return found

@@ -1,6 +1,6 @@
 """Optional copies of records in Weights & Biases: one run per record, named by its id. Nothing is read from there."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from typing import Literal
@@ -40,8 +40,7 @@ class Tracking:
         )
         values = {key: metric.value for key, metric in record.metrics.items()}
         values |= {f"{key}/stderr": m.stderr for key, m in record.metrics.items() if m.stderr is not None}
-        sizes = {k: v for k, v in asdict(record).items() if k in ("nominal_bits", "stored_bits", "model_bytes")}
-        run.log(values | sizes)
+        run.log(values | {key: getattr(record, key) for key in ("nominal_bits", "stored_bits", "model_bytes")})
         run.finish()
 
 

@@ -14,7 +14,7 @@ LAYERS = [
     ("nano", "data.texts", "shipped", "files"),
     ("json_values", "faults", "protocol"),
     ("grid", "stats", "record", "latency.record", "data.windows", "models.block", "models.placement"),
-    ("jsonl", "weights", "data.corpus", "models.anatomies", "models.files", "render"),
+    ("weights", "data.corpus", "models.anatomies", "models.files", "render"),
     ("store", "calibration", "provenance", "machine", "kernels", "printed"),
     ("methods.base", "linear", "models.checkpoint", "tracking", "outcomes", "report"),
     ("methods", "models.quantized"),

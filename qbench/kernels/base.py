@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qbench.kernels import configs, launch
+from qbench.kernels import configs, launch, pack
 
 
 class Packed(nn.Module):
@@ -22,27 +22,17 @@ class Packed(nn.Module):
     rows: ClassVar[dict[str, int]]  # which dimension of a buffer counts output channels; other buffers have none
     about: ClassVar[tuple[str, ...]]  # names of ``settings``
 
-    def __init__(self, N: int, K: int, bits: int):
+    def __init__(self, K: int, bits: int, words: Tensor, **tensors: Tensor | None):
         super().__init__()
-        self.N, self.K, self.bits = N, K, bits
-
-    @classmethod
-    def restore(cls, *state, **settings) -> "Packed":
-        """A layer from the ``stored`` buffers and the ``settings`` of another one."""
-        self = cls.__new__(cls)
-        self._build(*state, **settings)
-        return self
+        self.N, self.K, self.bits = words.shape[2], K, bits
+        for name, tensor in {"words": words, **tensors}.items():
+            self.register_buffer(name, tensor)
+        self.register_buffer("counters", torch.zeros(-(-self.N // 64), dtype=torch.int32, device=words.device), False)
 
     @property
     def settings(self) -> dict:
-        """What ``restore`` needs besides the buffers."""
+        """What a layer is made of besides its ``stored`` buffers, as its class takes them."""
         return {name: getattr(self, name) for name in self.about}
-
-    def _keep(self, **tensors: Tensor | None) -> None:
-        for name, tensor in tensors.items():
-            self.register_buffer(name, tensor)
-        device = tensors["words"].device
-        self.register_buffer("counters", torch.zeros(-(-self.N // 64), dtype=torch.int32, device=device), False)
 
     def forward(self, x: Tensor) -> Tensor:
         """ValueError for a dtype, device or width that the kernels cannot take."""
@@ -64,7 +54,7 @@ class Packed(nn.Module):
         raise NotImplementedError
 
     def stored(self) -> dict[str, Tensor | None]:
-        """The buffers in the order of ``restore``."""
+        """The buffers in the order in which its class takes them."""
         return {name: buffer for name, buffer in self._buffers.items() if name != "counters"}
 
     @property
@@ -80,3 +70,17 @@ class Packed(nn.Module):
             return fn(tensor.view(torch.int16)).view(torch.float16) if tensor.dtype == torch.float16 else fn(tensor)
 
         return super()._apply(as_stored, recurse)
+
+
+def random_words(N: int, K: int, bits: int, device: str, seed: int) -> tuple[Tensor, torch.Generator]:
+    """Words of random codes as ``pack`` makes them, and the generator that drew them."""
+    draw = torch.Generator(device).manual_seed(seed)
+    shape = (pack.chunks(K), bits, N, 4)
+    return torch.randint(-(2**31), 2**31 - 1, shape, dtype=torch.int32, device=device, generator=draw), draw
+
+
+def random_codes(N: int, K: int, bits: int, group: int, device: str, seed: int) -> tuple[Tensor, ...]:
+    """``random_words`` and scales with which the weights are of about K^-1/2."""
+    words, draw = random_words(N, K, bits, device, seed)
+    scale = torch.rand(1 if group == -1 else K // group, N, device=device, generator=draw) + 0.5
+    return words, (scale * K**-0.5 / 2 ** (bits - 1)).half(), draw

@@ -13,15 +13,18 @@ and with the other activations, s xor b (one operation for 32 weights) with the 
 Dimension key: M tokens, N output channels, K input channels, C blocks of columns.
 """
 
+from typing import ClassVar
+
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
+from qbench.kernels.base import Packed, random_words
 from qbench.kernels.digits import load_words, offset, tile16
 from qbench.kernels.interpreter import dot, rounded
-from qbench.kernels.pack import CHUNK
-from qbench.kernels.splitk import finish, outputs, plan, tile
+from qbench.kernels.pack import CHUNK, chunks, pack
+from qbench.kernels.splitk import finish, plan, tile
+from qbench.weights import QuantWeight
 
 
 @triton.jit
@@ -89,27 +92,59 @@ def _dequantize(w_ptr, salient_ptr, levels_ptr, out_ptr, N, K, CHUNKS: tl.conste
     tl.store(out_ptr + at, w, mask=(n[:, None] < N) & (k[None, :] < K))
 
 
-def linear(
-    x_MK: Tensor, words: Tensor, salient_K: Tensor, levels_C8N: Tensor, block: int, counters: Tensor, config: dict
-) -> Tensor:
-    """y [M, N] in the dtype of x.
+class PackedBinary(Packed):
+    """BiLLM's ``BinaryWeight``: two planes of bits, salient columns, eight levels per row and block.
 
     words [chunks, 2, N, 4]: the planes s and b, each ``pack(plane, 1)``. salient_K uint8. levels_C8N float16: mean and
-    scale of salient, residual, concentrated and sparse weights. block: columns per block, a multiple of 128. counters
-    and config as in ``wna16.linear``.
+    scale of salient, residual, concentrated and sparse weights. block: columns per block, a multiple of 128.
     """
-    M, K = x_MK.shape
-    N = words.shape[2]
-    grid, tiles = plan(M, N, config)
-    y, sums = outputs(M, N, tiles["SPLIT"], x_MK.dtype, x_MK.device)
-    _binary[grid](x_MK, words, salient_K, levels_C8N, y, sums, counters, M, N, K, CHUNKS=block // CHUNK, **tiles)
-    return y
+
+    kernel = "binary"
+    rows: ClassVar = {"words": 2, "levels_C8N": 2}
+    about = ("K", "block")
+
+    def __init__(self, words, salient_K, levels_C8N, K: int, block: int):
+        tensors = dict(salient_K=salient_K.to(torch.uint8), levels_C8N=levels_C8N.contiguous())
+        super().__init__(K, 1, words, **tensors)
+        self.block = block
+
+    @classmethod
+    def of(cls, weight: QuantWeight) -> "PackedBinary":
+        check_block(weight.block_size)
+        second = torch.where(weight.salient_K, weight.residual_NK, weight.sparse_NK)
+        words = torch.cat([pack(plane, 1) for plane in (weight.sign_NK, second)], 1)
+        levels = weight.levels_NC42.permute(1, 2, 3, 0).flatten(1, 2)  # C, 8, N
+        return cls(words, weight.salient_K, levels, weight.sign_NK.shape[1], weight.block_size)
+
+    @classmethod
+    def random(cls, N, K, salient=0.06, device="cuda", seed=0) -> "PackedBinary":
+        """Random signs and parts, the share ``salient`` of salient columns, levels of about K^-1/2."""
+        words, draw = random_words(N, K, 2, device, seed)
+        mask = torch.rand(K, device=device, generator=draw) < salient
+        levels = torch.rand(chunks(K), 8, N, device=device, generator=draw) * K**-0.5
+        return cls(words, mask, levels.half(), K, CHUNK)
+
+    def _fused(self, x_MK, config):
+        M, K = x_MK.shape
+        grid, tiles, y, sums = plan(M, self.words, config, x_MK.dtype)
+        _binary[grid](
+            x_MK, self.words, self.salient_K, self.levels_C8N, y, sums, self.counters, M, self.N, K,
+            CHUNKS=self.block // CHUNK, **tiles,
+        )  # fmt: skip
+        return y
+
+    def dequantize(self, dtype):
+        out = torch.empty(self.N, self.K, dtype=dtype, device=self.words.device)
+        _dequantize[len(self.words), triton.cdiv(self.N, 64)](
+            self.words, self.salient_K, self.levels_C8N, out, self.N, self.K, CHUNKS=self.block // CHUNK, BLOCK_N=64
+        )
+        return out
 
 
-def dequantize(words: Tensor, salient_K: Tensor, levels_C8N: Tensor, block: int, K: int, dtype: torch.dtype) -> Tensor:
-    """The weight, computed in float32 and rounded to ``dtype``, [N, K]."""
-    chunks, _, N, _ = words.shape
-    out = torch.empty(N, K, dtype=dtype, device=words.device)
-    grid = (chunks, triton.cdiv(N, 64))
-    _dequantize[grid](words, salient_K, levels_C8N, out, N, K, CHUNKS=block // CHUNK, BLOCK_N=64)
-    return out
+def check_block(block_size: int) -> None:
+    """ValueError where the kernel cannot take BiLLM's blocks of ``block_size`` columns."""
+    if block_size % CHUNK:
+        raise ValueError(
+            f"the kernel takes BiLLM's blocks in multiples of {CHUNK} columns, got block_size={block_size}; "
+            f"quantize with method.block_size={CHUNK}"
+        )

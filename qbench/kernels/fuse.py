@@ -38,4 +38,4 @@ def fuse(parts: list[Packed]) -> nn.Module:
     for name, value in states[0].items():
         together = value is not None and name in first.rows
         whole.append(torch.cat([state[name] for state in states], first.rows[name]) if together else value)
-    return type(first).restore(*whole, **first.settings)
+    return type(first)(*whole, **first.settings)

@@ -46,18 +46,15 @@ def finish(y, y_ptr, sums_ptr, counter_ptr, n, m, N, M, SPLIT: tl.constexpr):
             tl.store(counter_ptr + tl.program_id(0), 0)
 
 
-def plan(M: int, N: int, config: dict) -> tuple[tuple[int, int, int], dict]:
-    """The grid (row tiles, programs along K, token tiles) and the launch parameters of a configuration.
+def plan(M: int, words: Tensor, config: dict, dtype: torch.dtype) -> tuple[tuple, dict, Tensor, Tensor]:
+    """The grid (row tiles, programs along K, token tiles), the launch parameters of a configuration, room for y [M, N]
+    in ``dtype``, and, where programs share tiles, room for their sums [split, M, N].
 
     Programs share tiles only where all tokens are in one tile, since there is one counter per row tile.
     """
-    tiles = triton.cdiv(M, config["block_m"])
+    N, tiles = words.shape[2], triton.cdiv(M, config["block_m"])
     split = config["split"] if tiles == 1 else 1
     parameters = dict(BLOCK_N=config["block_n"], BLOCK_M=config["block_m"], SPLIT=split, STAGES=config["stages"])
-    return (triton.cdiv(N, config["block_n"]), split, tiles), parameters | {"num_warps": config["warps"]}
-
-
-def outputs(M: int, N: int, split: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """y [M, N] and, where programs share tiles, room for their sums [split, M, N]; both uninitialized."""
-    y = torch.empty(M, N, dtype=dtype, device=device)
-    return y, torch.empty(split, M, N, dtype=torch.float32, device=device) if split > 1 else y
+    y = torch.empty(M, N, dtype=dtype, device=words.device)
+    sums = torch.empty(split, M, N, dtype=torch.float32, device=words.device) if split > 1 else y
+    return (triton.cdiv(N, config["block_n"]), split, tiles), parameters | {"num_warps": config["warps"]}, y, sums

@@ -22,15 +22,20 @@ For many tokens, ``dequantize.dequantize`` and a product of the vendor's library
 Dimension key: M tokens, N output channels, K input channels, G groups of K.
 """
 
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from qbench.kernels.dequantize import middle, scaled
+from qbench.kernels.base import Packed, random_codes
+from qbench.kernels.dequantize import dequantize, middle, scaled
 from qbench.kernels.digits import load_words, offset, tile16
 from qbench.kernels.interpreter import dot, rounded
-from qbench.kernels.pack import CHUNK
-from qbench.kernels.splitk import finish, outputs, plan, tile
+from qbench.kernels.pack import CHUNK, chunks, pack
+from qbench.kernels.splitk import finish, plan, tile
+from qbench.weights import UniformWeight
 
 
 @triton.jit
@@ -118,21 +123,57 @@ def _wna16(
     finish(y, y_ptr, sums_ptr, counter_ptr, n, m, N, M, SPLIT)
 
 
-def linear(
-    x_MK: Tensor, words: Tensor, scale_GN: Tensor, zero_GN: Tensor | None, group: int, counters: Tensor, config: dict
-) -> Tensor:
-    """y [M, N] in the dtype of x.
+class PackedUniform(Packed):
+    """b-bit codes with one scale and, unless symmetric, one zero per group; 16-bit activations ("wNa16").
 
-    words: ``pack(codes, bits, lanes=2)``. scale_GN float16, zero_GN uint8 or None (symmetric). group: columns per
-    scale, -1 for a whole row. counters: int32 zeros, one per BLOCK_N rows, used where ``split`` > 1; calls that share
-    them must not overlap in time. config: block_n (a multiple of 64), block_m (16 or more), split, warps, stages.
+    scale_GN float16, zero_GN uint8 or None (symmetric), order_K: the columns sorted by group, or None where they are.
+    group: columns per scale, -1 for a whole row.
     """
-    M, K = x_MK.shape
-    _, bits, N, _ = words.shape
-    grid, tiles = plan(M, N, config)
-    y, sums = outputs(M, N, tiles["SPLIT"], x_MK.dtype, x_MK.device)
-    _wna16[grid](
-        x_MK, words, scale_GN, zero_GN, y, sums, counters, M, N, K,
-        GROUP=group, BITS=bits, MIDDLE=middle(bits), EVEN=K % CHUNK == 0, SINGLE=M == 1 and group >= CHUNK, **tiles,
-    )  # fmt: skip
-    return y
+
+    kernel = "wna16"
+    rows: ClassVar = {"words": 2, "scale_GN": 1, "zero_GN": 1}
+    about = ("K", "group")
+
+    def __init__(self, words, scale_GN, zero_GN, order_K, K: int, group: int):
+        if group != -1:  # kernels read whole chunks, so all groups of the last chunk need a scale
+            pad = (0, 0, 0, -(-chunks(K) * CHUNK // group) - len(scale_GN))
+            scale_GN, zero_GN = (t if t is None else F.pad(t, pad) for t in (scale_GN, zero_GN))
+        zero_GN = None if zero_GN is None else zero_GN.contiguous()
+        order_K = None if order_K is None else order_K.int()
+        tensors = dict(words=words, scale_GN=scale_GN.contiguous(), zero_GN=zero_GN, order_K=order_K)
+        super().__init__(K, words.shape[1], **tensors)
+        self.group = group
+
+    @classmethod
+    def of(cls, weight: UniformWeight) -> "PackedUniform":
+        K, G = weight.codes_NK.shape[1], weight.scale_NG.shape[1]
+        codes, order = weight.codes_NK, None
+        if weight.group_K is not None:  # columns are sorted by group, and so are activations at run time
+            order = weight.group_K.long().argsort(stable=True)
+            if not torch.equal(weight.group_K.long()[order], torch.arange(K, device=order.device) // (K // G)):
+                raise ValueError(f"packing sorts groups of equal size, and these {G} groups of K={K} are not")
+            codes = codes[:, order]
+        zero = None if weight.zero_NG is None else weight.zero_NG.T
+        return cls(pack(codes, weight.bits), weight.scale_NG.T, zero, order, K, -1 if G == 1 else K // G)
+
+    @classmethod
+    def random(cls, N, K, bits, group_size=128, symmetric=False, device="cuda", seed=0) -> "PackedUniform":
+        """Random codes and zeros; the weights are of about K^-1/2."""
+        words, scale, draw = random_codes(N, K, bits, group_size, device, seed)
+        zero = torch.randint(0, 2**bits, scale.shape, dtype=torch.uint8, device=device, generator=draw)
+        return cls(words, scale, None if symmetric else zero, None, K, -1 if len(scale) == 1 else group_size)
+
+    def _fused(self, x_MK, config):
+        x_MK = x_MK if self.order_K is None else x_MK.index_select(1, self.order_K)
+        M, K = x_MK.shape
+        grid, tiles, y, sums = plan(M, self.words, config, x_MK.dtype)
+        _wna16[grid](
+            x_MK, self.words, self.scale_GN, self.zero_GN, y, sums, self.counters, M, self.N, K,
+            GROUP=self.group, BITS=self.bits, MIDDLE=middle(self.bits), EVEN=K % CHUNK == 0,
+            SINGLE=M == 1 and self.group >= CHUNK, **tiles,
+        )  # fmt: skip
+        return y
+
+    def dequantize(self, dtype):
+        w_NK = dequantize(self.words, self.scale_GN, self.zero_GN, self.group, self.K, dtype)
+        return w_NK if self.order_K is None else torch.empty_like(w_NK).index_copy_(1, self.order_K.long(), w_NK)

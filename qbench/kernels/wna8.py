@@ -18,15 +18,20 @@ the sum in its mantissa. Conversion instructions, at an eighth of the rate, woul
 Dimension key: M tokens, N output channels, K input channels, G groups of K.
 """
 
+from typing import ClassVar
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from qbench.grid import ActQuant
+from qbench.kernels.base import Packed, random_codes
 from qbench.kernels.digits import append, code, load_words
 from qbench.kernels.pack import CHUNK, pack, unpack
 from qbench.kernels.quantize import quantize
-from qbench.kernels.splitk import finish, outputs, plan, tile
+from qbench.kernels.splitk import finish, plan, tile
+from qbench.weights import UniformWeight
 
 COLUMNS = (2**31 - 1) // (128 * 127)  # of the longest row whose sum always fits int32
 
@@ -114,15 +119,15 @@ def linear_quantized(
     """y [M, N] in ``dtype`` of int8 activations, contiguous and none of them -128, with float32 scales.
 
     words: of ``pack_codes``. scale_GN: float16. group: columns per scale, a multiple of 128, or -1 for a whole row.
-    counters and config as in ``wna16.linear``.
+    counters: int32 zeros, one per BLOCK_N rows, used where ``split`` > 1; calls that share them must not overlap in
+    time. config: block_n (a multiple of 64), block_m (16 or more), split, warps, stages.
 
     Raises: ValueError as ``check`` does.
     """
     M, K = xq_MK.shape
     _, bits, N, _ = words.shape
     check(K, group)
-    grid, tiles = plan(M, N, config)
-    y, sums = outputs(M, N, tiles["SPLIT"], dtype, xq_MK.device)
+    grid, tiles, y, sums = plan(M, words, config, dtype)
     _wna8[grid](
         xq_MK, x_scale_M, words, scale_GN, y, sums, counters, M, N, K,
         GROUP=group, BITS=bits, EVEN=K % CHUNK == 0, **tiles,
@@ -136,3 +141,40 @@ def linear(
     """y [M, N] in the dtype of x: ``quantize`` with ``acts_bits``, then ``linear_quantized``."""
     xq_MK, x_scale_M = quantize(x_MK, acts_bits)
     return linear_quantized(xq_MK, x_scale_M, words, scale_GN, group, x_MK.dtype, counters, config)
+
+
+class PackedInteger(Packed):
+    """b-bit codes of a symmetric grid; activations rounded to 8 bits or less, one scale per token ("wNa8")."""
+
+    kernel = "wna8"
+    rows: ClassVar = {"words": 2, "scale_GN": 1}
+    about = ("K", "group", "acts_bits")
+
+    def __init__(self, words, scale_GN, K: int, group: int, acts_bits: int):
+        check(K, group)
+        super().__init__(K, words.shape[1], words, scale_GN=scale_GN.contiguous())
+        self.group, self.acts_bits = group, acts_bits
+
+    @classmethod
+    def of(cls, weight: UniformWeight, acts: ActQuant) -> "PackedInteger":
+        K, G = weight.codes_NK.shape[1], weight.scale_NG.shape[1]
+        if weight.zero_NG is not None or weight.group_K is not None:
+            raise ValueError(
+                "integer products take symmetric weights in groups of consecutive columns; quantize with "
+                "grid.symmetric=true and without moving groups, or leave activations at 16 bits"
+            )
+        words = pack_codes(weight.codes_NK, weight.bits)
+        return cls(words, weight.scale_NG.T, K, -1 if G == 1 else K // G, acts.bits)
+
+    @classmethod
+    def random(cls, N, K, bits, group_size=-1, acts_bits=8, device="cuda", seed=0) -> "PackedInteger":
+        """Random codes; the weights are of about K^-1/2."""
+        words, scale, _ = random_codes(N, K, bits, group_size, device, seed)
+        return cls(words, scale, K, -1 if len(scale) == 1 else group_size, acts_bits)
+
+    def _fused(self, x_MK, config):
+        return linear(x_MK, self.words, self.scale_GN, self.group, self.acts_bits, self.counters, config)
+
+    def dequantize(self, dtype):
+        codes_NK = unpack_codes(self.words, self.K)
+        return UniformWeight(codes_NK, self.scale_GN.T.contiguous(), self.bits).dequantize().to(dtype)

@@ -7,11 +7,12 @@ that there was no time for are counted in the record's notes, and the next call 
 Dimension key: M tokens, N output channels, K input channels.
 """
 
+import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from qbench.files import slug
-from qbench.json_values import read_json, write_json
+from qbench.json_values import write_json
 
 SCHEMA = 2
 LEFT_OUT = "left out for time"
@@ -104,7 +105,7 @@ class LatencyRecord:
     def read(cls, path: Path) -> "LatencyRecord":
         """ValueError for a damaged file, another schema, or two rows of the same product or decoder."""
         try:
-            d = read_json(path)
+            d = json.loads(path.read_text())
             if (schema := d.pop("schema")) != SCHEMA:
                 raise ValueError(f"it has schema {schema}, and this version reads schema {SCHEMA}")
             d["ceilings"] = {name: Ceiling(**values) for name, values in d["ceilings"].items()}

@@ -58,7 +58,7 @@ def load_packed(ckpt: OpenCheckpoint, path: Path, device: Device) -> nn.Module:
             raise ValueError(f"{path} lacks tensors of {name}; pack the model again")
         if what["kind"] not in kinds:
             raise ValueError(f"{path}: {name} is a {what['kind']}; supported: {', '.join(kinds)}")
-        kernel = kinds[what["kind"]].restore(*tensors, **what["settings"])
+        kernel = kinds[what["kind"]](*tensors, **what["settings"])
         bias, acts = state.pop(f"{name}.bias", None), what["acts"] and ActQuant(what["acts"])
         linear = model.get_submodule(name)
         if (linear.out_features, linear.in_features) != (kernel.N, kernel.K):

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from qbench.jsonl import order
 from qbench.outcomes import headline
 from qbench.protocol import name_of
 from qbench.record import Failure, Measurement
-from qbench.records.folding import delete, fold
+from qbench.records.folding import delete, fold, order
 from qbench.records.page import page
 from qbench.report import load
 from qbench.report.quality.variants import canon, eval_labels, quant_labels, quantization
@@ -114,7 +113,7 @@ def main(args: list[str]) -> int:
 
 
 def entries(store: Store) -> list[Entry]:
-    """All records that a report shows, sorted as ``qbench.jsonl`` sorts them; others are left out with a warning."""
+    """All records that a report shows, in the order of folded ones; others are left out with a warning."""
     measurements, failures = load(store.root)
     found = [*map(Entry, measurements), *map(Entry, failures)]
     return sorted(found, key=lambda entry: order(entry.json))

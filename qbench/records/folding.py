@@ -1,13 +1,13 @@
 """Moves records from one file each into a sorted .jsonl, and removes records."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from qbench.files import locked
-from qbench.jsonl import lines, write_lines
+from qbench.files import locked, write_atomic
 from qbench.record import measurement
-from qbench.store import Store
+from qbench.store import Store, lines
 
 
 def fold(store: Store, name: str, wanted: Callable[[Any], bool] = lambda record: True) -> tuple[Path, int]:
@@ -49,3 +49,17 @@ def delete(store: Store, id: str) -> None:
                 write_lines(path, kept)
         for path in (store.path(id), store.failure_path(id)):
             path.unlink(missing_ok=True)
+
+
+def write_lines(path: Path, records: Iterable[dict]) -> None:
+    """Writes the records, sorted by model, method, bits, group size and evaluation; equal records give equal bytes."""
+    text = [json.dumps(d, separators=(",", ":"), allow_nan=False) + "\n" for d in sorted(records, key=order)]
+    write_atomic(path, "".join(text))
+
+
+def order(d: dict) -> tuple:
+    """Sorts the JSON of records by model, method, bits, group size and evaluation."""
+    science = d["science"]
+    grid = science.get("grid") or {}
+    model, method, eval = (str((science.get(part) or {}).get("name")) for part in ("model", "method", "eval"))
+    return model, method, f"{grid.get('bits', 16):>3}", f"{grid.get('group_size', 0):>5}", eval, d["id"]

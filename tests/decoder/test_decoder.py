@@ -186,7 +186,7 @@ def test_decoder_with_packed_weights():
     ids = torch.randint(0, 256, (1, 3), generator=torch.Generator().manual_seed(1)).to(DEVICE)
 
     def packed(w_NK):
-        return PackedUniform(round_to_nearest(w_NK, Grid(4, 64)))
+        return PackedUniform.of(round_to_nearest(w_NK, Grid(4, 64)))
 
     got = Decoder.of(model, 1, 4, packed).prefill(ids)
     for linear in model.modules():
@@ -208,7 +208,7 @@ def test_integer_products_get_the_activations_they_would_quantize():
             return self.inner(x)
 
     def packed(w_NK):
-        return PackedInteger(round_to_nearest(w_NK, Grid(4, -1, symmetric=True)), ActQuant(8))
+        return PackedInteger.of(round_to_nearest(w_NK, Grid(4, -1, symmetric=True)), ActQuant(8))
 
     model = qwen3(torch.float16, num_hidden_layers=1)
     ids = torch.randint(0, 256, (1, 3), generator=torch.Generator().manual_seed(1)).to(DEVICE)

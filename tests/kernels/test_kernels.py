@@ -116,7 +116,7 @@ CASES = [  # N, K, group, M, symmetric, split
 def test_products_of_packed_weights(bits, case):
     N, K, group, M, symmetric, split = case
     weight = random_uniform(N, K, bits, group, symmetric)
-    packed = PackedUniform(weight)
+    packed = PackedUniform.of(weight)
     for dtype in DTYPES:
         x = inputs(M, K, dtype)
         reference = x.double() @ weight.dequantize().double().T
@@ -134,7 +134,7 @@ def test_all_tiles_give_the_same(block_n, block_m):
     weight = random_uniform(200, 384, 4, 128)
     x = inputs(33, 384, torch.float16)
     config = FUSED | {"block_n": block_n, "block_m": block_m}
-    y = PackedUniform(weight).multiply(x, config)
+    y = PackedUniform.of(weight).multiply(x, config)
     assert relative(y, x.double() @ weight.dequantize().double().T) < ROUNDING[torch.float16]
 
 
@@ -142,7 +142,7 @@ def test_all_tiles_give_the_same(block_n, block_m):
 def test_products_of_binary_weights(shape):
     N, K, M, block, split = shape
     weight = random_binary(N, K, block)
-    packed = PackedBinary(weight)
+    packed = PackedBinary.of(weight)
     for dtype in DTYPES:
         x = inputs(M, K, dtype)
         y = packed.multiply(x, FUSED | {"split": split})
@@ -156,16 +156,16 @@ def test_groups_that_move_are_sorted():
     order = torch.randperm(256, generator=torch.Generator().manual_seed(2)).to(DEVICE)
     moved = UniformWeight(weight.codes_NK[:, order], weight.scale_NG, 3, weight.zero_NG, (order // 64).to(torch.int16))
     assert torch.equal(moved.dequantize(), weight.dequantize()[:, order])
-    packed, x = PackedUniform(moved), inputs(3, 256, torch.float16)
+    packed, x = PackedUniform.of(moved), inputs(3, 256, torch.float16)
     assert torch.equal(packed.dequantize(torch.float16), moved.dequantize().half())
     assert relative(packed(x), x.double() @ moved.dequantize().double().T) < ROUNDING[torch.float16]
     uneven = UniformWeight(weight.codes_NK, weight.scale_NG, 3, weight.zero_NG, torch.zeros(256, dtype=torch.int16))
     with pytest.raises(ValueError, match="groups of equal size"):
-        PackedUniform(uneven)
+        PackedUniform.of(uneven)
 
 
 def test_extreme_activations_stay_finite_and_nan_stays_nan():
-    packed = PackedUniform(random_uniform(8, 128, 4, 128))
+    packed = PackedUniform.of(random_uniform(8, 128, 4, 128))
     x = inputs(2, 128, torch.bfloat16)
     x[0, 3], x[1, 5] = 1e30, float("nan")
     y = packed.multiply(x, FUSED)
@@ -210,7 +210,7 @@ def test_layers_count_and_keep_what_they_store(tmp_path):
     assert packed.scale_GN.dtype == torch.float16
     save_file(packed.state_dict(), tmp_path / "packed.safetensors")
     state = load_file(tmp_path / "packed.safetensors", DEVICE)
-    again = PackedUniform.restore(state["words"], state["scale_GN"], state["zero_GN"], None, **packed.settings)
+    again = PackedUniform(state["words"], state["scale_GN"], state["zero_GN"], None, **packed.settings)
     assert torch.equal(again(x), expected)
 
 
@@ -225,14 +225,14 @@ def test_random_layers_are_like_real_ones():
 def test_products_of_the_same_activations_become_one():
     x = inputs(2, 256, torch.float16)
     for parts in (
-        [PackedUniform(random_uniform(n, 256, 3, 128, seed=n)) for n in (64, 16, 16)],
-        [PackedBinary(random_binary(64, 256)), PackedBinary(random_binary(64, 256))],
+        [PackedUniform.of(random_uniform(n, 256, 3, 128, seed=n)) for n in (64, 16, 16)],
+        [PackedBinary.of(random_binary(64, 256)), PackedBinary.of(random_binary(64, 256))],
     ):
         fused = fuse(parts)
         assert type(fused) is type(parts[0])
         assert sum(p.N for p in parts) == fused.N
         assert relative(fused(x), torch.cat([p(x) for p in parts], 1).double()) < 1e-3
-    other = PackedUniform(random_uniform(16, 256, 4, 128))
+    other = PackedUniform.of(random_uniform(16, 256, 4, 128))
     unfused = fuse([parts[0], other])
     assert isinstance(unfused, Unfused)
     assert unfused.weight_bytes == parts[0].weight_bytes + other.weight_bytes
@@ -253,7 +253,7 @@ def test_linears_run_packed():
 
 
 def test_what_no_kernel_takes_is_refused(monkeypatch):
-    packed = PackedUniform(random_uniform(8, 128, 4, 128))
+    packed = PackedUniform.of(random_uniform(8, 128, 4, 128))
     with pytest.raises(ValueError, match=r"float16 or bfloat16 activations, got torch\.float32"):
         packed(inputs(1, 128, torch.float32))
     with pytest.raises(ValueError, match=r"K=128 input channels, the activations have 96"):
@@ -265,7 +265,7 @@ def test_what_no_kernel_takes_is_refused(monkeypatch):
     with pytest.raises(ValueError, match="no kernel multiplies a packed BinaryWeight with 8-bit activations"):
         pack_weight(random_binary(8, 128), ActQuant(8))
     with pytest.raises(ValueError, match="block_size=64"):
-        PackedBinary(random_binary(8, 128, 64))
+        PackedBinary.of(random_binary(8, 128, 64))
     if DEVICE == "cpu":
         monkeypatch.setattr(launch, "interpreted", lambda: False)
         with pytest.raises(ValueError, match="on a GPU, and this tensor is on cpu"):
