@@ -9,7 +9,7 @@ the data. The source of a text is one of
     text        any local .txt, .jsonl or .parquet (the latter two with a ``text`` column)
 
 c4 and wikitext2 come from the Hugging Face Hub, or from files below ``data_dir`` (machine.data_dir; the places are in
-``qbench.data.texts``). Records identify data by ``sha256_of_tokens``, so the same text from another place is the same
+``qbench.data.pins``). Records identify data by ``sha256_of_tokens``, so the same text from another place is the same
 data. No BOS or other special token is added.
 
 Dimensions: T tokens of a text, B windows (as a suffix of a batch of windows, BT: B windows of T tokens).

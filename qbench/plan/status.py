@@ -20,9 +20,10 @@ class Records:
 
     def __init__(self, results_dir: str | Path):
         store = Store(Path(results_dir).expanduser())
-        self._found = defaultdict(list)
-        for record in (*store.measurements(), *store.failures()):
-            science = record.science if isinstance(record, Measurement) else record["science"]
+        self._found: dict[str, list[tuple[dict, Measurement | Failure]]] = defaultdict(list)
+        found: list[tuple[dict, Measurement | Failure]] = [(m.science, m) for m in store.measurements()]
+        found += [(f["science"], f) for f in store.failures()]
+        for science, record in found:
             self._found[_key(science)].append((science, record))
 
     def find(self, config: Config, part: str) -> Measurement | Failure | None:

@@ -13,7 +13,7 @@ from qbench.store import Store
 def page(store: Store, record: Measurement | Failure) -> str:
     """All of one record; its quantized weights are looked for in $QBENCH_CACHE or ~/.cache/qbench."""
     cache = Path(os.environ.get("QBENCH_CACHE", Path.home() / ".cache" / "qbench"))
-    d = vars(record) if isinstance(record, Measurement) else record
+    d = dict(vars(record) if isinstance(record, Measurement) else record)
     lines = [f"{d['id']}  in {store.where(d['id'])}", ""]
     lines += [f"  {key:<24} {value}" for key, value in flatten(d["science"]).items()]
     if isinstance(record, Measurement):

@@ -118,9 +118,9 @@ def _identity(id: str, science: dict, protocol: dict, nominal_bits: float = math
     bits = 16.0 if method["name"] == UNQUANTIZED else float(grid.get("bits", math.nan))
     acts, group = float((method.get("acts") or {"bits": 16})["bits"]), float(grid.get("group_size", math.nan))
     label = f"W{nominal_bits if math.isnan(bits) else bits:.3g}A{acts:.0f}" + (f" g{group:.0f}" if group > 0 else "")
-    who = dict(id=id, science=science, protocol=name_of(protocol), quant=canon(quantization(science)), label=label)
-    who |= dict(model=science["model"]["name"], method=method["name"], bits=bits, act_bits=acts, group_size=group)
-    return who | dict(nominal_bits=nominal_bits)
+    who: dict = dict(id=id, science=science, protocol=name_of(protocol), quant=canon(quantization(science)))
+    who |= dict(label=label, model=science["model"]["name"], method=method["name"], nominal_bits=nominal_bits)
+    return who | dict(bits=bits, act_bits=acts, group_size=group)
 
 
 def _failed_rows(failures: Iterable[Failure], measurements: list[Measurement]) -> list[dict]:
