@@ -1,4 +1,4 @@
-"""Shared fixtures: a small random Qwen3 checkpoint in several files, tokenizers, and where real data may lie."""
+"""Shared fixtures: small random checkpoints in several files, tokenizers, and where real data may lie."""
 
 import os
 import tarfile
@@ -13,9 +13,10 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
 
-from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
 from qbench.measure.base import Context
+from qbench.models.anatomies import ANATOMIES
 from qbench.nano import model_path
 
 DATA = Path(os.environ.get("QBENCH_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -28,20 +29,23 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
 
 
-def tiny_config(**changes) -> Qwen3Config:
+def tiny_config(family: str = "qwen3", **changes) -> PretrainedConfig:
     shape = dict(hidden_size=128, num_attention_heads=4, num_key_value_heads=2, head_dim=64, intermediate_size=256)
     shape |= dict(num_hidden_layers=3, vocab_size=1024, tie_word_embeddings=True, max_position_embeddings=512)
-    return Qwen3Config(**shape | changes)
+    return AutoConfig.for_model(family, **shape | changes)
 
 
 def save_tiny(folder: Path, seed: int = 0, dtype=torch.bfloat16, **changes) -> Path:
-    """A random model with a spread of channel sizes, in shards of 200 kB."""
+    """A random model with a spread of channel sizes and with biases unlike zero, in shards of 200 kB."""
     torch.manual_seed(seed)
-    model = Qwen3ForCausalLM(tiny_config(**changes)).eval()
+    model = AutoModelForCausalLM.from_config(tiny_config(**changes)).eval()
     with torch.no_grad():
         for layer in model.model.layers:
             for norm in (layer.input_layernorm, layer.post_attention_layernorm):
                 norm.weight.mul_(torch.rand_like(norm.weight).mul(3).exp())
+        for name, p in model.named_parameters():
+            if name.endswith("bias"):
+                p.normal_()
     model.to(dtype).save_pretrained(folder, max_shard_size="200KB")
     return folder
 
@@ -49,6 +53,12 @@ def save_tiny(folder: Path, seed: int = 0, dtype=torch.bfloat16, **changes) -> P
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session", params=ANATOMIES)
+def every_family(request, tmp_path_factory) -> Path:
+    """A small model of each supported model type in turn."""
+    return save_tiny(tmp_path_factory.mktemp(request.param), family=request.param)
 
 
 @pytest.fixture(scope="session")

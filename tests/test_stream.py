@@ -69,8 +69,8 @@ def logits(model, ids):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_the_steps_of_a_block_are_its_forward_pass(tiny, ids, dtype, attention):
-    ckpt = opened(tiny, dtype)
+def test_the_steps_of_a_block_are_its_forward_pass(every_family, ids, dtype, attention):
+    ckpt = opened(every_family, dtype)
     ckpt.config._attn_implementation = attention
     block, (item,) = ckpt.block(1, "cpu"), inputs_of(ckpt, ids)
     state = (item.x_BTD,)
@@ -81,8 +81,8 @@ def test_the_steps_of_a_block_are_its_forward_pass(tiny, ids, dtype, attention):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_identity_leaves_the_logits_bit_equal(tiny, tmp_path, ids, dtype, attention):
-    ckpt = opened(tiny, dtype)
+def test_identity_leaves_the_logits_bit_equal(every_family, tmp_path, ids, dtype, attention):
+    ckpt = opened(every_family, dtype)
     ckpt.config._attn_implementation = attention
     model, reports = through(ckpt, Method(), ids, tmp_path)
     assert torch.equal(logits(model, ids[:3]), logits(ckpt.load("cpu"), ids[:3]))
@@ -90,9 +90,9 @@ def test_identity_leaves_the_logits_bit_equal(tiny, tmp_path, ids, dtype, attent
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_streamed_blocks_see_what_the_model_sees(tiny, ids, attention, small_passes):
+def test_streamed_blocks_see_what_the_model_sees(every_family, ids, attention, small_passes):
     """Hidden states carried from block to block are those of the model's own forward, causal under eager too."""
-    ckpt = opened(tiny)
+    ckpt = opened(every_family)
     ckpt.config._attn_implementation = attention
     model = ckpt.load("cpu")
     with torch.no_grad():

@@ -3,13 +3,14 @@
 import contextlib
 
 from torch import nn
-from transformers import Qwen3Config
+from transformers import PretrainedConfig
 
 from qbench.models.block import Anatomy, Stage, State
 
 
-def qwen3(config: Qwen3Config) -> Anatomy:
-    """The four stages of a dense Qwen3 layer and the five steps around them, in the order of the forward pass.
+def gated_decoder(config: PretrainedConfig) -> Anatomy:
+    """The four stages of a layer with attention, a gated MLP and a norm before each, and the five steps around them,
+    in the order of the forward pass.
 
     o_proj reads the value heads. Under grouped-query attention several query heads share one value head, so v_proj has
     fewer rows than o_proj has columns, and the scale of a single column cannot be folded into it.
@@ -64,4 +65,4 @@ def _without(module: nn.Module, name: str):
         setattr(module, name, kept)
 
 
-ANATOMIES = {"qwen3": qwen3}  # by config.json's model_type
+ANATOMIES = {"qwen3": gated_decoder, "llama": gated_decoder}  # by config.json's model_type

@@ -6,11 +6,11 @@ import pytest
 import torch
 from conftest import save_tiny, tiny_config
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM
 
 from experiments import random_weights as shapes
 from qbench.methods.rtn import RTN
-from qbench.models.anatomies import qwen3
+from qbench.models.anatomies import ANATOMIES, gated_decoder
 from qbench.models.checkpoint import NANO, Checkpoint
 from qbench.models.placement import Placement
 from qbench.models.quantized import QuantizedFolder
@@ -23,8 +23,9 @@ def opened(folder, dtype="float32", **fields):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("tied", [True, False])
-def test_loading_equals_transformers(tmp_path, ids, dtype, tied):
-    folder = save_tiny(tmp_path, tie_word_embeddings=tied)
+@pytest.mark.parametrize("family", ANATOMIES)
+def test_loading_equals_transformers(tmp_path, ids, dtype, tied, family):
+    folder = save_tiny(tmp_path, family=family, tie_word_embeddings=tied)
     ours = opened(folder, dtype).load("cpu")
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
     with torch.no_grad():
@@ -33,7 +34,7 @@ def test_loading_equals_transformers(tmp_path, ids, dtype, tied):
 
 def test_a_tied_head_that_is_stored_too_is_no_problem(tmp_path, ids):
     folder = save_tiny(tmp_path / "a")
-    model = Qwen3ForCausalLM.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
     state = model.state_dict() | {"lm_head.weight": model.lm_head.weight.clone()}
     shutil.rmtree(folder)
     model.config.save_pretrained(folder)
@@ -58,7 +59,7 @@ def test_linears_are_all_seven_of_every_layer(tiny):
 
 
 def test_value_heads_fold_into_o_proj_only_without_grouped_queries():
-    shared, own = qwen3(tiny_config()).stages, qwen3(tiny_config(num_key_value_heads=4)).stages
+    shared, own = (gated_decoder(tiny_config(num_key_value_heads=n)).stages for n in (2, 4))
     assert shared[1].fold is None
     assert "grouped-query attention, 4 query heads on 2 value heads" in shared[1].why_no_fold
     assert own[1].fold == "self_attn.v_proj"
