@@ -27,7 +27,7 @@ from random_weights import write_random
 from safetensors import safe_open
 
 from qbench import provenance
-from qbench.json_values import write_json
+from qbench.files import write_json
 from qbench.store import Store
 
 

@@ -18,13 +18,12 @@ from pathlib import Path
 import numpy as np
 from hydra import compose, initialize_config_dir
 
-from qbench.files import write_atomic
+from qbench.files import packaged, write_atomic
 from qbench.record import Metric
 from qbench.records.folding import fold
 from qbench.render.sheet import Cell, Sheet
 from qbench.render.writers import to_csv, to_latex, to_markdown
 from qbench.run import run
-from qbench.shipped import conf_dir
 from qbench.store import Store
 
 STUDY = ["eval=study"]
@@ -69,7 +68,7 @@ def main() -> int:
     parser.add_argument("models", nargs="*", default=["nano-s", "nano-m", "nano-l"])
     options = parser.parse_args()
     base, lines = [f"machine.results_dir={options.results}", "machine=cpu", "machine.threads=1"], []
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(packaged("conf")), version_base="1.3"):
         for model in options.models:
             measured([f"model={model}", "method=none", *base, *STUDY])
             for method, bits, common, changes in CHANGES:

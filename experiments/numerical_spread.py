@@ -16,10 +16,8 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 
 from qbench import provenance, shape
-from qbench.files import write_atomic
-from qbench.json_values import write_json
+from qbench.files import packaged, write_atomic, write_json
 from qbench.run import run
-from qbench.shipped import conf_dir
 
 METHODS = ("rtn", "gptq")
 THREADS = (1, 2, 3)  # chunks of three threads end inside a vector register, where SiLU gives another last bit
@@ -50,7 +48,7 @@ def measured(model: str, method: str, threads: int, tokens: int) -> dict[str, li
     """Value and standard error of each metric, measured without any cache."""
     kept, shape.PASS_TOKENS = shape.PASS_TOKENS, tokens
     try:
-        with tempfile.TemporaryDirectory() as folder, initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        with tempfile.TemporaryDirectory() as folder, initialize_config_dir(str(packaged("conf")), version_base="1.3"):
             where = [f"machine.results_dir={folder}", f"machine.cache_dir={folder}/cache", "machine=cpu"]
             cell = [f"model={model}", f"method={method}", "grid.bits=4", f"machine.threads={threads}"]
             cell += ["eval=study", "eval.text.limit=null"]

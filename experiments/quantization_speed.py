@@ -26,8 +26,8 @@ from safetensors.torch import load_file, save_file
 
 from qbench import costs, provenance, stream
 from qbench.calibration import BlockCalibration, first_block_inputs
+from qbench.files import write_json
 from qbench.grid import Grid
-from qbench.json_values import write_json
 from qbench.methods import gptq as gptq_module
 from qbench.methods.awq import AWQ
 from qbench.methods.gptq import GPTQ

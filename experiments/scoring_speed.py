@@ -20,7 +20,7 @@ from random_weights import write_random
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from qbench import provenance
-from qbench.json_values import write_json
+from qbench.files import write_json
 from qbench.measure.base import Context
 from qbench.measure.lm_eval.model import PACK, PrefixTreeLM, without_warnings
 from qbench.measure.lm_eval.requests import build_requests

@@ -8,7 +8,7 @@ from importlib import import_module
 from importlib.metadata import version
 
 from qbench import signals
-from qbench.shipped import conf_dir
+from qbench.files import packaged
 
 MODULES = ("plan", "fetch", "records")  # with a main of their own
 COMPLETION = ("-sc", "--shell-completion")
@@ -116,7 +116,7 @@ def _hydra(args: list[str], program: str = "qbench run") -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import hydra
 
-    @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")
+    @hydra.main(version_base="1.3", config_path=str(packaged("conf")), config_name="config")
     def job(cfg):  # a launcher may run it in another process, so it uses nothing from outside
         import torch
 

@@ -1,6 +1,9 @@
-"""Files that several processes share: atomic writes, and locks that end with their process."""
+"""Files: where those of the package lie, JSON, atomic writes, and locks that end with their process."""
 
+import dataclasses
 import fcntl
+import json
+import math
 import os
 import re
 import shutil
@@ -11,8 +14,15 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 DAY = 86400  # seconds; no file takes so long to write
+
+
+def packaged(name: str) -> Path:
+    """The folder ``name`` that travels with the code: inside the package in a wheel, beside it in a clone."""
+    package = Path(__file__).parent
+    return package / name if (package / name).is_dir() else package.parent / name
 
 
 @contextmanager
@@ -35,6 +45,22 @@ def write_atomic(path: Path, text: str) -> None:
         f.write(text)
         f.flush()
         os.fsync(f.fileno())
+
+
+def write_json(path: Path, x) -> None:
+    """Writes dataclasses, dicts and lists as JSON, atomically."""
+    write_atomic(path, json.dumps(plain(x), indent=1, allow_nan=False) + "\n")
+
+
+def plain(x: Any) -> Any:
+    """Dataclasses as dicts; floats that are not finite as "inf", "-inf", "nan", since JSON has no such numbers."""
+    if dataclasses.is_dataclass(x):
+        return {f.name: plain(getattr(x, f.name)) for f in dataclasses.fields(x)}
+    if isinstance(x, dict):
+        return {k: plain(v) for k, v in x.items()}
+    if isinstance(x, (list, tuple)):
+        return [plain(v) for v in x]
+    return str(x) if isinstance(x, float) and not math.isfinite(x) else x
 
 
 def slug(name: str) -> str:

@@ -16,7 +16,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from qbench.json_values import write_json
+from qbench.files import write_json
 from qbench.record import Metric
 
 STATUSES = ("measured", "present", "elsewhere", "left out", "failed", "refused")

@@ -11,15 +11,15 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from qbench.files import packaged
 from qbench.settings import near
-from qbench.shipped import conf_dir
 
 NOT_MEASURED = ("machine", "wandb", "hydra", "retry_failed", "fail_fast")  # they change no number
 
 
 def groups() -> set[str]:
     """The groups of conf/."""
-    return {p.relative_to(conf_dir()).as_posix() for p in conf_dir().rglob("*") if p.is_dir()}
+    return {p.relative_to(packaged("conf")).as_posix() for p in packaged("conf").rglob("*") if p.is_dir()}
 
 
 def prepared(words: Iterable[str]) -> list[str]:
@@ -30,7 +30,7 @@ def prepared(words: Iterable[str]) -> list[str]:
     the same key. ValueError for words that cannot be read and for unknown groups.
     """
     words, known = list(words), groups()
-    heads = {"home", "hydra", *known, *OmegaConf.load(conf_dir() / "config.yaml")} - {"defaults"}
+    heads = {"home", "hydra", *known, *OmegaConf.load(packaged("conf") / "config.yaml")} - {"defaults"}
     swept = {key for word in words for key in swept_by(word)}
     ready = []
     for word in words:
@@ -39,7 +39,7 @@ def prepared(words: Iterable[str]) -> list[str]:
         if (head := re.split(r"[./]", key)[0]) not in heads:
             raise ValueError(f"{word}: {head} is unknown; {near(head, {h for h in heads if '/' not in h})}")
         if key in known and override.value() is None and not override.is_delete():
-            choices = sorted(p.stem for p in (conf_dir() / key).glob("*.yaml"))
+            choices = sorted(p.stem for p in (packaged("conf") / key).glob("*.yaml"))
             raise ValueError(f"{word}: {key} is one of {', '.join(choices)}")
         is_field = override.type is OverrideType.CHANGE and key not in known | swept and head != "hydra"
         ready.append(f"++{word}" if is_field else word)
@@ -49,7 +49,7 @@ def prepared(words: Iterable[str]) -> list[str]:
 def swept_by(word: str) -> dict[str, str]:
     """{key: values} that the experiment sweeps over which ``word`` chooses; empty for other words."""
     group, _, name = word.partition("=")
-    path = conf_dir() / "experiment" / f"{name}.yaml"
+    path = packaged("conf") / "experiment" / f"{name}.yaml"
     is_one = group == "experiment" and path.is_file()
     return dict(OmegaConf.select(OmegaConf.load(path), "hydra.sweeper.params") or {}) if is_one else {}
 

@@ -8,7 +8,7 @@ that the protocol sets has the protocol's value. Reports read the stored judgeme
 import json
 from functools import cache
 
-from qbench.shipped import conf_dir
+from qbench.files import packaged
 
 PROTOCOLS = ("paper", "released")
 OWN, NOT_STORED = "own settings", "not stored"
@@ -84,7 +84,7 @@ def _composed(protocol: str, method: str, evaluation: str | None) -> dict[str, d
     from omegaconf import OmegaConf  # reports read what is stored and do without it
 
     def load(group: str, choice: str | None):
-        path = conf_dir() / group / f"{choice}.yaml"
+        path = packaged("conf") / group / f"{choice}.yaml"
         return OmegaConf.load(path) if path.is_file() else {}
 
     groups = {"protocol": protocol, "grid": "g128", "method": method, "calib": "c4", "eval": evaluation}

@@ -9,9 +9,8 @@ experiments/numerical_spread.py measures what this changes. ``qbench.store`` wri
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
-from qbench.json_values import back
 from qbench.protocol import judge
 
 SCHEMA = 1
@@ -109,6 +108,15 @@ def parse(text: str) -> dict:
     if not isinstance(d.get("error", ""), str):
         raise ValueError("its error is no text")
     return d
+
+
+def back(x: Any) -> Any:
+    """Undoes ``files.plain`` for the numbers of a metric or a layer."""
+    if isinstance(x, dict):
+        return {k: v if k in ("unit", "name", "notes", "header") else back(v) for k, v in x.items()}
+    if isinstance(x, list):
+        return [back(v) for v in x]
+    return float(x) if x in ("inf", "-inf", "nan") else x
 
 
 def measurement(d: dict, where: str) -> Measurement:

@@ -5,10 +5,12 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 
+import httpx
 import torch
 from omegaconf import DictConfig
+from safetensors import SafetensorError
 
-from qbench import faults, overrides, preflight, provenance, signals
+from qbench import overrides, preflight, provenance, signals
 from qbench.config import Config, name_of
 from qbench.files import remove_stale, scratch
 from qbench.measure.base import Context
@@ -18,6 +20,9 @@ from qbench.protocol import judge
 from qbench.quantization import Quantization
 from qbench.record import LayerReport, Measurement, digest
 from qbench.store import Store
+
+OF_MACHINE = (OSError, ImportError, MemoryError, httpx.HTTPError, SafetensorError, torch.OutOfMemoryError)
+OF_DEVICE = ("DefaultCPUAllocator", "CUDA error", "CUDA driver", "CUDNN", "cuDNN error", "HIP error", "Triton Error")
 
 
 class Run:
@@ -91,7 +96,7 @@ class Run:
             except Exception as e:
                 signals.end_if_asked()
                 errors.append(f"{type(e).__name__}: {one_line(e)}")
-                if faults.is_of_machine(e):
+                if is_of_machine(e):
                     errors[-1] += " (a fault of this machine, not recorded; mend it, and the same command continues)"
                     return
                 for name in set(names).intersection(self._missing()):
@@ -156,3 +161,16 @@ def one_line(e: BaseException) -> str:
     """What an error says, its lines joined; of more than 600 characters the start and the end, where remedies stand."""
     text = " ".join(str(e).split()) or type(e).__name__
     return text if len(text) <= 600 else f"{text[:300]} ... {text[-300:]}"
+
+
+def is_of_machine(error: BaseException | None) -> bool:
+    """Whether ``error`` or its cause is a fault of this machine, so that the cell may succeed elsewhere or later.
+
+    Such are disks, the network, a missing package, memory, and a lost device. All other errors (a number that is not
+    finite, a shape that does not fit, a bug) would happen again, and are recorded.
+    """
+    if error is None:
+        return False
+    is_lost = isinstance(error, RuntimeError) and any(word in str(error) for word in OF_DEVICE)
+    is_lost = is_lost or type(error).__name__ == "AcceleratorError"
+    return isinstance(error, OF_MACHINE) or is_lost or is_of_machine(error.__cause__)

@@ -1,7 +1,6 @@
 """Statistics of a linear's input: O(K^2) memory for any number of tokens.
 
-A Gram matrix is symmetric, so only blocks on and above its diagonal are computed: 56 % of the multiplications. The rest
-is mirrored when ``gram_KK`` is read.
+Of a symmetric Gram matrix only blocks on and above the diagonal are computed, 56 % of the multiplications.
 
 Dimension key: K input channels, N output channels, T tokens.
 """
@@ -12,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.types import Device
 
-from qbench.cholesky import inverse_factor_
 from qbench.costs import PARTS, Work, gram_flops
 
 
@@ -146,12 +144,11 @@ class Gram(Statistic):
     def inverse_cholesky(self, damp: float, perm_K: Tensor | None = None) -> tuple[Tensor, tuple[str, ...]]:
         """Upper triangular U with (G + damp m I)^-1 = U^T U, and notes; columns in the order ``perm_K``.
 
-        m is the mean of the diagonal over channels that were ever nonzero, so that U scales with the unit of x. GPTQ's
-        authors replace each zero by 1 before they take the mean, and that is small or large depending on the unit. Here
-        a channel that is always zero gets the damping alone, and takes part in no other channel's update.
-        U comes from one Cholesky factorisation of the reversed matrix: G = R R^T with R upper, U = R^-1.
-        Where the factorisation fails, more damping is tried, then float64; each step is a note. The result is kept for
-        the other linears with this input. Raises: ArithmeticError when all attempts fail.
+        m is the mean of the diagonal over channels that were ever nonzero, so that U scales with the unit of x (GPTQ's
+        authors take the mean after they replace each zero by 1). A channel that is always zero gets the damping alone.
+        U comes from one Cholesky factorisation of the reversed matrix: G = R R^T with R upper, U = R^-1. Where it
+        fails, more damping is tried, then float64; each step is a note. The result is kept for the other linears with
+        this input. Raises: ArithmeticError when all attempts fail.
         """
         key = (damp, None if perm_K is None else tuple(perm_K.tolist()))
         if key not in self._factors:
@@ -196,3 +193,27 @@ class Gram(Statistic):
         """(start, end) of block columns of 64 n channels: their products do not depend on the number of threads."""
         width = 64 * -(-self.K // (64 * PARTS))
         return ((start, min(start + width, self.K)) for start in range(0, self.K, width))
+
+
+def inverse_factor_(H: Tensor) -> bool:
+    """Writes L^-1, where H = L L^T, into the lower half of H, by halves; False where H is not positive definite.
+
+    Small factorisations and products of 64 n channels do not depend on the number of threads. LAPACK's sums over a
+    large matrix do, in the last bit, and another last bit leads GPTQ to other codes.
+    """
+    n = len(H)
+    if n <= 64:
+        L, failed = torch.linalg.cholesky_ex(H)
+        if not failed:
+            H.copy_(torch.linalg.solve_triangular(L, torch.eye(n, dtype=H.dtype, device=H.device), upper=False))
+        return not failed
+    h = -(-n // 128) * 64
+    A, B, C = H[:h, :h], H[h:, :h], H[h:, h:]
+    if not inverse_factor_(A):
+        return False
+    B.copy_(B @ A.tril_().T)
+    C.addmm_(B, B.T, alpha=-1)
+    if not inverse_factor_(C):
+        return False
+    B.copy_(C.tril_() @ B @ A).neg_()
+    return True

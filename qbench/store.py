@@ -18,8 +18,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from qbench.files import Lock, remove_stale, write_atomic
-from qbench.json_values import write_json
+from qbench.files import Lock, remove_stale, write_atomic, write_json
 from qbench.record import Failure, Measurement, NewerRecord, measurement, parse
 
 

@@ -13,10 +13,10 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from qbench import progress
+from qbench.files import packaged
 from qbench.outcomes import Outcome, exit_code, line, summary, table
 from qbench.record import Metric
 from qbench.run import Run
-from qbench.shipped import conf_dir
 from qbench.store import Store
 
 SMALL = ["calib.n=8", "eval.window=128", "eval.limit=4", "machine.device=cpu", "machine.threads=1"]
@@ -88,7 +88,7 @@ def test_a_sweep_ends_alike_with_every_launcher(qbench, tmp_path, launcher):
 def test_cells_left_to_others_have_an_exit_code(qbench, tmp_path):
     GlobalHydra.instance().clear()
     folders = [f"machine.results_dir={tmp_path / 'results'}", f"machine.cache_dir={tmp_path / 'cache'}"]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(packaged("conf")), version_base="1.3"):
         claimed = Run(compose("config", ["method=rtn", *SMALL, *folders]))
     with Store(tmp_path / "results").claim(*claimed.ids.values()):
         alone = qbench("run", "method=rtn", *SMALL)

@@ -15,13 +15,12 @@ import pytest
 import torch
 from test_run import SMALL, configure, records  # noqa: F401 (configure is a fixture)
 
-from qbench import faults
 from qbench.files import DAY, Lock, remove_stale, scratch, write_atomic
 from qbench.models.quantized import QuantizedFolder
 from qbench.plan.status import Records
 from qbench.quantization import CachedWeights
 from qbench.record import NewerRecord
-from qbench.run import Run, run
+from qbench.run import Run, is_of_machine, run
 from qbench.store import Store
 
 
@@ -51,7 +50,7 @@ def test_a_fault_of_the_machine_is_told_and_not_recorded(configure, tmp_path, mo
     def fail(*args, **kwargs):
         raise error
 
-    assert faults.is_of_machine(error)
+    assert is_of_machine(error)
     with monkeypatch.context() as m:
         m.setattr("qbench.quantization.quantize", fail)
         outcome = run(configure("method=gptq"))
@@ -63,10 +62,10 @@ def test_a_fault_of_the_machine_is_told_and_not_recorded(configure, tmp_path, mo
 
 def test_what_is_no_fault_of_the_machine():
     for error in (ValueError("x"), ArithmeticError("NaN"), RuntimeError("shapes do not fit"), ZeroDivisionError()):
-        assert not faults.is_of_machine(error)
+        assert not is_of_machine(error)
     error = ValueError("no such luck")
     error.__cause__ = OSError(28, "No space left on device")
-    assert faults.is_of_machine(error)
+    assert is_of_machine(error)
 
 
 @pytest.mark.parametrize(
@@ -284,11 +283,11 @@ def sweep(results: Path, cache: Path, told: Path) -> None:
     """All of SWEEP in this process; how each cell ended goes to the file ``told``."""
     from hydra import compose, initialize_config_dir
 
-    from qbench.shipped import conf_dir
+    from qbench.files import packaged
 
     folders = [f"machine.results_dir={results}", f"machine.cache_dir={cache}"]
     for overrides in SWEEP:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        with initialize_config_dir(str(packaged("conf")), version_base="1.3"):
             outcome = run(compose("config", [*folders, *SMALL, *overrides]))
         with told.open("a") as f:
             f.write(f"{outcome.status} {outcome.cell} {outcome.message}\n")

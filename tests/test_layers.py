@@ -9,10 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "qbench"
 LAYERS = [
-    ("hub", "signals", "settings", "cholesky", "progress", "shape"),
+    ("hub", "signals", "settings", "progress", "shape"),
     ("data.pins", "costs"),
-    ("nano", "data.texts", "shipped", "files"),
-    ("json_values", "faults", "protocol"),
+    ("nano", "data.texts", "files"),
+    ("protocol",),
     ("grid", "stats", "record", "latency.record", "data.windows", "models.block", "models.placement"),
     ("weights", "data.corpus", "models.anatomies", "models.files", "render"),
     ("store", "calibration", "provenance", "machine", "kernels", "printed"),

@@ -8,9 +8,9 @@ from fakes.paper_records import records, science, with_science
 from hydra import compose, initialize_config_dir
 
 from qbench.config import Config
+from qbench.files import packaged
 from qbench.printed.published import load
 from qbench.protocol import NOT_STORED, OWN, PROTOCOLS, deviations, judge, name_of
-from qbench.shipped import conf_dir
 
 ROWS = load()
 
@@ -30,7 +30,7 @@ def test_a_measurement_under_a_protocol_follows_it_and_not_the_other(protocol, m
 @pytest.mark.parametrize("method", ["none", "rtn", "gptq", "awq", "smoothquant", "smoothquant_a4", "billm"])
 def test_what_hydra_composes_for_a_protocol_follows_it(protocol, method):
     chosen = ["model=qwen3-8b", "calib=c4", "eval=paper", f"method={method}", f"protocol={protocol}", "machine=cpu"]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(packaged("conf")), version_base="1.3"):
         config = Config.of(compose("config", chosen))
     quantization = {"model": {"name": "qwen3-8b"}, "method": config.method.science()}
     quantization |= {"grid": config.method.grid and asdict(config.method.grid), "calib": config.calib.settings()}

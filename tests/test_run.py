@@ -19,13 +19,13 @@ from omegaconf import OmegaConf
 
 from qbench import plan, signals
 from qbench.config import Config
+from qbench.files import packaged
 from qbench.machine import Machine
 from qbench.measure.perplexity import Perplexity
 from qbench.models.checkpoint import NANO
 from qbench.overrides import prepared
 from qbench.record import digest
 from qbench.run import Run, one_line, run
-from qbench.shipped import conf_dir
 from qbench.store import Store
 
 SMALL = ["calib.n=8", "eval.window=128", "eval.limit=4", "machine.device=cpu", "machine.threads=1"]
@@ -38,7 +38,7 @@ def configure(tmp_path):
     folders = [f"machine.results_dir={tmp_path / 'results'}", f"machine.cache_dir={tmp_path / 'cache'}"]
 
     def make(*overrides, small=True):
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        with initialize_config_dir(str(packaged("conf")), version_base="1.3"):
             return compose("config", [*folders, *(SMALL if small else []), *overrides])
 
     return make
@@ -468,7 +468,7 @@ def test_help_and_unknown_commands(tmp_path):
 
 def test_every_config_composes(configure):
     for group in ("model", "method", "grid", "calib", "eval", "machine"):
-        for path in sorted(Path(conf_dir(), group).glob("*.yaml")):
+        for path in sorted(Path(packaged("conf"), group).glob("*.yaml")):
             assert group in configure(f"{group}={path.stem}", small=False)
 
 

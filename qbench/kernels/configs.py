@@ -17,8 +17,7 @@ from pathlib import Path
 import torch
 import triton
 
-from qbench.files import slug
-from qbench.json_values import write_json
+from qbench.files import slug, write_json
 from qbench.kernels import pack
 from qbench.kernels.launch import interpreted
 

@@ -11,8 +11,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from qbench.files import slug
-from qbench.json_values import write_json
+from qbench.files import slug, write_json
 
 SCHEMA = 2
 LEFT_OUT = "left out for time"

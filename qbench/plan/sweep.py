@@ -22,8 +22,8 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from qbench.config import Config, name_of
+from qbench.files import packaged
 from qbench.overrides import groups, parsed, prepared, swept_by
-from qbench.shipped import conf_dir
 
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
@@ -51,7 +51,7 @@ def configs(overrides: list[str], check: Callable[[Config], None] | None = None)
 def cells(overrides: list[str]) -> list[dict]:
     """One resolved configuration per combination, in the sweep's order; ValueError for what Hydra refuses."""
     try:
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="plan"):
+        with hydra.initialize_config_dir(str(packaged("conf")), version_base="1.3", job_name="plan"):
             fixed, swept = _axes(overrides)
             compose = _Composer(fixed)
             raws = [compose(list(combination)) for combination in itertools.product(*swept)]
@@ -107,7 +107,7 @@ def _compose(overrides: list[Override]) -> dict:
 @cache
 def _file(group: str, name: str) -> dict:
     """What the one file of a choice writes, by top-level key; empty where it is built of others or is not there."""
-    path = conf_dir() / group / f"{name}.yaml"
+    path = packaged("conf") / group / f"{name}.yaml"
     text = path.read_text() if path.is_file() else "defaults: []"
     content = OmegaConf.to_container(OmegaConf.create(text))
     is_global = re.search(r"@package\s+_global_\b", text)

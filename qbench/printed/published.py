@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from qbench.shipped import published_dir
+from qbench.files import packaged
 
 TABLES = (1, 2, 3, 4)
 TASKS = ("piqa", "arc_easy", "arc_challenge", "hellaswag", "winogrande", "boolq")
@@ -110,7 +110,7 @@ def load(folder: str | Path | None = None) -> list[Printed]:
     ValueError with file, line and column for a cell, a column, a name or a row that is missing, malformed,
     unknown or there twice; FileNotFoundError for a table that is not there.
     """
-    folder = Path(folder or published_dir())
+    folder = Path(folder or packaged("paper/published"))
     return [row for k in TABLES for row in _table(folder / f"table{k}.csv", k)]
 
 

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import yaml
 
+from qbench.files import packaged
 from qbench.printed.published import PERPLEXITIES, TASKS, Printed
 from qbench.protocol import judge
 from qbench.record import Measurement, Metric, digest
-from qbench.shipped import conf_dir
 
 METHODS = {
     "rtn": {"whole_rows": False},
@@ -30,7 +30,7 @@ MMLU = {"paper": "mmlu", "released": "mmlu_hendrycks"}
 
 def released(part: str, method: str) -> dict:
     """The fields of "method" or "calib" in which the released code differs, as the configuration has them."""
-    text = (conf_dir() / "protocol" / "method" / f"released_{method}.yaml").read_text()
+    text = (packaged("conf") / "protocol" / "method" / f"released_{method}.yaml").read_text()
     return yaml.safe_load(text).get(part, {})
 
 

@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from qbench.decoder.model import Decoder
+from qbench.files import packaged
 from qbench.grid import Grid
 from qbench.kernels import configs
 from qbench.kernels.packed import PackedBinary, PackedInteger, PackedUniform
@@ -28,7 +29,6 @@ from qbench.models.packed_file import load_packed, save_packed
 from qbench.models.quantized import QuantizedFolder
 from qbench.quantization import Quantization
 from qbench.run import run
-from qbench.shipped import conf_dir
 from qbench.store import Store
 from qbench.stream import quantize
 
@@ -125,7 +125,7 @@ def configure(tmp_path, of_nano):
     agreement = ["eval=agreement", "eval.window=8", "eval.limit=1"]
 
     def make(*overrides, small=True):
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        with initialize_config_dir(str(packaged("conf")), version_base="1.3"):
             return compose("config", [*fixed, *(agreement if small else []), *overrides])
 
     return make
@@ -145,7 +145,7 @@ def test_agreement_is_recorded(configure, tmp_path):
 @pytest.mark.parametrize("kernel", ["wna16", "wna8", "binary"])
 def test_logits_are_compared_on_the_kernels_themselves(configure, kernel):
     """And not on weights that a kernel dequantized first, which agree whatever it multiplies."""
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(packaged("conf")), version_base="1.3"):
         tokens = compose("config", ["model=nano-s", "eval=agreement"]).eval.window
     for processors in (1, 132):
         assert configs.estimate(kernel, 4, 4096, 4096, tokens, processors)["path"] == "fused"

@@ -9,17 +9,17 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from safetensors.torch import load, save
 
+from qbench.files import packaged
 from qbench.grid import ActQuant, Grid
 from qbench.methods import gptq
 from qbench.methods.awq import AWQ
 from qbench.methods.gptq import GPTQ
 from qbench.methods.rtn import RTN
 from qbench.methods.smoothquant import SmoothQuant
-from qbench.shipped import conf_dir
 from qbench.stats import Gram
 from qbench.weights import QuantWeight, round_to_nearest
 
-YAMLS = sorted(Path(conf_dir(), "method").glob("*.yaml"))
+YAMLS = sorted(Path(packaged("conf"), "method").glob("*.yaml"))
 
 
 def make(path, bits=4, group=32):

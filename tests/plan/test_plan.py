@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 
 from qbench import costs, plan
 from qbench.data.corpus import TOKENS, Corpus
+from qbench.files import packaged
 from qbench.measure.lm_eval.prefix_tree import Tree
 from qbench.measure.lm_eval.requests import build_requests
 from qbench.measure.lm_eval.tasks import SIZES
@@ -25,12 +26,11 @@ from qbench.printed import published
 from qbench.record import digest
 from qbench.run import Run, run
 from qbench.shape import QWEN3
-from qbench.shipped import conf_dir
 from qbench.store import Store
 
 H200 = NAMED["h200"]
 SMALL = ["calib.n=8", "eval.window=128", "eval.limit=4", "machine.device=cpu", "machine.threads=1"]
-METHODS = sorted(p.stem for p in (conf_dir() / "method").glob("*.yaml"))
+METHODS = sorted(p.stem for p in (packaged("conf") / "method").glob("*.yaml"))
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ def folders(tmp_path):
 
 
 def composed(overrides):
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with hydra.initialize_config_dir(str(packaged("conf")), version_base="1.3"):
         return hydra.compose("config", overrides=list(overrides))
 
 
@@ -298,9 +298,8 @@ def test_sections_without_a_calibration():
 
 def test_the_ids_of_committed_records(tmp_path):
     """What identifies a record comes out of today's code: the whole nano study of one model."""
-    committed = {
-        m.id for m in Store(conf_dir().parent / "results").measurements() if m.science["model"]["name"] == "nano-s"
-    }
+    store = Store(packaged("conf").parent / "results")
+    committed = {m.id for m in store.measurements() if m.science["model"]["name"] == "nano-s"}
     asked = ["experiment=nano_matrix", "model=nano-s", "machine=cpu", f"machine.results_dir={tmp_path}"]
     found = {id for cell in cells(asked) for id in Run(cell).ids.values()}
     assert len(found) == 2 * 34

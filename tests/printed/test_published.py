@@ -5,13 +5,13 @@ import shutil
 
 import pytest
 
+from qbench.files import packaged
 from qbench.printed.published import METRICS, is_printed, load
-from qbench.shipped import published_dir
 
 
 @pytest.fixture
 def folder(tmp_path):
-    return shutil.copytree(published_dir(), tmp_path / "published")
+    return shutil.copytree(packaged("paper/published"), tmp_path / "published")
 
 
 def row(table, model, method, w_bits, a_bits=16):
