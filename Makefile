@@ -44,6 +44,7 @@ results: $(STAMP)
 	@$(BIN)/python experiments/nano_matrix.py --results results --workers $(WORKERS) $(ONLY)
 	@$(BIN)/qbench records results eval=agreement --fold agreement
 	@$(BIN)/qbench records results eval=divergence,tasks --fold study
+	@$(BIN)/python -m experiments.audit
 	@$(BIN)/python experiments/readme.py
 
 paper: $(if $(shell command -v latexmk),$(STAMP))

@@ -25,7 +25,6 @@ qbench: post-training quantization of Qwen3, measured.
   qbench records [FOLDER] [ID | FILTER=VALUE ...]        list records; show one and the command that measures it again
   qbench report [FOLDER]                                 tables and figures from the records, with the paper's numbers
   qbench report --table 4 --metric mmlu                  print one of the paper's tables
-  qbench audit [FOLDER]                                  errors in the paper's printed numbers, found without measuring
   qbench --version
 
 First steps, with models that are inside the package (no network, no GPU):
@@ -76,8 +75,6 @@ def _command(command: str, rest: list[str]) -> int:
         return main(rest)
     if command == "report":
         return _report(rest)
-    if command == "audit":
-        return _audit(rest)
     if command in ("-h", "--help", "help", "--version"):
         print(HELP if command != "--version" else f"qbench {version('qbench')}")
         return 0
@@ -154,18 +151,6 @@ def _report(args: list[str]) -> int:
     parser.add_argument("--metric", help="one column, e.g. mmlu or c4_ppl (with --table)")
     options = parser.parse_args(args)
     return report.main(options.results_dir, table=options.table, protocol=options.protocol, metric=options.metric)
-
-
-def _audit(args: list[str]) -> int:
-    import argparse
-
-    from qbench.printed.audit import write_audit
-
-    parser = argparse.ArgumentParser(prog="qbench audit", description="Checks the printed numbers of the paper.")
-    parser.add_argument("folder", nargs="?", default="runs/audit", help="where the page goes (default: %(default)s)")
-    for path in write_audit(parser.parse_args(args).folder):
-        print(path)
-    return 0
 
 
 if __name__ == "__main__":

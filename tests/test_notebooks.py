@@ -8,7 +8,7 @@ import pytest
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
 ROOT = Path(__file__).parent.parent
-PICTURES = {"results": 6, "gptq_by_hand": 7, "new_method": 1}
+PICTURES = {"results": 5, "gptq_by_hand": 7, "new_method": 1}
 LARGEST = 150_000  # bytes of a picture
 
 

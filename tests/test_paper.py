@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from experiments.audit.rules import findings
 from experiments.paper import __main__ as script
 from experiments.paper.numbers import in_study, joined, numbers
 from experiments.paper.other_records import json_values
-from qbench.printed.audit import findings
 from qbench.printed.published import load
 from qbench.record import Metric
 from qbench.report import frame

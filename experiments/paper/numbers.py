@@ -24,8 +24,8 @@ from pathlib import Path
 
 from safetensors import safe_open
 
+from experiments.audit.rules import INFERRED, RULES, doubted, findings
 from experiments.paper import other_records
-from qbench.printed.audit import INFERRED, RULES, doubted, findings
 from qbench.printed.published import METRICS, load
 from qbench.protocol import name_of
 from qbench.record import Measurement

@@ -1,1 +1,1 @@
-"""The paper's printed numbers and the rules that audit them; reads no record."""
+"""The paper's printed numbers, and which of them are in doubt; reads no record."""

@@ -1,8 +1,8 @@
 """The numbers of the paper as printed: four tables, one csv file each, read and checked.
 
 The reader accepts no cell that it does not understand: what is missing, doubled or misspelt is named by file, line and
-column. Whether a printed number can be right is not checked here: a printed NaN is NaN and a misprint stays
-(``qbench.printed.audit`` finds those).
+column. A printed NaN is NaN and a misprint stays; ``doubts.csv`` beside the tables lists the cells that can hardly be
+right, as ``python -m experiments.audit`` found them.
 """
 
 import csv
@@ -23,6 +23,17 @@ HEADERS |= {"arc_challenge": "ARC-c", "hellaswag": "HellaSwag", "winogrande": "W
 HEADERS |= {"zeroshot_mean": "Zero-shot mean", "mmlu": "MMLU"}
 METHODS = {"FP16": "none", "RTN": "rtn", "GPTQ": "gptq", "AWQ": "awq", "SmoothQuant": "smoothquant", "BiLLM": "billm"}
 NAMES = {ours: printed for printed, ours in METHODS.items()}
+DOUBTS = {  # the kinds of doubt about a printed cell, in the order in which their letters stand in a table
+    "group_order": "Groups of 128 worse than one scale per row",
+    "exchanged": "Zero-shot rows exchanged between models",
+    "repeated_row": "A row repeats another model's",
+    "misprint": "One digit looks wrong",
+    "impossible": "One task knows, all others guess",
+    "above_16": "Quantized better than 16 bit beyond chance",
+    "below_16_ppl": "Perplexity below the 16-bit model's",
+    "not_mean": "Mean is not that of the six tasks",
+    "near_equal": "Two models with the same perplexities",
+}
 _NUMBER = r"\d+(\.\d+)?(E\d+)?"
 _VALID = {  # per column the pattern of a cell, and what it is called in an error
     "model": (r"[\w.-]+", "the name of a model"),
@@ -112,6 +123,19 @@ def load(folder: str | Path | None = None) -> list[Printed]:
     """
     folder = Path(folder or packaged("paper/published"))
     return [row for k in TABLES for row in _table(folder / f"table{k}.csv", k)]
+
+
+@cache
+def doubts() -> dict[PrintedCell, tuple[str, ...]]:
+    """The kinds of doubt about each printed cell, in the order of ``DOUBTS``; cells without a doubt are not in it."""
+    found: dict[PrintedCell, tuple[str, ...]] = {}
+    with (published_dir() / "doubts.csv").open(newline="", encoding="utf-8") as f:
+        for line in csv.DictReader(f):
+            who = int(line["table"]), line["model"], METHODS[line["method"]], float(line["w_bits"]), int(line["a_bits"])
+            for metric in METRICS if line["metrics"] == "all" else line["metrics"].split():
+                cell = PrintedCell(*who, metric)
+                found[cell] = (*found.get(cell, ()), line["kind"])
+    return found
 
 
 def is_printed(table: int, model: str, method: str, w_bits: float, a_bits: int = 16) -> bool:

@@ -1,15 +1,14 @@
-"""Records to tables and figures: a results folder in, its folders ``tables``, ``figures`` and ``audit`` out.
+"""Records to tables and figures: a results folder in, its folders ``tables`` and ``figures`` out.
 
 The same records give the same bytes, and whatever part of the records exists is shown: a cell that was not measured
 is "–", one that failed says so, one that diverged keeps its inf or nan. The paper's four tables are always written,
-with our numbers beside the printed ones as far as measured; ``audit`` says which printed numbers cannot be right.
+with our numbers beside the printed ones as far as measured.
 """
 
 import warnings
 from pathlib import Path
 
 from qbench.files import write_atomic
-from qbench.printed.audit import write_audit
 from qbench.printed.published import METRICS
 from qbench.record import Failure, Measurement
 from qbench.render.footnotes import Footnotes
@@ -42,9 +41,9 @@ def load(results_dir: str | Path) -> tuple[list[Measurement], list[Failure]]:
 def build(
     results_dir: str | Path, out: str | Path | None = None, *, figures: bool = True, paper: bool = True
 ) -> list[Path]:
-    """Writes ``out``/tables, ``out``/figures and ``out``/audit (default: in ``results_dir``); the paths, sorted.
+    """Writes ``out``/tables and ``out``/figures (default: in ``results_dir``); the paths, sorted.
 
-    Without ``paper``, or without any record, neither the paper's tables nor the audit. ValueError, after all else
+    Without ``paper``, or without any record, no tables of the paper. ValueError, after all else
     is written, where records contradict each other in a cell of the paper's tables.
     """
     measurements, failures = load(results_dir)
@@ -66,7 +65,6 @@ def build(
         written += write(s, tables) if s.csv_rows else []
     written += write_latency(results_dir, measurements, out, figures=figures)
     if paper and len(df):
-        written += write_audit(out / "audit", figures=figures)
         written += write_reproduction(measurements, failures, out, figures=figures)
     return sorted(written)
 

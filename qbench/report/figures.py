@@ -12,8 +12,6 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from qbench.printed import audit_figure
-from qbench.printed.published import load as load_published
 from qbench.render.style import save
 from qbench.report.quality.columns import Column
 from qbench.report.quality.heatmap import layer_heatmap
@@ -50,11 +48,6 @@ def differences(df: pd.DataFrame, metrics: Metrics = ()) -> Figure:
 def layer_errors(layers: pd.DataFrame) -> Figure:
     """The relative output error of every linear as a heat map; ``layers`` is a ``layer_frame``."""
     return layer_heatmap(layers, quant_labels(list(layers["science"])))
-
-
-def audit() -> Figure:
-    """Which numbers of the paper's printed tables cannot be right: AWQ with finer groups, and the zero-shot means."""
-    return audit_figure.figure(load_published())
 
 
 def draw(t: Table, df: pd.DataFrame, layers: pd.DataFrame, folder: Path) -> list[Path]:

@@ -234,12 +234,11 @@ def results(tmp_path_factory):
     return store.root
 
 
-def test_files_of_both_protocols_and_the_audit(results, tmp_path):
+def test_files_of_both_protocols(results, tmp_path):
     paths = {str(p.relative_to(tmp_path)) for p in build(results, tmp_path)}
     tables = {f"tables/table{k}.{e}" for k in (1, 2, 3, 4, "4_released") for e in ("csv", "md", "tex")}
     figures = {f"figures/reproduction{p}.{e}" for p in ("", "_released") for e in ("png", "pdf")}
-    audit = {f"audit/audit.{e}" for e in ("md", "tex", "png", "pdf")}
-    assert tables | figures | audit <= paths
+    assert tables | figures <= paths
     assert not any("table2_released" in p for p in paths)
     page = (tmp_path / "tables" / "table2.md").read_text()
     assert "Measured: 14 of 81 rows" in page

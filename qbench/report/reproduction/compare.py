@@ -12,14 +12,14 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from qbench.printed.audit import RULES, doubted, findings
-from qbench.printed.book import Book
-from qbench.printed.published import METRICS, TABLES, TASKS, Printed, load
+from qbench.printed.published import DOUBTS, METRICS, TABLES, TASKS, Printed, doubts, load
 from qbench.protocol import PROTOCOLS, check, name_of
 from qbench.record import Failure, Measurement
 from qbench.report.quality.variants import UNQUANTIZED
 from qbench.report.reproduction.measured_cells import Ours, failed, measured, of_table, printed_cell
 from qbench.report.reproduction.notes import data_of, left_out, settings_of
+
+OTHER_GROUPING = {1: 3, 2: 4, 3: 1, 4: 2}  # tables 1 and 2 have one scale per row, 3 and 4 groups of 128
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Against:
     """A printed cell compared with ours. ``reference`` is the printed number, or the recomputed mean.
 
     ``difference`` is ours minus ``reference``, NaN where one of them is missing; beyond ``tolerance`` it is marked.
-    ``doubts`` are the kinds of finding of the audit that doubt the printed cell.
+    ``doubts`` are the kinds of doubt about the printed cell.
     """
 
     text: str
@@ -58,7 +58,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """A table under one protocol. ``doubts`` are the kinds of finding that it marks, ``notes`` sentences about it."""
+    """A table under one protocol. ``doubts`` are the kinds of doubt that it marks, ``notes`` sentences about it."""
 
     table: int
     protocol: str
@@ -99,27 +99,26 @@ def reproduce(
     ours = failed(failures, protocol) | measured(used)
     lines = _compare([r for r in rows if r.table == table], rows, ours, metrics)
     shown = [cells for x in lines for cells in (x.printed, x.other if x.ours else {})]
-    doubts = {kind for cells in shown for a in cells.values() for kind in a.doubts}
+    kinds = {kind for cells in shown for a in cells.values() for kind in a.doubts}
     count = f"Measured: {sum(line.measured for line in lines)} of {len(lines)} rows."
     notes = [*settings_of(used), *data_of(used), count, *left_out(candidates, protocol)]
-    return Reproduction(table, protocol, metrics, lines, notes, tuple(k for k in RULES if k in doubts))
+    return Reproduction(table, protocol, metrics, lines, notes, tuple(k for k in DOUBTS if k in kinds))
 
 
 def _compare(wanted: list[Printed], rows: list[Printed], ours: dict, metrics: tuple[str, ...]) -> list[Line]:
-    """A line per ``wanted`` row; the other group size belongs to methods whose group sizes the audit doubts."""
-    found, book, lines = findings(rows), Book(rows), []
-    doubts = doubted(found)
-    swapped = {method for f in found if f.kind == "group_order" for method in {cell.method for cell in f.cells}}
+    """A line per ``wanted`` row; the other group size belongs to methods whose group sizes are doubted."""
+    by_cell, lines = {(r.table, *r.cell): r for r in rows}, []
+    swapped = {cell.method for cell, kinds in doubts().items() if "group_order" in kinds}
     for row in wanted:
         mine = {m: ours[printed_cell(row), m] for m in metrics if (printed_cell(row), m) in ours}
-        other = book.regrouped(row) if row.method in swapped else None
-        pair = [{m: _against(r, m, mine.get(m), doubts) for m in metrics} if r else {} for r in (row, other)]
+        other = by_cell.get((OTHER_GROUPING[row.table], *row.cell)) if row.method in swapped else None
+        pair = [{m: _against(r, m, mine.get(m)) for m in metrics} if r else {} for r in (row, other)]
         lines.append(Line(row, mine, pair[0], other, pair[1]))
     return lines
 
 
-def _against(row: Printed, metric: str, ours: Ours | None, doubts: dict) -> Against:
-    kinds = tuple(doubts.get(row.cells(metric)[0], ()))
+def _against(row: Printed, metric: str, ours: Ours | None) -> Against:
+    kinds = doubts().get(row.cells(metric)[0], ())
     reference, unit, numbers = row.values[metric], row.step(metric), 1
     if "not_mean" in kinds:
         reference, unit, numbers = row.task_mean, 0.1, len(TASKS)

@@ -15,7 +15,7 @@ from qbench.report.reproduction.compare import Reproduction
 
 
 class Point(NamedTuple):
-    """One cell with two finite numbers; ``doubt``: whether the audit doubts the printed one."""
+    """One cell with two finite numbers; ``doubt``: whether the printed one is in doubt."""
 
     metric: str
     method: str

@@ -3,8 +3,7 @@
 import math
 from itertools import groupby
 
-from qbench.printed.audit import RULES
-from qbench.printed.published import HEADERS, NAMES, PERPLEXITIES
+from qbench.printed.published import DOUBTS, HEADERS, NAMES, PERPLEXITIES
 from qbench.render.sheet import Cell, Sheet
 from qbench.report.reproduction.compare import Against, Line, Reproduction
 from qbench.report.reproduction.measured_cells import Ours
@@ -35,7 +34,7 @@ def sheet(t: Reproduction) -> Sheet:
     """
     caption = f"Table {t.table} of arXiv 2505.02214v1 and ours: {CAPTIONS[t.table]}. Protocol: {t.protocol}"
     s = Sheet(t.name, caption, [], "", lines=[*t.notes, LEGEND], csv_head=CSV)
-    letters = {kind: s.mark(f"in doubt: {RULES[kind].title.lower()}.") for kind in t.doubts}
+    letters = {kind: s.mark(f"in doubt: {DOUBTS[kind].lower()}.") for kind in t.doubts}
     rows = [(line, _who(line, letters), _parts(t.metrics, line, letters)) for line in t.lines]
     s.csv_rows = [_csv_row(t, line, metric) for line in t.lines for metric in t.metrics]
     if len(t.metrics) == 1:
@@ -88,7 +87,7 @@ def _name(who: list[Cell]) -> Cell:
 
 
 def _whole(cells: dict[str, Against]) -> set[str]:
-    """The kinds of finding that doubt every cell of a row."""
+    """The kinds of doubt about every cell of a row."""
     return set.intersection(*(set(a.doubts) for a in cells.values())) if len(cells) > 1 else set()
 
 

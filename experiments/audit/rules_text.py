@@ -4,9 +4,9 @@ The sentences are data and the verdicts are computed: which table has the number
 group size, and what remains of the sentence if AWQ's group sizes are exchanged.
 """
 
-from qbench.printed.book import Book, Found, worse
+from experiments.audit.book import Book, Found, worse
+from experiments.audit.rules_rows import group_order
 from qbench.printed.published import HEADERS, Printed
-from qbench.printed.rules_rows import group_order
 
 FALLS = (  # the sentence; model, method and weight bits; the metric; its numbers (from, to)
     ("MMLU of the 8B model drops from 74.7 to 69.3 at 4 bits", ("qwen3-8b", "awq", 4), "mmlu", ("74.7", "69.3")),

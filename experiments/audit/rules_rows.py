@@ -7,7 +7,7 @@ another model's. The same method with finer groups has more freedom, so it canno
 import math
 from collections import defaultdict
 
-from qbench.printed.book import Book, Found, billions, worse
+from experiments.audit.book import Book, Found, billions, worse
 from qbench.printed.published import HEADERS, METRICS, NAMES, PERPLEXITIES, TASKS, Printed
 
 OTHERS = (*PERPLEXITIES, "mmlu")  # what stands beside the six tasks

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from qbench.printed.audit import doubted, findings, to_latex, to_markdown, write_audit
-from qbench.printed.book import Book, billions
-from qbench.printed.published import METRICS, PERPLEXITIES, TASKS, load
+from experiments.audit.__main__ import doubts_csv, to_latex, to_markdown, write
+from experiments.audit.book import Book, billions
+from experiments.audit.rules import doubted, findings
+from qbench.printed.published import METRICS, PERPLEXITIES, TASKS, doubts, load
+from qbench.shipped import published_dir
 
 ZERO_SHOT = {*TASKS, "zeroshot_mean"}
 
@@ -190,29 +192,28 @@ def test_sizes_and_means(rows):
 # --- what is written ---
 
 
-def test_the_page_has_every_finding_and_is_stable(rows, found, tmp_path):
-    first, second = (write_audit(tmp_path / name, figures=False) for name in ("a", "b"))
-    assert [p.name for p in first] == ["audit.md", "audit.tex"]
+def test_the_page_and_its_figure_show_every_finding_and_are_stable(rows, found, tmp_path):
+    from matplotlib.image import imread
+
+    first, second = (write(tmp_path / name, tmp_path / name) for name in ("a", "b"))
+    assert [p.name for p in first] == ["audit.md", "audit.tex", "doubts.csv", "audit.png", "audit.pdf"]
     assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
-    page = first[0].read_text()
-    assert page == to_markdown(rows, found)
+    page, tex = first[0].read_text(), first[1].read_text()
     assert all(f"- {f.evidence}\n" in page for f in found)
-    tex = to_latex(rows, found)
     assert tex.isascii()
     assert tex.count("{") == tex.count("}")
     assert tex.count(r"\\") == 1 + len({f.kind for f in found})
+    pixels = imread(first[3])[..., :3]
+    assert pixels.shape[1] == 1400
+    assert 0.02 < (pixels.min(axis=2) < 0.95).mean() < 0.7
 
 
 def test_what_is_committed_is_what_the_rules_say(rows, found):
-    page = Path(__file__).parents[2] / "results" / "audit" / "audit.md"
-    assert page.read_text() == to_markdown(rows, found), "run qbench report"
+    page = Path(__file__).parents[1] / "results" / "audit" / "audit.md"
+    assert page.read_text() == to_markdown(rows, found), "run python -m experiments.audit"
     assert page.with_suffix(".tex").read_text() == to_latex(rows, found)
+    assert (published_dir() / "doubts.csv").read_text() == doubts_csv(rows, found)
 
 
-def test_the_figure_shows_something(rows, tmp_path):
-    from matplotlib.image import imread
-
-    png = next(p for p in write_audit(tmp_path) if p.suffix == ".png")
-    pixels = imread(png)[..., :3]
-    assert pixels.shape[1] == 1400
-    assert 0.02 < (pixels.min(axis=2) < 0.95).mean() < 0.7
+def test_the_package_reads_the_doubts_as_the_rules_found_them(found):
+    assert doubts() == {cell: tuple(kinds) for cell, kinds in doubted(found).items()}

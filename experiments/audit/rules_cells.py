@@ -6,9 +6,9 @@ standard error of at most sqrt(2 p (1 - p) / n), and of less where the questions
 
 import math
 
-from qbench.printed.book import Book, Found
+from experiments.audit.book import Book, Found
+from experiments.audit.rules_rows import exchanged_pairs
 from qbench.printed.published import HEADERS, METRICS, PERPLEXITIES, TASKS, Printed
-from qbench.printed.rules_rows import exchanged_pairs
 
 QUESTIONS = dict(zip((*TASKS, "mmlu"), (1838, 2376, 1172, 10042, 1267, 3270, 14042)))
 GUESSING = dict(zip((*TASKS, "mmlu"), (50, 25, 25, 25, 50, 50, 25)))

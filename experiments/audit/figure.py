@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from qbench.printed.book import Book, billions
+from experiments.audit.book import Book, billions
+from experiments.audit.rules_cells import TOLERANCE
 from qbench.printed.published import NAMES, Printed
-from qbench.printed.rules_cells import TOLERANCE
 from qbench.render.style import INK, SOFT, heading, look, save, styled
 
 SERIES = (("awq", 3), ("awq", 4), ("gptq", 4))
