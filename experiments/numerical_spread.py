@@ -51,7 +51,7 @@ def measured(model: str, method: str, threads: int, tokens: int) -> dict[str, li
         with tempfile.TemporaryDirectory() as folder, initialize_config_dir(str(packaged("conf")), version_base="1.3"):
             where = [f"machine.results_dir={folder}", f"machine.cache_dir={folder}/cache", "machine=cpu"]
             cell = [f"model={model}", f"method={method}", "grid.bits=4", f"machine.threads={threads}"]
-            cell += ["eval=study", "eval.text.limit=null"]
+            cell += ["eval=study", "eval.text.limit=1000"]
             outcome = run(compose("config", [*where, *cell]))
     finally:
         shape.PASS_TOKENS = kept

@@ -38,7 +38,6 @@ class Home:
     text: str
     tasks: tuple[str, ...]
     num_fewshot: Annotated[int, Range(0)]
-    windows: Positive | None  # of the text, where perplexity and divergence are measured; None: all
 
 
 @dataclass(frozen=True)

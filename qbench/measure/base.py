@@ -1,4 +1,4 @@
-"""The contract of a measurement: it identifies itself before weights load, then turns a model into metrics.
+"""The contract of a measurement. To write your own, subclass `Measure` and add a yaml to conf/eval.
 
 A measurement is a frozen dataclass whose fields are its settings. The runner calls, in this order,
 
@@ -6,10 +6,7 @@ A measurement is a frozen dataclass whose fields are its settings. The runner ca
     measure.prepare(ctx)        work on the unquantized model alone, before the quantized one takes its memory
     measure.run(model, ctx)     {"<data>/<quantity>": Metric}
 
-A plan has no data. It asks for ``settings()`` alone and compares them with the records that exist.
-
-To write your own, subclass `Measure`, give it a `name`, and put its `_target_` and fields in a yaml of
-conf/eval.
+A plan has no data: it compares ``settings()`` with the records that exist.
 """
 
 import math
@@ -29,8 +26,6 @@ from qbench.data.windows import windows
 from qbench.record import Metric
 from qbench.settings import Positive, Range, check
 from qbench.shape import Shape
-
-PAPER_WINDOW, NANO_WINDOW = 2048, 256
 
 
 @dataclass(frozen=True)
@@ -70,10 +65,7 @@ class Measure:
         return self.settings() | self.data(ctx)
 
     def hub_files(self) -> Sequence[HubFile | tuple[str, str | None]]:
-        """What this measurement reads from the Hub where there is no machine.data_dir. Default: nothing.
-
-        A file, or a whole data set: (repository, configuration).
-        """
+        """What is read from the Hub where there is no machine.data_dir: files, or (data set, its configuration)."""
         return []
 
     def prepare(self, ctx: Context) -> None:
@@ -90,11 +82,10 @@ class Measure:
 
 @dataclass(frozen=True)
 class TextMeasure(Measure):
-    """A measurement on disjoint windows of one text.
+    """A measurement on disjoint windows of one text: ``source``, ``path`` and ``c4`` as in `qbench.data.corpus.Corpus`.
 
-    `source` and `path` as in `qbench.data.corpus.Corpus`: a path is read instead of the source. `window` in
-    tokens; without one, 2048 as in the papers, or 256 for nano, whose models were trained on so much.
-    `limit`: only the first so many windows. `c4`: which part of C4, as in `Corpus`.
+    ``window`` in tokens, ``limit``: only the first so many windows. Without them, windows of 2048 tokens as in the
+    papers and all of the text; of nano 64 windows of 256 tokens, the length its models were trained on.
     """
 
     source: Source | None = None
@@ -105,18 +96,22 @@ class TextMeasure(Measure):
 
     def __post_init__(self):
         super().__post_init__()
-        corpus = Corpus(self.source, self.path, self.c4)
-        object.__setattr__(self, "source", corpus.source)
-        if self.window is None:
-            object.__setattr__(self, "window", NANO_WINDOW if corpus.source == "nano" else PAPER_WINDOW)
+        object.__setattr__(self, "source", self.corpus.source)
+        defaults = {"window": 256, "limit": 64} if self.source == "nano" else {"window": 2048}
+        for name, value in defaults.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+
+    @property
+    def corpus(self) -> Corpus:
+        return Corpus(self.source, self.path, self.c4)
 
     def hub_files(self) -> list[HubFile]:
-        return Corpus(self.source, self.path, self.c4).hub_files()
+        return self.corpus.hub_files()
 
     def windows(self, ctx: Context) -> Tensor:
         """ids_BT of the text."""
-        ids_T = Corpus(self.source, self.path, self.c4).tokens(ctx.tokenizer, ctx.data_dir)
-        return windows(ids_T, self.window, self.limit)
+        return windows(self.corpus.tokens(ctx.tokenizer, ctx.data_dir), self.window, self.limit)
 
     def settings(self) -> dict:
         found = super().settings()
@@ -136,8 +131,7 @@ class TextMeasure(Measure):
         if self.source not in TOKENS:
             return Work(unknown=(f"text {self.path}, whose size is not known",))
         count = TOKENS[self.source] // self.window
-        if self.limit is not None:
-            count = min(count, self.limit)
+        count = min(count, self.limit or count)
         flops = head_flops(shape, count * (self.window - 1))
         return Work(model=forward_flops(shape, count, self.window), float32=flops)
 
@@ -154,8 +148,8 @@ def mean_metric(samples: list[float], unit: str, higher_is_better: bool | None =
     Raises: ArithmeticError for an outcome that is nan. An infinite one is that of a model that diverged.
     """
     n = len(samples)
-    if any(map(math.isnan, samples)):
-        raise ArithmeticError(f"the model's outputs are nan for {sum(map(math.isnan, samples))} of {n} items")
+    if broken := sum(map(math.isnan, samples)):
+        raise ArithmeticError(f"the model's outputs are nan for {broken} of {n} items")
     mean = sum(samples) / n
     stderr = None
     if n > 1 and math.isfinite(mean):

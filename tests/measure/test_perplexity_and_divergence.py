@@ -15,6 +15,7 @@ from qbench.measure import perplexity
 from qbench.measure.base import mean_metric
 from qbench.measure.divergence import Divergence
 from qbench.measure.perplexity import Perplexity
+from qbench.plan.sweep import configs
 
 
 @pytest.fixture
@@ -194,10 +195,20 @@ def test_identity_is_the_data_not_the_place(ctx, tmp_path):
     assert Perplexity(path=str(tmp_path / "a.txt"), window=128).science(ctx) != a
 
 
-def test_windows_by_default():
-    assert Perplexity().window == 256
-    assert Perplexity("wikitext2").window == 2048
-    assert Perplexity(path="a.txt").window == 2048
+@pytest.mark.parametrize("evaluation", ["ppl", "kl"])
+@pytest.mark.parametrize("model", ["nano-s", "qwen3-0.6b"])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (["eval.source=nano"], (256, 64)),
+        (["eval.source=nano", "eval.limit=100"], (256, 100)),
+        (["eval.source=wikitext2"], (2048, None)),
+        (["eval.path=a.txt", "eval.window=256"], (256, None)),
+    ],
+)
+def test_windows_by_default_follow_the_text_and_not_the_model(model, evaluation, text, expected):
+    ((config,), _) = configs([f"model={model}", "method=rtn", f"eval={evaluation}", *text])
+    assert (config.eval[""].window, config.eval[""].limit) == expected
 
 
 def test_bad_input_before_any_weights(ctx, tmp_path):
