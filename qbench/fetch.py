@@ -15,7 +15,7 @@ from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub.utils import filter_repo_objects
 from omegaconf.errors import OmegaConfBaseException
 
-from qbench.data.pins import HubFile
+from qbench.data.sources import HubFile
 from qbench.hub import hub_error
 from qbench.measure.lm_eval.local_files import load_whole
 from qbench.models.checkpoint import PATTERNS, Checkpoint

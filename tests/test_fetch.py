@@ -17,7 +17,7 @@ import qbench.nano
 from qbench import plan
 from qbench.data import corpus as data
 from qbench.data.corpus import Calibration, Corpus
-from qbench.data.pins import PINS, connect, pinned
+from qbench.data.sources import PINS, connect, pinned
 from qbench.measure.lm_eval.local_files import pinned_data_sets
 
 NANO = Path(qbench.nano.__file__).parent / "models" / "nano-s"

@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).parent.parent / "qbench"
 LAYERS = [
     ("hub", "signals", "settings", "progress", "shape"),
-    ("data.pins", "costs"),
-    ("nano", "data.texts", "files"),
+    ("data.sources", "costs"),
+    ("nano", "files"),
     ("protocol",),
     ("grid", "stats", "record", "latency.record", "data.windows", "models.block", "models.placement"),
     ("weights", "data.corpus", "models.anatomies", "models.files", "render"),

@@ -1,7 +1,4 @@
-"""Draws windows of token ids from documents, each draw as the code of a paper makes it.
-
-Dimensions in names: B windows of T tokens (``ids_BT``), T tokens of one text (``ids_T``).
-"""
+"""Draws windows of token ids from documents, as the code of the papers does: ids_BT, B windows of T tokens."""
 
 import hashlib
 import itertools
@@ -14,6 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+
+from qbench.nano import world
 
 NANO_DOCUMENTS = 640
 
@@ -37,12 +36,10 @@ class Encoder:
 def windows(ids_T: Tensor, length: int, limit: int | None = None) -> Tensor:
     """ids_BT: disjoint windows of ``length`` tokens, without the remainder, and at most the first ``limit``."""
     count = len(ids_T) // length
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1 window, got {limit}")
     if count < 1:
         raise ValueError(
-            f"asked for windows of {length} tokens, but the text has only {len(ids_T)} tokens; "
-            f"use a longer text or a smaller window"
+            f"asked for windows of {length} tokens, but the text has only {len(ids_T)}; use a longer text or a "
+            "smaller window"
         )
     return ids_T[: count * length].view(count, length)[:limit]
 
@@ -95,8 +92,6 @@ def released_c4(documents: Sequence[str], encoder: Encoder) -> Tensor:
 
 def nano_ids(split: str, encoder: Encoder, seed: int, at_least: int = 0) -> Tensor:
     """ids_T: documents of the embedded world with at least ``at_least`` tokens."""
-    from qbench.nano import world
-
     documents = NANO_DOCUMENTS
     while len(ids_T := encoder.ids(world.text(split, documents, seed=seed))) < at_least:
         documents *= 2

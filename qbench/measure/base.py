@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from qbench.costs import Work, forward_flops, head_flops
 from qbench.data.corpus import TOKENS, Corpus, Source, sha256_of_tokens
-from qbench.data.pins import HubFile
+from qbench.data.sources import HubFile
 from qbench.data.windows import windows
 from qbench.record import Metric
 from qbench.settings import Positive, Range, check

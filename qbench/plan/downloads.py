@@ -6,7 +6,7 @@ from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
 
 from qbench.config import Config
-from qbench.data.pins import HubFile
+from qbench.data.sources import HubFile
 from qbench.models.checkpoint import Checkpoint
 from qbench.plan.machines import GIB
 from qbench.shape import Shape

@@ -113,9 +113,6 @@ def test_c4_with_too_few_long_documents(tokenizer, encode, folder):
     found = sum(len(encode(d)) > 400 for d in texts(folder / "c4/c4-train.parquet"))
     with pytest.raises(ValueError, match=rf"asked for 40 .* longer than 400 .* has {found} among 40; lower calib.n"):
         Calibration("c4", n=40, length=400).tokens(tokenizer, folder)
-    for draw in ("windows", "lines"):
-        with pytest.raises(ValueError, match=r"asked for 100000000 .* C4 has 40; lower calib.n"):
-            Calibration("c4", n=100_000_000, draw=draw).tokens(tokenizer, folder)
 
 
 def test_wikitext2_windows_are_gptqs(tokenizer, encode, folder):
@@ -192,7 +189,7 @@ def test_a_damaged_shard_of_c4(tokenizer, tmp_path, damage):
     content = gzip.compress("".join(json.dumps({"text": f"line {i}"}) + "\n" for i in range(9999)).encode())
     (tmp_path / "c4/c4-validation.00000-of-00008.json.gz").write_bytes(damage(content))
     with pytest.raises(
-        ValueError, match=r"00008.json.gz is not a .json.gz file with a `text` column, or it is damaged"
+        ValueError, match=r"00008.json.gz is not a JSON lines file with a `text` column, or it is damaged"
     ):
         Corpus("c4").tokens(tokenizer, tmp_path)
 
@@ -232,7 +229,7 @@ def test_bad_calibration(tokenizer, fields, error, message):
         ("a.txt", b"", "asked for 128 calibration windows of 2048 tokens, but .*a.txt has only 0 tokens"),
         ("a.txt", b"He is here. " * 50, "has only .* tokens, 0 windows; use a longer text, or lower calib.n"),
         ("a.txt", b"\xff\xfe\x00", "not UTF-8"),
-        ("a.jsonl", b'{"body": "x"}', "every line must be a JSON object with a `text` field"),
+        ("a.jsonl", b'{"body": "x"}', "is not a JSON lines file with a `text` column, or it is damaged"),
         ("a.parquet", b"nothing", "is not a parquet file with a `text` column, or it is damaged"),
     ],
 )

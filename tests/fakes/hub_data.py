@@ -9,7 +9,7 @@ import lm_eval.tasks
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from qbench.data.pins import PINS, pinned
+from qbench.data.sources import PINS, pinned
 from qbench.nano import world
 
 WIKI = "wikitext-2-raw-v1"

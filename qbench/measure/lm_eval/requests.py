@@ -26,7 +26,7 @@ from lm_eval.config.task import TaskConfig
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from qbench.data.pins import HubFile
+from qbench.data.sources import HubFile
 from qbench.data.windows import Encoder
 from qbench.measure.lm_eval import own_tasks
 from qbench.measure.lm_eval.few_shot import drop_examples, set_examples

@@ -1,15 +1,13 @@
-"""Data sets of the Hugging Face Hub, each at a pinned commit, file by file, and their places below machine.data_dir.
+"""Where texts and data sets come from: the Hugging Face Hub at pinned commits, or local files.
 
-With a machine.data_dir the Hub is not used: ``LOCAL`` names the files there. C4 may also be its own shard,
-``c4/c4-train.00000-of-01024.json.gz`` or the same below ``c4/en``.
-
-qbench takes whole files from the Hub's cache and reads them itself. The loader of ``datasets`` has its own cache, which
-offline gives the version used last, whatever revision is asked for, and does not find C4.
+With a machine.data_dir the Hub is not used: ``LOCAL`` names the files there. Otherwise qbench takes whole files from
+the Hub's cache and reads them itself. The loader of ``datasets`` has its own cache, which offline gives the version
+used last, whatever revision is asked for, and does not find C4.
 """
 
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HTTPError  # of httpx or httpx2, whichever huggingface_hub uses
@@ -28,8 +26,8 @@ PINS = {  # repository: its commit, and the file of a split
     "allenai/winogrande": ("01e74176c63542e6b0bcb004dcdea22d94fb67b5", "{name}/{split}-00000-of-00001.parquet"),
     "aps/super_glue": ("3de24cf8022e94f4ee4b9d55a6f539891524d646", "{name}/{split}-00000-of-00001.parquet"),
 }
-LOCAL = {  # (repository, configuration or any): its files below machine.data_dir
-    (C4, "en"): "c4/*{split}*.parquet",
+LOCAL = {  # (repository, configuration or any): its files below machine.data_dir, C4 also as its own shard
+    (C4, "en"): "c4/*{split}*.parquet or c4/c4-{split}.00000-of-*.json.gz or c4/en/c4-{split}.00000-of-*.json.gz",
     (WIKITEXT, "wikitext-2-raw-v1"): "wikitext2/raw_{split}*.parquet",
     ("EleutherAI/wikitext_document_level", "wikitext-2-raw-v1"): "wikitext2/raw_{split}*.parquet",
     ("cais/mmlu", None): "mmlu/{split}*.parquet",
@@ -68,11 +66,7 @@ class HubFile(NamedTuple):
         return Path(found) if isinstance(found, str) else None
 
     def get(self) -> Path:
-        """The file in the cache, downloaded if it is not there.
-
-        Raises: the errors of ``qbench.hub.hub_error``, and without a connection at once, where the Hub's own client
-        would retry for half a minute.
-        """
+        """The file in the cache, downloaded if it is not there; raises the errors of ``qbench.hub.hub_error``."""
         if found := self.cached():
             return found
         try:
@@ -89,22 +83,16 @@ def pinned(repo: str, split: str, name: str | None = None) -> HubFile:
 
 
 def place(repo: str, name: str | None) -> str | None:
-    """Where ``LOCAL`` puts a data set; None for one that it does not know."""
+    """Where ``LOCAL`` puts a data set; None for one that is not pinned."""
     return LOCAL.get((repo, name)) or LOCAL.get((repo, None))
 
 
 def files(repo: str, split: str, name: str | None, data_dir: Path | None) -> list[Path]:
-    """The files of a split below ``data_dir``, or with None the one in the Hub's cache, downloaded if it is not there.
-
-    Raises: FileNotFoundError, naming the place, where ``data_dir`` has none.
-    """
+    """The files of a split below ``data_dir``, FileNotFoundError where it has none; with None the one on the Hub."""
     if data_dir is None:
         return [pinned(repo, split, name).get()]
-    found = sorted(data_dir.glob(where := place(repo, name).format(split=split)))
-    if not found and repo == C4:
-        shard = Path(pinned(repo, split, name).path).name
-        where += f", nor c4/en/{shard}"
-        found = [file for folder in ("c4", "c4/en") if (file := data_dir / folder / shard).is_file()][:1]
+    where = place(repo, name).format(split=split)
+    found = next(filter(None, (sorted(data_dir.glob(pattern)) for pattern in where.split(" or "))), [])
     if not found:
         raise FileNotFoundError(
             f"{repo} ({split}) is asked for, but machine.data_dir={data_dir} has no {where}; add it there, or unset "
@@ -115,9 +103,43 @@ def files(repo: str, split: str, name: str | None, data_dir: Path | None) -> lis
 
 @lru_cache
 def connect(repo: str) -> None:
-    """Raises after one try where the Hub cannot be reached; its answers and delays are left to its own client."""
+    """Raises at once where the Hub cannot be reached; its own client would retry for half a minute."""
     try:
         get_hf_file_metadata(hf_hub_url(repo, "README.md", repo_type="dataset"))
     except HTTPError as e:
         if type(e).__name__ in ("ConnectError", "ConnectTimeout"):
             raise
+
+
+def text_table(file: Path) -> Any:
+    """The `text` column of a .parquet, .jsonl or .json.gz file, as an Arrow table."""
+    import pyarrow as pa
+    from pyarrow import json as lines
+    from pyarrow import parquet
+
+    kind = "parquet" if file.suffix == ".parquet" else "JSON lines"
+    try:
+        if kind == "parquet":
+            table = parquet.read_table(file, columns=["text"])
+        else:
+            parsing = lines.ParseOptions(pa.schema({"text": pa.string()}), unexpected_field_behavior="ignore")
+            with pa.input_stream(file) as stream:  # no document is larger than a block
+                table = lines.read_json(stream, lines.ReadOptions(block_size=2**26), parsing)
+        if table["text"].null_count:
+            raise KeyError("text")
+        return table
+    except (OSError, KeyError, pa.ArrowInvalid) as e:
+        raise ValueError(f"{file} is not a {kind} file with a `text` column, or it is damaged ({e})") from e
+
+
+def read_text(path: str) -> str:
+    """The text of a local file; documents of .jsonl and .parquet are joined by blank lines."""
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"no such text file: {path}")
+    if file.suffix in (".parquet", ".jsonl"):
+        return "\n\n".join(text_table(file)["text"].to_pylist())
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as e:
+        raise ValueError(f"{path} is not UTF-8 text ({e}); give a .txt, .jsonl or .parquet file") from e
