@@ -1,8 +1,4 @@
-"""A checkpoint on disk, loaded one part at a time.
-
-``Checkpoint`` names a model; ``open()`` finds its files (on the Hub, in a local folder, or in this package) without
-reading weights, and ``OpenCheckpoint`` reads them: the whole model, or one decoder layer at a time.
-"""
+"""A checkpoint on disk: ``Checkpoint`` names a model, and ``OpenCheckpoint`` reads its files, one part at a time."""
 
 import copy
 import re
@@ -62,13 +58,13 @@ class Checkpoint:
         """Raises ValueError or OSError where the model is missing, may not be read, or has damaged files."""
         if self.repo is not None:
             folder = _snapshot(self.repo, self.revision)
-            return _open(folder, self, folder.name)
+            return _opened(folder, self, folder.name)
         folder = NANO / self.nano if self.nano else Path(self.path).expanduser()
         if not folder.is_dir():
             hub = f"; if it is on the Hub: model=qwen3-0.6b model.name=NAME model.repo={self.path}"
             is_repo = self.path and re.fullmatch(r"[\w.-]+/[\w.-]+", self.path)
             raise FileNotFoundError(f"model {self.name}: there is no folder {folder}{hub if is_repo else ''}")
-        return _open(folder, self, files.content_hash(folder))
+        return _opened(folder, self, files.content_hash(folder))
 
 
 @lru_cache
@@ -80,13 +76,8 @@ def _snapshot(repo: str, revision: str | None) -> Path:
         raise hub_error(e, repo, revision, instead=instead) from e
 
 
-@lru_cache(maxsize=4)
-def _open(folder: Path, model: Checkpoint, revision: str) -> "OpenCheckpoint":
-    return OpenCheckpoint(folder, model, revision)
-
-
 def is_finite(x: torch.Tensor) -> bool:
-    """Whether all numbers are finite; one pass, without a mask of the same size."""
+    """Whether all numbers are finite, without a mask of the same size."""
     return bool(torch.isfinite(torch.stack(x.aminmax())).all())
 
 
@@ -179,3 +170,6 @@ class OpenCheckpoint:
         else:
             self.fill(model.lm_head, "lm_head.", device)
         return model.eval()
+
+
+_opened = lru_cache(maxsize=4)(OpenCheckpoint)

@@ -1,8 +1,5 @@
-"""The files of a checkpoint: which of them are read, and what is refused before any weight is read.
-
-Whatever would silently measure another model is an error: weights in a format that is not decoded here, a tensor that
-the model has no place for, a missing tokenizer.
-"""
+"""The files of a checkpoint: which are read, and what is refused before any weight is, since another model would be
+measured: weights in a format that is not decoded here, a tensor without a place in the model, a missing tokenizer."""
 
 import hashlib
 import json
@@ -44,9 +41,7 @@ def weight_files(folder: Path) -> list[str]:
 def content_hash(folder: Path) -> str:
     """40 hex digits of a SHA-256 over the files that are read: the revision of a model without a commit on the Hub.
 
-    These are config.json, the weights that the index names, and all files of the tokenizer (``TOKENIZER``). Separate
-    files of chat templates do not count, because no measurement applies one.
-    """
+    Files of chat templates do not count, because no measurement applies one."""
     tokenizer = sorted({p.name for pattern in TOKENIZER for p in folder.glob(pattern)})
     paths = {name: folder / name for name in ("config.json", *weight_files(folder), *tokenizer)}
     stats = ((name, path.stat()) for name, path in paths.items() if path.is_file())
@@ -75,10 +70,7 @@ def read_config(folder: Path, known: Collection[str]) -> PretrainedConfig:
         raise ValueError(f"the model in {folder} is a {kind}; supported: {', '.join(known)}")
     if quantized := told.get("quantization_config"):
         how = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else quantized
-        raise ValueError(
-            f"{path} has a quantization_config ({how}): these weights are quantized already, and qbench cannot read "
-            "their scales; use the unquantized checkpoint"
-        )
+        raise ValueError(f"{path} has a quantization_config ({how}): use the unquantized checkpoint")
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as e:  # transformers and huggingface_hub raise many kinds of errors for a field of a wrong type
@@ -88,15 +80,11 @@ def read_config(folder: Path, known: Collection[str]) -> PretrainedConfig:
 def read_tokenizer(folder: Path, vocab: int) -> PreTrainedTokenizerBase:
     """The tokenizer of a model with ``vocab`` embeddings.
 
-    Raises: FileNotFoundError where it is missing (transformers may then make an empty one), ValueError where it is
-    damaged or has more tokens than the model.
+    Raises: FileNotFoundError without its files, of which transformers may make an empty tokenizer; ValueError.
     """
-    has = {name: (folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "merges.txt")}
-    if not has["tokenizer.json"] and not (has["vocab.json"] and has["merges.txt"]):
-        raise FileNotFoundError(
-            f"no tokenizer in {folder}: it needs a tokenizer.json, or a vocab.json and a merges.txt; copy "
-            "these files from the source of the model"
-        )
+    names = {path.name for path in folder.iterdir()}
+    if "tokenizer.json" not in names and not {"vocab.json", "merges.txt"} <= names:
+        raise FileNotFoundError(f"no tokenizer in {folder}: it needs a tokenizer.json, or vocab.json and merges.txt")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as e:  # a damaged file is a bare Exception of the tokenizers library
@@ -104,10 +92,7 @@ def read_tokenizer(folder: Path, vocab: int) -> PreTrainedTokenizerBase:
             f"cannot read the tokenizer in {folder} ({type(e).__name__}: {' '.join(str(e).split())}); download it again"
         ) from e
     if len(tokenizer) > vocab:
-        raise ValueError(
-            f"the tokenizer in {folder} has {len(tokenizer)} tokens, the model embeddings for {vocab}; "
-            "it belongs to another model"
-        )
+        raise ValueError(f"the tokenizer in {folder} has {len(tokenizer)} tokens, the model embeddings for {vocab}")
     return tokenizer
 
 
@@ -131,27 +116,26 @@ def tensor_files(folder: Path, skeleton: nn.Module, tied: bool) -> dict[str, str
             raise ValueError(f"{folder / name} is truncated or damaged ({e}); download it again") from e
     if missing := expected.keys() - files.keys():
         raise ValueError(f"the tensor {min(missing)} is in no file of {folder}; is the checkpoint whole?")
-    if HEAD in files and HEAD not in expected and not _equal(folder, files, HEAD, EMBEDDING):
-        raise ValueError(
-            f"config.json in {folder} ties {HEAD} to {EMBEDDING}, but both are stored and differ; "
-            "set tie_word_embeddings to false there if the head is one of its own"
-        )
+    if HEAD in files.keys() - expected.keys():
+        head, embedding = (_tensor(folder / files[key], key) for key in (HEAD, EMBEDDING))
+        if not torch.equal(head, embedding):
+            raise ValueError(
+                f"config.json in {folder} ties {HEAD} to {EMBEDDING}, but both are stored and differ; "
+                "set tie_word_embeddings to false there if the head is one of its own"
+            )
     return files
 
 
-def _equal(folder: Path, files: dict[str, str], a: str, b: str) -> bool:
-    with safe_open(folder / files[a], framework="pt") as f, safe_open(folder / files[b], framework="pt") as g:
-        return torch.equal(f.get_tensor(a), g.get_tensor(b))
+def _tensor(path: Path, key: str) -> Tensor:
+    with safe_open(path, framework="pt") as f:
+        return f.get_tensor(key)
 
 
 def _check_tensor(path: Path, key: str, stored, expected: dict[str, tuple[int, ...]], tied: bool) -> None:
     if tied and key == HEAD:
         key = EMBEDDING
     if (kind := stored.get_dtype()) not in FLOATS:
-        raise ValueError(
-            f"{path}: {key} is stored as {kind}, which qbench cannot decode; use a checkpoint in "
-            f"{', '.join(FLOATS)}, the unquantized one"
-        )
+        raise ValueError(f"{path}: {key} is stored as {kind}, not as {', '.join(FLOATS)}; use the unquantized one")
     if key not in expected:
         raise ValueError(
             f"{path} holds {key}, which this model has no place for; without it another model would be measured; "
@@ -175,3 +159,9 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str
     """Writes a safetensors file. ``path`` holds either all of it or what it held before."""
     with written_whole(path) as temporary:
         save_file({k: t.detach().to("cpu", copy=False).contiguous() for k, t in tensors.items()}, temporary, metadata)
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file; {} where it has none."""
+    with safe_open(path, framework="pt") as f:
+        return f.metadata() or {}

@@ -8,14 +8,15 @@ import copy
 import json
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 from torch.types import Device
 
 from qbench.grid import ActQuant
 from qbench.linear import QuantLinear
 from qbench.models.checkpoint import OpenCheckpoint
-from qbench.models.files import save_tensors
+from qbench.models.files import metadata, save_tensors
 
 
 def save_packed(model: nn.Module, path: Path) -> None:
@@ -45,28 +46,21 @@ def load_packed(ckpt: OpenCheckpoint, path: Path, device: Device) -> nn.Module:
     """
     from qbench.kernels import packed  # needs Triton
 
-    try:
-        with safe_open(path, framework="pt", device=str(device)) as f:
-            about = json.loads(f.metadata()["linears"])
-            state = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, TypeError, ValueError) as e:
-        raise ValueError(f"{path} is not a complete packed model ({type(e).__name__}: {e}); pack it again") from e
     model, kinds = copy.deepcopy(ckpt.skeleton), {cls.__name__: cls for cls in packed.Packed.__subclasses__()}
-    for name, what in about.items():
-        tensors = [key and state.pop(f"{name}.packed.{key}", None) for key in what["buffers"]]
-        if any(key and tensor is None for key, tensor in zip(what["buffers"], tensors)):
-            raise ValueError(f"{path} lacks tensors of {name}; pack the model again")
-        if what["kind"] not in kinds:
-            raise ValueError(f"{path}: {name} is a {what['kind']}; supported: {', '.join(kinds)}")
-        kernel = kinds[what["kind"]](*tensors, **what["settings"])
-        bias, acts = state.pop(f"{name}.bias", None), what["acts"] and ActQuant(what["acts"])
-        linear = model.get_submodule(name)
-        if (linear.out_features, linear.in_features) != (kernel.N, kernel.K):
-            raise ValueError(
-                f"{path}: {name} is [{kernel.N}, {kernel.K}], this model's is [{linear.out_features}, "
-                f"{linear.in_features}]; open the checkpoint that was packed"
-            )
-        model.set_submodule(name, QuantLinear.of(kernel, bias, acts))
+    try:
+        about, state = json.loads(metadata(path)["linears"]), load_file(path, str(device))
+        for name, what in about.items():
+            buffers = [key and state.pop(f"{name}.packed.{key}") for key in what["buffers"]]
+            kernel = kinds[what["kind"]](*buffers, **what["settings"])
+            linear = model.get_submodule(name)
+            if (linear.out_features, linear.in_features) != (kernel.N, kernel.K):
+                raise ValueError(
+                    f"{name} is [{kernel.N}, {kernel.K}], this model's is [{linear.out_features}, {linear.in_features}]"
+                )
+            acts = what["acts"] and ActQuant(what["acts"])
+            model.set_submodule(name, QuantLinear.of(kernel, state.pop(f"{name}.bias", None), acts))
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as e:
+        raise ValueError(f"{path} is not this model packed, or damaged ({type(e).__name__}: {e}); pack it again") from e
     missing = model.load_state_dict(state, strict=False, assign=True).missing_keys
     tied = {"lm_head.weight"} if ckpt.config.tie_word_embeddings else set()
     left = [key for key in missing if key not in tied and ".packed." not in key]

@@ -7,10 +7,12 @@ linear. An interrupted quantization leaves the finished blocks and the inputs of
 
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.types import Device
 
@@ -19,17 +21,17 @@ from qbench.grid import ActQuant
 from qbench.linear import QuantLinear
 from qbench.models.block import Block
 from qbench.models.checkpoint import OpenCheckpoint
-from qbench.models.files import save_tensors
+from qbench.models.files import metadata, save_tensors
 from qbench.models.placement import Placement
 from qbench.record import LayerReport
 from qbench.weights import QuantWeight
 
-# errors of reading a file that is truncated, of another version, or not a block
-_DAMAGE = (SafetensorError, AttributeError, KeyError, TypeError, ValueError)
+T = TypeVar("T")
+DAMAGE = (SafetensorError, AttributeError, KeyError, TypeError, ValueError)  # truncated, another version, no block
 
 
 class QuantizedFolder:
-    """The finished blocks of one quantized model."""
+    """The finished blocks of one quantized model; a damaged file is removed with a warning."""
 
     def __init__(self, path: Path):
         self.path = Path(path)
@@ -38,37 +40,23 @@ class QuantizedFolder:
         return self.path / f"block-{index:05d}.safetensors"
 
     def has(self, index: int) -> bool:
-        """Whether the block is there; a damaged file is removed with a warning."""
-        path = self.block_path(index)
-        try:
-            with safe_open(path, framework="pt") as f:
-                about = json.loads(f.metadata()["weights"])
-                json.loads(f.metadata()["reports"])
-            return all(_weight_class(what["class"]) for what in about.values())
-        except FileNotFoundError:
-            return False
-        except _DAMAGE as e:
-            _remove(path, e)
-            return False
+        return _read(self.block_path(index), _about) is not None
 
     def is_complete(self, blocks: int) -> bool:
         return all(self.has(index) for index in range(blocks))
 
     def save(self, block: Block, weights: dict[str, QuantWeight], reports: list[LayerReport]) -> None:
         """Writes the block; ``weights`` has its quantized linears by name."""
-        tensors, about = {}, {}
-        for name, weight in weights.items():
-            about[name] = {"class": type(weight).__name__, "settings": weight.settings()}
-            tensors |= {f"{name}/{field}": t for field, t in weight.state().items()}
-        inside = tuple(f"{name}.weight" for name in weights)
-        tensors |= {name: p for name, p in block.module.named_parameters() if name not in inside}
-        metadata = {"weights": json.dumps(about), "reports": json.dumps(plain(reports))}
-        save_tensors(tensors, self.block_path(block.index), metadata)
+        about = {name: {"class": type(w).__name__, "settings": w.settings()} for name, w in weights.items()}
+        tensors = {f"{name}/{field}": t for name, w in weights.items() for field, t in w.state().items()}
+        rest = dict(block.module.named_parameters())
+        tensors |= {name: p for name, p in rest.items() if name.removesuffix(".weight") not in weights}
+        told = {"weights": json.dumps(about), "reports": json.dumps(plain(reports))}
+        save_tensors(tensors, self.block_path(block.index), told)
 
     def reports(self, index: int) -> list[LayerReport]:
         """The reports on the linears of an existing block."""
-        with safe_open(self.block_path(index), framework="pt") as f:
-            return [LayerReport.of(r) for r in json.loads(f.metadata()["reports"])]
+        return _about(self.block_path(index))[1]
 
     def read(self, ckpt: OpenCheckpoint, index: int, device: Device) -> tuple[Block, dict[str, QuantWeight]]:
         """A block without its quantized linears, and their weights.
@@ -76,20 +64,17 @@ class QuantizedFolder:
         Raises: OSError where the file does not hold this block; the file is removed, and the next run makes it again.
         """
         path, block = self.block_path(index), ckpt.empty_block(index)
-        with safe_open(path, framework="pt", device=str(device)) as f:
-            about = json.loads(f.metadata()["weights"])
-            tensors = {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118
+        tensors = load_file(path, str(device))
         rest = {key: t for key, t in tensors.items() if "/" not in key}
         try:
             weights = {}
-            for name, what in about.items():
+            for name, (cls, settings) in _about(path)[0].items():
                 state = {key.rpartition("/")[2]: t for key, t in tensors.items() if key.startswith(f"{name}/")}
-                settings = {k: tuple(v) if isinstance(v, list) else v for k, v in what["settings"].items()}
-                weights[name] = _weight_class(what["class"])(**state, **settings)
+                weights[name] = cls(**state, **settings)
             for name, p in block.module.named_parameters():
                 if name.removesuffix(".weight") not in weights and rest[name].shape != p.shape:
                     raise ValueError(f"{name} is {tuple(rest[name].shape)}, not {tuple(p.shape)}")
-        except _DAMAGE as e:
+        except DAMAGE as e:
             path.unlink()
             raise OSError(f"{path} did not hold this block ({e}) and is removed; run the same command again") from e
         block.module.load_state_dict(rest, strict=False, assign=True)
@@ -114,7 +99,7 @@ class QuantizedFolder:
         placement: Placement | None = None,
         path: Literal["dequantized", "packed"] = "dequantized",
     ) -> nn.Module:
-        """The whole quantized model, ready to evaluate; ``path`` as in ``QuantLinear``."""
+        """The whole quantized model, ready to evaluate."""
         return ckpt.load(device, lambda index, place: self.block(ckpt, index, acts, place, path), placement)
 
     def save_hidden(self, index: int, x_BTD: Tensor) -> None:
@@ -122,19 +107,34 @@ class QuantizedFolder:
         save_tensors({"x_BTD": x_BTD}, self.path / "hidden.safetensors", {"block": str(index)})
 
     def hidden(self) -> tuple[int, Tensor] | None:
-        """The last block whose inputs were written, and these; a damaged file is removed with a warning."""
+        """The last block whose inputs were written, and these."""
         path = self.path / "hidden.safetensors"
-        try:
-            with safe_open(path, framework="pt") as f:
-                return int(f.metadata()["block"]), f.get_tensor("x_BTD")
-        except FileNotFoundError:
-            return None
-        except _DAMAGE as e:
-            _remove(path, e)
-            return None
+        return _read(path, lambda path: (int(metadata(path)["block"]), load_file(path)["x_BTD"]))
 
     def drop_hidden(self) -> None:
         (self.path / "hidden.safetensors").unlink(missing_ok=True)
+
+
+def _read(path: Path, read: Callable[[Path], T]) -> T | None:
+    """``read(path)``; None where there is no file, or a damaged one."""
+    try:
+        return read(path)
+    except FileNotFoundError:
+        return None
+    except DAMAGE as e:
+        path.unlink(missing_ok=True)
+        warnings.warn(f"{path} is damaged ({type(e).__name__}: {e}); it is removed and made again", stacklevel=3)
+        return None
+
+
+def _about(path: Path) -> tuple[dict[str, tuple[type[QuantWeight], dict]], list[LayerReport]]:
+    """What a block's file says of itself: {linear: (class of its weight, settings)}, and the reports."""
+    told = {name: json.loads(text) for name, text in metadata(path).items()}
+    weights = {}
+    for name, what in told["weights"].items():
+        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in what["settings"].items()}
+        weights[name] = _weight_class(what["class"]), settings
+    return weights, [LayerReport.of(r) for r in told["reports"]]
 
 
 def _weight_class(name: str) -> type[QuantWeight]:
@@ -142,12 +142,7 @@ def _weight_class(name: str) -> type[QuantWeight]:
     known: list[type[QuantWeight]] = [QuantWeight]
     for cls in known:
         known += cls.__subclasses__()
-    found = {cls.__name__: cls for cls in known[1:]}
-    if name not in found:
+    found = [cls for cls in known[1:] if cls.__name__ == name]
+    if not found:
         raise ValueError(f"no class of quantized weights is called {name}")
-    return found[name]
-
-
-def _remove(path: Path, why: Exception) -> None:
-    path.unlink(missing_ok=True)
-    warnings.warn(f"{path} is damaged ({type(why).__name__}: {why}); it is removed and made again", stacklevel=3)
+    return found[0]

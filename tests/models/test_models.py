@@ -132,39 +132,15 @@ def in_a_subfolder(folder):
 # --- bad input ---
 
 
-@pytest.mark.parametrize(
-    ("damage", "error", "message"),
-    [
-        (lambda path: path.unlink(), FileNotFoundError, "is missing from"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-100]), ValueError, "is truncated or damaged"),
-    ],
-    ids=["missing", "truncated"],
-)
-def test_a_broken_shard_is_named(tmp_path, damage, error, message):
+def test_a_broken_shard_is_named(tmp_path):
     folder = save_tiny(tmp_path)
-    damage(victim := sorted(folder.glob("model-*.safetensors"))[1])
-    with pytest.raises(error, match=f"{victim.name} {message}"):
+    victim = sorted(folder.glob("model-*.safetensors"))[1]
+    victim.write_bytes(victim.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=f"{victim.name} is truncated or damaged"):
         opened(folder)
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"num_hidden_layers": 4, "layer_types": None}, r"the tensor model.layers.3.* is in no file"),
-        ({"intermediate_size": 512}, r"has shape \(.*\), config.json says"),
-    ],
-)
-def test_missing_tensors_and_wrong_shapes_are_named(tmp_path, fields, message):
-    folder = save_tiny(tmp_path)
-    set_config(folder, **fields)
-    with pytest.raises(ValueError, match=message):
+    victim.unlink()
+    with pytest.raises(FileNotFoundError, match=f"{victim.name} is missing from"):
         opened(folder)
-
-
-def test_other_architectures_are_refused(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
-    with pytest.raises(ValueError, match="is a gpt2; supported: qwen3"):
-        opened(tmp_path)
 
 
 @pytest.fixture
@@ -185,52 +161,62 @@ def set_config(folder, **fields):
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
-def test_quantized_weights_are_refused(one_file):
-    set_config(one_file, quantization_config={"quant_method": "fp8", "weight_block_size": [128, 128]})
-    with pytest.raises(ValueError, match=r"has a quantization_config \(fp8\).*use the unquantized checkpoint"):
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_hidden_layers": 4, "layer_types": None}, r"the tensor model.layers.3.* is in no file"),
+        ({"intermediate_size": 512}, r"has shape \(.*\), config.json says"),
+        ({"model_type": "gpt2"}, "is a gpt2; supported: .*qwen3"),
+        ({"hidden_size": "wide"}, "config.json is not the configuration of a qwen3"),
+        (
+            {"quantization_config": {"quant_method": "fp8"}},
+            r"\(fp8\): use the unquantized checkpoint",
+        ),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_refused(one_file, fields, message):
+    set_config(one_file, **fields)
+    with pytest.raises(ValueError, match=message) as e:
         opened(one_file)
+    assert "\n" not in str(e.value)
+
+
+TYPES = {"F8_E4M3": torch.float8_e4m3fn, "F64": torch.float64, "I8": torch.int8, "BOOL": torch.bool}
+STRAYS = ("self_attn.q_proj.bias", "self_attn.q_proj.weight_scale_inv", "mlp.up_proj.lora_A")
 
 
 @pytest.mark.parametrize(
-    ("dtype", "name"),
-    [(torch.float8_e4m3fn, "F8_E4M3"), (torch.float64, "F64"), (torch.int8, "I8"), (torch.bool, "BOOL")],
+    ("name", "dtype", "message"),
+    [("norm.weight", dtype, f"is stored as {kind}.*use the unquantized one") for kind, dtype in TYPES.items()]
+    + [(f"layers.1.{name}", torch.float32, "which this model has no place for") for name in STRAYS],
 )
-def test_weights_of_other_types_are_refused(one_file, dtype, name):
-    rewrite(one_file, "model.safetensors", {"model.norm.weight": torch.ones(128).to(dtype)})
-    with pytest.raises(ValueError, match=rf"model.norm.weight is stored as {name}.*the unquantized one"):
+def test_tensors_that_cannot_be_read_are_refused(one_file, name, dtype, message):
+    rewrite(one_file, "model.safetensors", {f"model.{name}": torch.ones(128).to(dtype)})
+    with pytest.raises(ValueError, match=f"model.{name},? {message}"):
         opened(one_file)
 
 
-@pytest.mark.parametrize("name", ["self_attn.q_proj.bias", "self_attn.q_proj.weight_scale_inv", "mlp.up_proj.lora_A"])
-def test_a_tensor_without_a_place_is_refused(one_file, name):
-    rewrite(one_file, "model.safetensors", {f"model.layers.1.{name}": torch.ones(256)})
-    with pytest.raises(ValueError, match=rf"holds model.layers.1.{name}, which this model has no place for"):
-        opened(one_file)
+INDICES = {name: f"names {name}, which is outside its folder" for name in ("../x", "/x", "sh/../../x")}
+NO_MAPS = ("{}", "[]", "{", '{"weight_map": {}}', '{"weight_map": {"model.norm.weight": 3}}')
 
 
-@pytest.mark.parametrize("name", ["../x.safetensors", "/x.safetensors", "sh/../../x.safetensors"])
-def test_an_index_stays_in_its_folder(tmp_path, name):
-    folder = save_tiny(tmp_path)
-    index = folder / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": {"model.norm.weight": name}}))
-    with pytest.raises(ValueError, match=rf"names {name}, which is outside its folder"):
-        opened(folder)
-
-
-@pytest.mark.parametrize("text", ["{}", "[]", "{", '{"weight_map": {}}', '{"weight_map": {"model.norm.weight": 3}}'])
-def test_a_damaged_index_is_named(tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(json.dumps({"weight_map": {"model.norm.weight": name}}), message) for name, message in INDICES.items()]
+    + [(text, r"index.json (has no weight_map|is not a JSON object).*download it again") for text in NO_MAPS],
+)
+def test_a_damaged_index_is_named(tmp_path, text, message):
     folder = save_tiny(tmp_path)
     (folder / "model.safetensors.index.json").write_text(text)
-    with pytest.raises(ValueError, match=r"index.json (has no weight_map|is not a JSON object).*download it again"):
+    with pytest.raises(ValueError, match=message):
         opened(folder)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"model_type": "qwen3", "hidden_size": "wide"}'])
+@pytest.mark.parametrize("text", ["{", "[]"])
 def test_a_damaged_config_is_named(one_file, text):
     (one_file / "config.json").write_text(text)
-    with pytest.raises(ValueError, match=r"config.json is not (a JSON object|the configuration of a qwen3)") as e:
+    with pytest.raises(ValueError, match=r"config.json is not a JSON object"):
         opened(one_file)
-    assert "\n" not in str(e.value)
 
 
 def test_no_code_of_a_checkpoint_runs(one_file, monkeypatch):
