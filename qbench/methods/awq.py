@@ -2,23 +2,18 @@
 their relative error is smaller, and ranges are clipped where that lowers the error.
 
 Scale search: s = mean|x|^a, normalised so that max(s) min(s) = 1, for a = 0, 1/20, ..., 19/20; the s with the least
-loss is folded into the preceding operation. Clip search: each group's range is cut to (1 - i/20) of max|w|, i = 0..9,
-and the least loss decides; q and k are not clipped, because their product amplifies errors.
-
-``loss``: "gram" is the output error of the linears themselves, ||(Q(W s)/s - W) X||^2 = tr(D G D^T) with the Gram G,
-exact over all calibration tokens and without a forward pass. "module" is the authors': the output error of the whole
-attention or MLP.
+loss is folded into the preceding operation. ``loss: gram`` is the output error of the linears themselves,
+||(Q(W s)/s - W) X||^2 = tr(D G D^T) with the Gram G, exact over all calibration tokens and without a forward pass;
+``loss: module`` is the authors', the output error of the whole attention or MLP. Clip search: each group's range is cut
+to (1 - i/20) of max|w|, i = 0..9; q and k are not clipped, because their product amplifies errors.
 
 Deviations from the authors' code (mit-han-lab/llm-awq):
 * The grid always contains zero and its scales are float16, as for every method here. Theirs is computed in the weight's
   dtype and may leave zero out of a one-sided group; ``arithmetic: bfloat16`` does the same.
-* The clip search uses all calibration tokens through the Gram; theirs, and so the study's, samples 512 of them. No
-  setting samples: the released protocol clips on all tokens too.
-* v to o is scaled only where every value head has one query head. Under grouped-query attention it is skipped, as in
-  their code, and the record's notes say so.
-* The columns are multiplied by the ratio of the norm's rounded gains.
+* The clip search uses all calibration tokens through the Gram; theirs, and so the study's, samples 512 of them.
+* Folding multiplies the columns by the ratio of the norm's rounded gains (``Block.rescale``).
 
-Dimension key: N output channels, K input channels, G groups of K, A exponents.
+Dimension key: A exponents, and that of ``methods.base``.
 """
 
 from dataclasses import asdict, dataclass
@@ -57,8 +52,8 @@ class WeightDtypeGrid(Grid):
 
 @dataclass(frozen=True)
 class AWQ(Method):
-    """``n_scale`` exponents and ``n_clip`` ranges are tried; ``n_clip: 1`` does not clip. ``unclipped``: ends of the
-    names of linears that are not clipped."""
+    """``n_scale`` exponents and ``n_clip`` ranges are tried; ``n_clip: 1`` does not clip. ``unclipped``: linears whose
+    names end so are not clipped."""
 
     name: ClassVar[str] = "awq"
     version: ClassVar[int] = 3

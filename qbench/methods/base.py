@@ -1,37 +1,22 @@
 """The contract of a method. To write your own, add one file here and one yaml in conf/method.
 
-A method is a frozen dataclass. Its fields are its hyperparameters: the yaml lists them next to ``_target_``, they are
-checked against their annotations and the limits in them, ``Annotated[int, Range(1, 8)]``, and they are part of every
-record's identity. Raise ``version`` when the numbers change.
-
-    @dataclass(frozen=True)
-    class Ternary(Method):
-        name: ClassVar[str] = "ternary"
-        threshold: float = 0.7
-
-        def quantize(self, w_NK, stat, name):
-            ...
-            return UniformWeight.of(...)
-
-A method declares what it needs:
+A method is a frozen dataclass whose fields are its hyperparameters. The yaml lists them next to ``_target_``; they are
+checked against their annotations, and they are part of every record's identity. Raise ``version`` when the numbers
+change. Override ``quantize`` and, if scales should move between layers first, ``transform``; CONTRIBUTING.md shows an
+example. A method declares what it needs:
 
 * ``statistic``: what calibration gathers about each linear's inputs (``Gram``, ``AbsMax`` or your own ``Statistic``);
   ``quantize`` gets it as ``stat``. None: the method reads weights only, and ``stat`` is None.
 * ``calibrates_on``: the activations it is calibrated on. "float": those of the unquantized model. "block": those of a
   model whose earlier blocks are quantized. "stage": the earlier linears of the same block are quantized too.
 * ``reads_inputs``: whether ``transform`` needs the activations themselves (``calib.calls``), not only statistics.
-* ``grid``: a field of type Grid, if the method has bits. ``acts``: a field of type ActQuant, if it quantizes
-  activations.
+* ``grid``, ``acts``: fields of type Grid and ActQuant, if the method has bits or quantizes activations.
 
-Override ``quantize`` and, if scales should move between layers first, ``transform``. The contract tests find every
-yaml by themselves.
-
-Dimension key: N output channels, K input channels.
+Dimension key of all methods: N output channels, K input channels, G groups of K.
 """
 
-import dataclasses
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import Tensor
 
@@ -85,7 +70,7 @@ class Method:
 
     def work(self, shape: Shape, n: int, length: int) -> Work:
         """What ``transform`` and ``quantize_stage`` do in one layer after calibration on ``n`` sequences of ``length``
-        tokens. Only ``qbench plan`` asks; without an answer it says that this is not counted."""
+        tokens. ``qbench plan`` asks."""
         return Work(unknown=(f"the arithmetic of the method {self.name}",))
 
     def stored_bytes(self, N: int, K: int) -> int:
@@ -98,6 +83,4 @@ class Method:
 
     def science(self) -> dict:
         """This method's part of a record's identity: name, version and every field but the grid."""
-        fields: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "grid"}
-        plain = {k: dataclasses.asdict(v) if hasattr(v, "__dataclass_fields__") else v for k, v in fields.items()}
-        return {"name": self.name, "version": self.version} | plain
+        return {"name": self.name, "version": self.version} | {k: v for k, v in asdict(self).items() if k != "grid"}

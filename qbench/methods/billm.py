@@ -11,18 +11,16 @@ Blocks of 128 columns are binarized one after another. In a block:
 A set of weights is binarized per row: mean + scale sign(w - mean), scale = mean|w - mean|. The mean is missing in the
 paper's equation 2; the authors' code, which made the published numbers, subtracts it.
 
-Deviations from the authors' code:
+Deviations from the authors' code, the first three with a field to choose:
 * s uses diag(H^-1), as in the paper; the code takes the diagonal of its Cholesky factor (``salience``).
 * The split minimises the error of the weights, as in the paper; the code minimises that of s, and its quantiles count a
   zero per salient weight (``split_on``).
-* The search for the number of salient columns is the code's; the paper's compares errors of the weights.
 * The salient columns of all blocks are counted; the code counts those of each linear's last block (``count``).
 * sign(0) is +1, so that a sign is one bit. Means and scales are float16.
+The search for the number of salient columns is the code's; the paper's compares errors of the weights.
 
 ``nominal_bits`` is the paper's 1 + share of salient columns. ``stored_bits`` also counts which columns are salient,
 which part each other weight belongs to (one bit each), and the means and scales.
-
-Dimension key: N output channels, K input channels, C blocks of columns, k columns of one block.
 """
 
 from dataclasses import dataclass
@@ -45,8 +43,7 @@ SALIENT_LAUNCHES, SPLIT_LAUNCHES = 29, 44  # and the operations that do it
 
 @dataclass(frozen=True)
 class BiLLM(Method):
-    """``max_salient``: the largest number of salient columns per block; ``damp`` as in GPTQ. ``salience``, ``split_on``
-    and ``count`` choose between the paper and the authors' code; see the module's head."""
+    """``max_salient``: the largest number of salient columns per block; ``damp`` as in GPTQ."""
 
     name: ClassVar[str] = "billm"
     version: ClassVar[int] = 2

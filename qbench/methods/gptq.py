@@ -7,19 +7,15 @@ outside the current block are delayed (section 3.3, step 2) and made as one matr
 
 Deviations from the authors' code (IST-DASLab/gptq):
 * A delayed update goes from the left half of a span of columns to its right half, and so on inside each half; theirs
-  goes from a block of 128 columns to all later columns. The numbers are the same up to rounding, in fewer small steps.
-* U comes from one factorisation of the reversed matrix; theirs is Cholesky, inversion, Cholesky: the same U for a
-  third of the work.
-* Later linears of a block see the earlier ones quantized. Their code does so only with --true-sequential; by default
-  it gathers all Hessians of a block from unquantized linears.
+  goes from a block of 128 columns to all later ones. The numbers are the same up to rounding, in fewer small steps.
+* U comes from one factorisation of the reversed matrix; theirs, Cholesky, inversion, Cholesky, is three times the work.
+* Later linears of a block see the earlier ones quantized, which their code does only with --true-sequential.
 * Linears that read the same input (q, k, v; gate, up) are rounded as one matrix, because rows are independent.
-* A channel that calibration never saw is rounded to nearest; theirs is set to zero, although it may be used later. Such
-  a channel does not count in the mean that damping is a share of, so no code depends on the unit of x.
+* A channel that calibration never saw is rounded to nearest, because it may be used later; theirs is set to zero. It
+  does not count in the mean that damping is a share of, so no code depends on the unit of x.
 * A group is always fitted on up-to-date columns; theirs are stale where the group is smaller than the block.
 * act_order sorts stably, so that equal diagonals give the same order on every machine.
 * If the factorisation fails: more damping, then float64, then an error. The record's notes list each step.
-
-Dimension key: N output channels, K input channels, G groups of K.
 """
 
 from dataclasses import dataclass
@@ -78,8 +74,8 @@ class GPTQ(Method):
         total = Work()
         for K, linears, _ in shape.stages:
             N, groups = sum(linears.values()), K // self.grid.columns(K)
-            total += Work(float32=factor_flops(K) + N * K * (K - 1), bytes=8 * N * K * 64)
-            total += Work(launches=20 + 8 * K + 12 * groups)
+            launches = 20 + 8 * K + 12 * groups
+            total += Work(float32=factor_flops(K) + N * K * (K - 1), bytes=8 * N * K * 64, launches=launches)
             total += sum((rounding(N, K) for N in linears.values()), Work())
         return total
 
@@ -89,8 +85,7 @@ def round_columns(
 ) -> Tensor:
     """The codes of all columns, uint8 [K, N]. Changes ``W_KN``; ``group[i]`` is the group of column i.
 
-    ``fit``: the columns of a group whose scale and zero are fitted when its first column is reached, and written to
-    ``scale_GN`` and ``zero_GN``; None: they are given.
+    ``fit``: columns per group, where ``scale_GN`` and ``zero_GN`` are fitted at its first column; None: they are given.
     """
     K, pivots = len(W_KN), U_KK.diagonal().tolist()
     E_KN, codes_KN = torch.empty_like(W_KN), torch.empty_like(W_KN, dtype=torch.uint8)

@@ -1,8 +1,6 @@
 """RTN, round to nearest: the baseline that reads nothing but the weight.
 
-Deviation from the study's code: that ignores the group size, and only ``whole_rows`` does so here.
-
-Dimension key: N output channels, K input channels.
+The study's code ignores the group size; here only ``whole_rows`` does.
 """
 
 from dataclasses import dataclass, replace

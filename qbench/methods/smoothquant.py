@@ -5,12 +5,9 @@ column j of the weights is multiplied by it. Then weights are rounded symmetrica
 activations symmetrically with one scale per token ("per-token dynamic").
 
 As in the authors' code, o_proj and down_proj are quantized, weights and inputs, but not smoothed, because no norm
-precedes them. Deviations:
-* The columns are multiplied by the ratio of the norm's rounded gains.
-* One bit per weight, which equation 1 does not define, is +-mean|w|.
-The study's released "SmoothQuant" never smooths; that is ``alpha: null`` here.
-
-Dimension key: K input channels.
+precedes them. Deviations: columns are multiplied by the ratio of the norm's rounded gains (``Block.rescale``), and one
+bit per weight, which equation 1 does not define, is +-mean|w|. The study's released "SmoothQuant" never smooths; that
+is ``alpha: null`` here.
 """
 
 from dataclasses import dataclass

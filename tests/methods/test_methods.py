@@ -141,14 +141,6 @@ def test_gptq_moving_groups_are_stored_and_static_ones_are_not():
     assert moving.stored_bits > static.stored_bits
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"), [(dict(damp=0.0), "method.damp must be a number between 0 and 1, got 0.0")]
-)
-def test_gptq_refuses(fields, message):
-    with pytest.raises(ValueError, match=message):
-        GPTQ(**fields)
-
-
 def test_gptq_notes_the_damping_it_needed():
     w, _ = problem(K=4, T=8)
     stat = Gram(4, "cpu")
@@ -212,12 +204,6 @@ def test_awq_compares_exponents_on_all_rows():
     torch.testing.assert_close(loss, torch.stack(exact), rtol=1e-4, atol=0)
 
 
-@pytest.mark.parametrize("fields", [dict(arithmetic="float16"), dict(arithmetic="bfloat16", grid=Grid(4, 16, True))])
-def test_awq_refuses(fields):
-    with pytest.raises(ValueError, match=r"method\.arithmetic"):
-        AWQ(**fields)
-
-
 def test_rtn_can_ignore_the_group_size():
     w, _ = problem()
     assert torch.equal(
@@ -226,7 +212,7 @@ def test_rtn_can_ignore_the_group_size():
     )
 
 
-# --- SmoothQuant ---
+# --- SmoothQuant, and fields of all methods ---
 
 
 def test_smoothquant_weights_are_symmetric_per_row():
@@ -237,7 +223,17 @@ def test_smoothquant_weights_are_symmetric_per_row():
     torch.testing.assert_close(q.scale_NG[:, 0].float(), w.abs().amax(1) / 127, rtol=1e-3, atol=0)
 
 
-@pytest.mark.parametrize("alpha", [-0.1, 1.1])
-def test_smoothquant_refuses_alpha(alpha):
-    with pytest.raises(ValueError, match=r"method.alpha must be a number from 0 to 1 or null"):
-        SmoothQuant(alpha=alpha)
+@pytest.mark.parametrize(
+    ("method", "fields", "message"),
+    [
+        (GPTQ, dict(damp=0.0), r"method\.damp must be a number between 0 and 1, got 0\.0"),
+        (AWQ, dict(arithmetic="float16"), r"method\.arithmetic must be float32 or bfloat16"),
+        (AWQ, dict(arithmetic="bfloat16", grid=Grid(4, 16, True)), r"method\.arithmetic=bfloat16 is llm-awq's"),
+        (SmoothQuant, dict(alpha=-0.1), r"method\.alpha must be a number from 0 to 1 or null"),
+        (SmoothQuant, dict(alpha=1.1), r"method\.alpha must be a number from 0 to 1 or null"),
+        (SmoothQuant, dict(grid=Grid()), r"set method\.grid\.symmetric=true"),
+    ],
+)
+def test_bad_fields(method, fields, message):
+    with pytest.raises(ValueError, match=message):
+        method(**fields)
