@@ -1,24 +1,24 @@
 """The model as lm-eval calls it; it forwards the tokens that requests share only once.
 
 ``PrefixTreeLM`` answers the requests of any likelihood task with lm-eval's own tokenization, truncation and arithmetic
-(log-softmax in float32), so that its answers are ``HFLM``'s up to rounding. It does less work: the requests form a tree
-of tokens (``prefix_tree``), each stretch of which is forwarded once, and the output head is applied to scored positions
-alone. All of MMLU, 5-shot, takes about a seventh of the tokens.
+(log-softmax in float32), so that its answers are ``HFLM``'s up to rounding. The requests form a tree of tokens
+(``prefix_tree``), each stretch of which is forwarded once, and the output head is applied to scored positions alone.
+All of MMLU, 5-shot, takes about a seventh of the tokens.
 
-One kind of request HFLM cannot score at all: where a tokenizer merges the end of the context with the whole
-continuation (Qwen's makes ":A" of "Answer:" and "A"), its rule leaves a continuation of no tokens. Here the two are
-then encoded apart, as in the original MMLU.
+HFLM cannot score one kind of request: where a tokenizer merges the end of the context with the whole continuation
+(Qwen's makes ":A" of "Answer:" and "A"), no tokens are left for it. Here the two are then encoded apart, as in the
+original MMLU.
 
-Dimensions: Q tokens of a forward pass, P tokens in the cache, D model width, V vocabulary, n scored positions.
+Dimensions: Q tokens of a forward pass, D model width, V vocabulary, n scored positions.
 """
 
 import contextlib
+import io
 import logging
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import lru_cache
 
-import datasets
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,6 @@ from lm_eval.models.huggingface import HFLM
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from qbench.data.windows import Encoder
 from qbench.measure.base import Context
 from qbench.measure.lm_eval.prefix_tree import Pack, Step, Tree
 from qbench.progress import Progress
@@ -53,17 +52,12 @@ class PrefixTreeLM(HFLM):
             super().__init__(pretrained=model, tokenizer=ctx.tokenizer, batch_size=1, **settings)
         self.tokens = 0
         self.tok_encode = lru_cache(maxsize=2)(super().tok_encode)  # the choices of a question share their context
-        self._pairs = _known_pairs(Encoder.of(ctx.tokenizer))
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        key = context, continuation
-        if (pair := self._pairs.get(key)) is None:
-            pair = super()._encode_pair(context, continuation)
-            if continuation and not pair[1]:
-                pair = pair[0], self.tok_encode(context[len(context.rstrip()) :] + continuation)
-            if len(self._pairs) < 10_000:
-                self._pairs[key] = pair
-        return pair
+        context_ids, continuation_ids = super()._encode_pair(context, continuation)
+        if continuation and not continuation_ids:
+            continuation_ids = self.tok_encode(context[len(context.rstrip()) :] + continuation)
+        return context_ids, continuation_ids
 
     @torch.inference_mode()
     def _loglikelihood_tokens(self, requests, disable_tqdm: bool = False, **kwargs) -> list[tuple[float, bool]]:
@@ -82,7 +76,8 @@ class PrefixTreeLM(HFLM):
             pack = tree.pack(step)
             of, places, targets = _scored(tree, step, pack, asked, requests)
             if len(pack.ids_Q):
-                cache = _cropped(cache, step.start)
+                cache = cache if step.start else DynamicCache()
+                cache.crop(step.start - cache.get_seq_length())
                 hidden_QD = self._hidden(pack, step, cache)
                 for some, logp, best in self._predictions(hidden_QD, places, targets):
                     np.add.at(likelihood, of[some], logp)
@@ -150,32 +145,15 @@ def _scored(tree: Tree, step: Step, pack: Pack, asked: dict[int, list[int]], req
     return np.array(of, dtype=int), np.array(places, dtype=int), np.array(targets, dtype=int)
 
 
-def _cropped(cache: DynamicCache, length: int) -> DynamicCache:
-    """The cache with its first ``length`` tokens."""
-    if length == 0:
-        return DynamicCache()
-    if (more := cache.get_seq_length() - length) > 0:
-        cache.crop(-more)
-    return cache
-
-
-@lru_cache(maxsize=2)
-def _known_pairs(encoder: Encoder) -> dict:
-    """Token ids of requests that a model with this tokenizer was asked before."""
-    return {}
-
-
 @contextlib.contextmanager
 def without_warnings() -> Iterator[None]:
-    """Keeps lm-eval from warning about what is intended (a model object, a custom data set), and data sets from
-    showing progress bars."""
-    log, bars = logging.getLogger("lm_eval"), not datasets.are_progress_bars_disabled()
+    """Keeps lm-eval from warning about what is intended (a model object, a custom data set), and it and ``datasets``
+    from showing progress bars."""
+    log = logging.getLogger("lm_eval")
     level = log.level
     log.setLevel(logging.ERROR)
-    datasets.disable_progress_bars()
     try:
-        yield
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
     finally:
         log.setLevel(level)
-        if bars:
-            datasets.enable_progress_bars()

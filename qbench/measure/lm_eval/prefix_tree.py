@@ -1,20 +1,17 @@
-"""Token sequences with common beginnings, planned so that what they share is forwarded once.
+"""Token sequences with common beginnings, planned so that what they share is forwarded once; needs no model.
 
-All 5-shot prompts of an MMLU subject begin with the same few hundred tokens, all endings of a HellaSwag item
-with the same context. The sorted sequences form a tree of tokens, and two sequences share exactly what neighbours
-share: the longest common prefix. ``plan`` walks this tree depth first and emits a ``Step`` per forward pass, of two
-kinds:
+All 5-shot prompts of an MMLU subject begin with the same few hundred tokens, all endings of a HellaSwag item with the
+same context. The sorted sequences form a tree of tokens: neighbours share their longest common prefix. ``plan`` walks
+the tree depth first and emits a ``Step`` per forward pass, of two kinds:
 
     keep    forward the stretch [start, stop) that the rows first..last share, and leave its keys and values
             in the cache, behind the ``start`` tokens that are there already
     else    forward whatever of the rows lies beyond ``start``, packed: one row of tokens in which each branch of
             the tree appears once, and each token sees the cache and its own ancestors only
 
-A packed row has no padding, and the cache is never copied per sequence of a batch. Its cost is the attention scores
-between tokens that must not see each other, so packs are small (``budget`` tokens). A stretch is kept only if that
-saves enough tokens to pay for a forward pass of its own; otherwise each pack forwards it again.
-
-This file needs numpy only: the plan, its token count included, needs no model.
+A packed row has no padding; its cost is the attention scores between tokens that must not see each other, so packs are
+small (``budget`` tokens). A stretch is kept only if that saves enough tokens to pay for a forward pass of its own;
+otherwise each pack forwards it again.
 """
 
 from collections.abc import Iterator
@@ -122,5 +119,4 @@ class Tree:
 def _common(a: np.ndarray, b: np.ndarray) -> int:
     """The length of the longest common prefix."""
     n = min(len(a), len(b))
-    differ = np.flatnonzero(a[:n] != b[:n])
-    return int(differ[0]) if len(differ) else n
+    return int(np.argmax(np.append(a[:n] != b[:n], True)))

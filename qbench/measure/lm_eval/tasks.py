@@ -1,8 +1,7 @@
 """Multiple-choice accuracy and document perplexity by lm-eval, the harness the papers use.
 
-``nano_world`` and ``mmlu_hendrycks`` (MMLU in its authors' own prompt) are qbench's (``own_tasks``). All other tasks
-have lm-eval's own definition: mmlu, piqa, arc_easy, arc_challenge, hellaswag, winogrande, boolq, wikitext, c4, and
-every other task that scores likelihoods. No chat template and no BOS token is added.
+``nano_world`` and ``mmlu_hendrycks`` are qbench's (``own_tasks``). Every other task that scores likelihoods, mmlu, piqa
+or wikitext, has lm-eval's own definition. No chat template and no BOS token is added.
 """
 
 import math
@@ -17,6 +16,7 @@ from torch import nn
 from qbench.costs import Work, head_flops, pair_flops
 from qbench.data.windows import Encoder
 from qbench.measure.base import Context, Measure, mean_metric
+from qbench.measure.perplexity import perplexity
 from qbench.record import Metric
 from qbench.settings import Positive, Range
 from qbench.shape import Shape
@@ -43,9 +43,8 @@ class Tasks(Measure):
     """``{task}/{metric}`` for every task, ``{group}/{metric}`` for every group asked for.
 
     A group's value is the micro average: the mean over all its questions, not over its tasks. Its samples are the
-    questions' 0 or 1, task after task in the group's order; the tasks of a group carry no samples of their own. For
-    lm-eval's perplexities the samples' mean is the logarithm of the value (bits_per_byte: the value), so that a paired
-    difference of samples is one of log-perplexities.
+    questions' 0 or 1, task after task in the group's order; the tasks of a group carry no samples of their own. The
+    samples of lm-eval's perplexities are log-perplexities (of bits_per_byte bits).
 
     ``num_fewshot``: examples per prompt. ``limit``: only the first documents of every task, this many. ``max_length``:
     the longest input in tokens, by default the model's own; it cuts long few-shot prompts from the left, and sets the
@@ -67,7 +66,7 @@ class Tasks(Measure):
             raise ValueError("eval.tasks is empty; name at least one lm-eval task")
 
     def requests(self, ctx: Context) -> "Requests":
-        """The tasks with their requests; the prompts depend on the tokenizer only where max_prompt is set."""
+        """The tasks with their requests; prompts depend on the tokenizer only where max_prompt is set."""
         from qbench.measure.lm_eval.requests import build_requests  # importing lm-eval takes seconds; a plan needs none
 
         encoder = None if self.max_prompt is None else Encoder.of(ctx.tokenizer)
@@ -95,8 +94,8 @@ class Tasks(Measure):
                 total += Work(unknown=(f"task {task}, whose size is not known",))
                 continue
             questions, tokens, pairs, scored = SIZES[task]
-            asked = self.limit and self.limit * (57 if "mmlu" in task else 1)  # a limit counts per subject
-            share = min(1.0, asked / questions) if asked else 1.0
+            asked = self.limit * (57 if "mmlu" in task else 1) if self.limit else questions  # a limit is per subject
+            share = min(1.0, asked / questions)
             flops = 2 * shape.linear_parameters * tokens + pair_flops(shape, pairs)
             total += Work(model=(flops + head_flops(shape, scored)) * share)
         return total
@@ -127,23 +126,18 @@ def summary(metric: str, values: list, aggregate: Callable) -> Metric:
     if _scalar(values):
         return mean_metric([float(v) for v in values], "fraction")
     if metric in ("word_perplexity", "byte_perplexity", "bits_per_byte"):
-        return _perplexity(metric, values, aggregate)
+        return _perplexity(metric, values)
     return Metric(value=float(aggregate(values)), unit=metric, n=len(values))
 
 
-def _perplexity(metric: str, values: list[tuple[float, int]], aggregate: Callable) -> Metric:
-    """exp of the ratio sum(NLL) / sum(length), with a ratio's standard error by the delta method."""
+def _perplexity(metric: str, values: list[tuple[float, int]]) -> Metric:
+    """exp of the ratio sum(NLL) / sum(length). Its samples are linear in both sums, so that their mean is the ratio and
+    their standard error that of the ratio (delta method)."""
     loglikelihood, length = np.array(values, dtype=np.float64).T
     nll = -loglikelihood / (math.log(2) if metric == "bits_per_byte" else 1)
-    n, total = len(values), length.sum()
-    value = float(aggregate(values)) if nll.sum() / total < 700 else math.inf
-    stderr = None
-    if n > 1 and math.isfinite(value):
-        spread = nll - nll.sum() / total * length
-        stderr = math.sqrt((spread**2).sum() * n / (n - 1)) / float(total)
-        stderr *= 1 if metric == "bits_per_byte" else value
-    unit = "bits/byte" if metric == "bits_per_byte" else "perplexity"
-    return Metric(value=value, unit=unit, n=n, stderr=stderr, samples=(n * nll / total).tolist())
+    ratio = nll.sum() / length.sum()
+    samples = (ratio + (nll - ratio * length) / length.mean()).tolist()
+    return mean_metric(samples, "bits/byte") if metric == "bits_per_byte" else perplexity(samples)
 
 
 def _scalar(values: list) -> bool:
