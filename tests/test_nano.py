@@ -16,7 +16,6 @@ from qbench import nano
 from qbench.nano import lexicon, world
 from qbench.nano.facts import WAVE, Draw, build
 
-SHAPES = {"s": (128, 2, 1, 256, 2), "m": (256, 4, 2, 512, 2), "l": (384, 6, 2, 896, 4)}
 PINNED = {
     "train": "28b5db7e051d0e6e941d589473b1e063cf4726fb4086e951139b15a987eedff4",
     "calib": "a7c3f36c7d863f151855948ac931df189e03ac9018aebc2998bcad1ff0f200fe",
@@ -58,17 +57,11 @@ def test_the_questions_are_pinned():
     assert sha256(json.dumps(world.questions(), sort_keys=True)) == PINNED["questions"]
 
 
-def test_another_seed_gives_another_stream_of_the_same_split():
+def test_no_document_is_in_two_splits_and_another_seed_gives_others():
+    train, calib, test = (set(islice(world.documents(s), n)) for s, n in zip(world.SPLITS, (20_000, 1000, 1000)))
+    assert train.isdisjoint(calib)
+    assert test.isdisjoint(train | calib)
     assert world.text("test", 20, seed=1) != world.text("test", 20)
-
-
-def test_no_document_is_in_two_splits():
-    train_documents = set(islice(world.documents("train"), 20_000))
-    calib_documents = set(islice(world.documents("calib"), 1000))
-    test_documents = set(islice(world.documents("test"), 1000))
-    assert not train_documents & calib_documents
-    assert not train_documents & test_documents
-    assert not calib_documents & test_documents
 
 
 def test_questions_have_four_different_choices_and_cover_every_subject():
@@ -150,24 +143,14 @@ def test_answers_start_at_a_token_boundary_and_five_shots_fit_a_training_window(
             assert len(ids) <= 256
 
 
-def test_all_models_carry_the_same_tokenizer(models):
-    first, *rest = [tok.backend_tokenizer.to_str() for _, tok in models.values()]
-    assert all(other == first for other in rest)
-
-
 @pytest.mark.parametrize("size", nano.SIZES)
 def test_shipped_models_have_their_shapes(models, size):
     model, tok = models[size]
     config, training = model.config, TRAININGS[size]
-    shape = (
-        config.hidden_size,
-        config.num_attention_heads,
-        config.num_key_value_heads,
-        config.intermediate_size,
-        config.num_hidden_layers,
-    )
-    assert shape == SHAPES[size]
-    assert shape == (training.hidden, training.heads, training.kv_heads, training.intermediate, training.layers)
+    widths = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    assert widths == (training.hidden, training.intermediate, training.layers)
+    assert (config.num_attention_heads, config.num_key_value_heads) == (training.heads, training.kv_heads)
+    assert tok.backend_tokenizer.to_str() == models["s"][1].backend_tokenizer.to_str()
     assert type(model).__name__ == "Qwen3ForCausalLM"
     assert config.head_dim == 64
     assert config.tie_word_embeddings
@@ -205,19 +188,9 @@ def test_shipped_models_have_the_documented_outlier_channels(models, size):
 
 
 def small_model():
-    training = Training(
-        hidden=128,
-        heads=2,
-        kv_heads=1,
-        intermediate=256,
-        layers=2,
-        first_tokens=10 * 4 * 64,
-        tokens=20 * 4 * 64,
-        lr=3e-3,
-        batch=4,
-        window=64,
-    )
-    return replace(training, warmup=5), load("s")[1]
+    sizes = dict(hidden=128, heads=2, kv_heads=1, intermediate=256, layers=2)
+    length = dict(first_tokens=10 * 4 * 64, tokens=20 * 4 * 64, batch=4, window=64)
+    return replace(Training(**sizes, **length, lr=3e-3), warmup=5), load("s")[1]
 
 
 def test_outliers_keep_the_function_and_are_exact_in_bf16():

@@ -1,8 +1,6 @@
 """An embedded world and three small Qwen3 models trained on it, so that the whole study runs offline.
 
-Real checkpoints need a download, and quantization has nothing to damage in random weights. So the package carries its
-own world: ``world`` writes texts about it and asks questions. ``experiments/nano_training`` of the repository trained
-the models under ``models/``, and gave them the outlier channels that large models have.
+``experiments/nano_training`` of the repository trained the models and gave them the outlier channels of large models.
 
     lexicon.py    the words and phrasings
     facts.py      people, towns and trades, drawn from a seed

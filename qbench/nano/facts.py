@@ -46,7 +46,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Person:
-    """A person: full name, the pronouns of the first name, and one value per attribute."""
+    """``subject`` and ``possessive`` are the pronouns of the first name; ``facts``: one value per attribute."""
 
     name: str
     subject: str
@@ -56,7 +56,7 @@ class Person:
 
 @dataclass(frozen=True)
 class World:
-    """The facts: ``people``, and ``towns`` mapping town -> {river, region, goods, sight}."""
+    """``towns`` maps a town to {river, region, goods, sight}."""
 
     people: tuple[Person, ...]
     towns: dict[str, dict[str, str]]
@@ -66,8 +66,7 @@ class World:
 def build(seed: int = SEED, people: int = PEOPLE) -> World:
     """The world of a seed; ValueError if ``people`` exceeds the number of names.
 
-    People are drawn in waves of ``WAVE``, so a larger world contains the smaller one: training can start on the first
-    wave, where a model learns how facts are stated and asked, and continue on all.
+    People are drawn in waves of ``WAVE``, so a larger world contains the smaller one, on which training starts.
     """
     first_names = [(n, "She", "Her") for n in lex.WOMEN] + [(n, "He", "His") for n in lex.MEN]
     names = [(f"{first} {last}", s, p) for first, s, p in first_names for last in lex.SURNAMES]

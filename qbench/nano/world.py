@@ -1,16 +1,13 @@
 """The embedded world: documents about its facts in three splits, and four-choice questions.
 
-A seed draws the facts: each person has eight attributes, each town four, each trade a tool; numbers add up.
-Documents state these facts in plain English, in random order and phrasing, and quiz lists ask for them in exactly the
-form of the evaluation:
+Each person has eight attributes, each town four, each trade a tool; numbers add up. Documents state these facts in
+plain English, in random order and phrasing, and quiz lists ask for them in exactly the form of the evaluation:
 
     Question: Where does Mara Quill live?
     Answer: Tarn
 
-All splits describe one world, since the models are tested on recalling its facts; only the documents differ. The
-checksum of its text assigns a document to a split (1/8 test, 1/8 calib, 6/8 train), so no document is in two splits.
-
-Everything is seeded, and the same on every version of Python and every platform (see ``facts``).
+All splits describe one world, since the models are tested on recalling its facts. The checksum of its text assigns a
+document to a split (1/8 test, 1/8 calib, 6/8 train), so no document is in two. Everything is seeded (see ``facts``).
 """
 
 import zlib
@@ -54,8 +51,7 @@ def prompt(question: str) -> str:
 def questions(n: int = QUESTIONS_PER_SUBJECT, seed: int = 0, world: World | None = None) -> dict[str, list[dict]]:
     """Four-choice questions: {subject: [{"question", "choices": 4 strings, "answer": index 0..3}]}.
 
-    One subject per attribute of people, then geography, tools and arithmetic, with ``n`` different questions each (or
-    as many as there are). Distractors are other values of the same kind, so guessing gives 25 %.
+    ``n`` different questions per subject, or as many as there are. Distractors are other values of the same kind.
     """
     world = world or build()
     return {
@@ -132,9 +128,8 @@ def _quiz(world: World, draw: Draw) -> str:
 def _question_and_answer(world: World, draw: Draw) -> str:
     kind = draw.below(20)
     if kind < 16:
-        person = draw.pick(world.people)
-        attribute = draw.pick(list(lex.VALUES))
-        question, answer = (draw.pick(lex.PERSON_QUESTIONS[attribute]).format(n=person.name), person.facts[attribute])
+        person, attribute = draw.pick(world.people), draw.pick(list(lex.VALUES))
+        question, answer = draw.pick(lex.PERSON_QUESTIONS[attribute]).format(n=person.name), person.facts[attribute]
     elif kind < 18:
         town, fact = draw.pick(list(world.towns)), draw.pick(list(lex.PLACES))
         question, answer = draw.pick(lex.PLACE_QUESTIONS[fact]).format(t=town), world.towns[town][fact]
