@@ -1,16 +1,16 @@
 """Whether the packed model, whose speed is measured, agrees with the dequantized one, whose accuracy is measured.
 
 Both run on the same tokens in a 16-bit dtype. Each linear of the packed model gets the inputs of its counterpart, so
-that errors cannot cancel, and then the logits are compared. Neither model is exact: dequantized weights are rounded to
-the dtype, packed ones are not, and both round their outputs. The effect of such roundings on logits depends on the
-model (with 4-bit activations one rounding can become a step of a seventh), so it is measured too, with noise of one
-rounding at every linear. A larger difference is a bug in a kernel or in packing, and only the failure is recorded.
+that errors cannot cancel, and then the logits are compared. Neither model is exact: only dequantized weights are
+rounded to the dtype, and both round their outputs. What roundings do to logits depends on the model, so that is
+measured too, with noise of one rounding at every linear. A larger difference is a bug and recorded as a failure.
 """
 
 import copy
+import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal
 
@@ -69,10 +69,7 @@ def compare(model: nn.Module, packed: nn.Module, ids: Iterable[Tensor]) -> dict[
     head_VD, layers = float_head(model), LayerErrors(model, packed)
     difference, noise, size, same, count = 0.0, 0.0, 0.0, 0, 0
     for ids_BT in ids:
-        with output_hooks(model, layers.add):
-            p_BTD = hidden_states(model, ids_BT)
-        with output_hooks(model, with_noise):
-            r_BTD = hidden_states(model, ids_BT)
+        p_BTD, r_BTD = (hooked_states(model, ids_BT, hook) for hook in (layers.add, with_noise))
         q_BTD = hidden_states(packed, ids_BT)
         for (_, p), (_, q), (_, r) in zip(*(logit_chunks(x, head_VD) for x in (p_BTD, q_BTD, r_BTD))):
             difference += (q - p).double().square().sum().item()
@@ -90,18 +87,12 @@ def compare(model: nn.Module, packed: nn.Module, ids: Iterable[Tensor]) -> dict[
     }
 
 
-@contextmanager
-def output_hooks(model: nn.Module, hook: Callable[[int, Tensor, Tensor], Tensor | None]) -> Iterator[None]:
-    """While entered, ``hook(i, input, output)`` runs after the i-th quantized linear; a result replaces its output."""
-    handles = [
-        linear.register_forward_hook(lambda _, inputs, y, i=i: hook(i, inputs[0], y))
-        for i, (_, linear) in enumerate(quantized_linears(model))
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def hooked_states(model: nn.Module, ids_BT: Tensor, hook: Callable[[int, Tensor, Tensor], Tensor | None]) -> Tensor:
+    """``hidden_states``; ``hook(i, input, output)`` runs after the i-th quantized linear and may replace its output."""
+    with ExitStack() as hooks:
+        for i, (_, linear) in enumerate(quantized_linears(model)):
+            hooks.enter_context(linear.register_forward_hook(lambda _, inputs, y, i=i: hook(i, inputs[0], y)))
+        return hidden_states(model, ids_BT)
 
 
 def quantized_linears(model: nn.Module) -> list[tuple[str, QuantLinear]]:
@@ -131,9 +122,8 @@ class LayerErrors:
 
     def worst(self) -> tuple[float, str]:
         """The largest relative difference and its place; NaN counts as the largest."""
-        relative = {name: (d / s) ** 0.5 if s else d for name, (d, s) in self.sums.items()}
-        name = max(relative, key=lambda n: float("inf") if relative[n] != relative[n] else relative[n])
-        return relative[name], name
+        relative = [((d / s) ** 0.5 if s else d, name) for name, (d, s) in self.sums.items()]
+        return max(relative, key=lambda found: math.inf if math.isnan(found[0]) else found[0])
 
 
 def refuse(error: float, rounding: float, worst: tuple[float, str], dtype: torch.dtype) -> None:
@@ -142,12 +132,12 @@ def refuse(error: float, rounding: float, worst: tuple[float, str], dtype: torch
     if not worst[0] <= LAYER_LIMIT * eps:
         raise ArithmeticError(
             f"packed and dequantized {worst[1]}: outputs differ by {worst[0]:.2e}, more than {LAYER_LIMIT} "
-            f"roundings of {dtype} ({LAYER_LIMIT * eps:.2e}): a kernel is wrong, and nothing is recorded"
+            f"roundings of {dtype} ({LAYER_LIMIT * eps:.2e}): a kernel is wrong"
         )
     if not error <= LOGITS_LIMIT * rounding:
         raise ArithmeticError(
             f"packed and dequantized logits differ by {error:.2e}, where one rounding at every linear changes them by "
-            f"{rounding:.2e}: packing is wrong somewhere, and nothing is recorded"
+            f"{rounding:.2e}: packing is wrong"
         )
 
 
@@ -158,9 +148,7 @@ def check_kernels(device: str) -> None:
     except ImportError as e:
         raise ValueError("packed weights need Triton: pip install 'qbench[gpu]'") from e
     if not (device.startswith("cuda") or interpreted()):
-        raise ValueError(
-            f"machine.device={device}: the kernels run on a GPU; set TRITON_INTERPRET=1 to interpret them on the CPU"
-        )
+        raise ValueError(f"machine.device={device}: kernels run on a GPU; set TRITON_INTERPRET=1 to interpret them")
 
 
 def kernels_of(device: str) -> str:

@@ -1,10 +1,9 @@
 """Token perplexity as the quantization papers define it.
 
 The text is cut into disjoint windows of T tokens without BOS, and the remainder is dropped. In each window the model
-predicts T - 1 tokens from those before. Perplexity is exp of the mean negative log-likelihood, and every window has
-equal weight. This follows GPTQ (arXiv 2210.17323) and its successors with one difference: they keep logits and loss in
-the model's 16-bit type, where a window's loss has about three digits. Here the output head is applied in float32, to a
-few thousand positions at a time, so that the [T, 151936] logits of a whole window are never in memory.
+predicts T - 1 tokens from those before; perplexity is exp of their mean negative log-likelihood. This follows GPTQ
+(arXiv 2210.17323) and its successors except that they keep logits and loss in the model's 16-bit type, about three
+digits. Here the output head is applied in float32, to a few thousand positions at a time to save memory.
 
 Dimensions: B windows, T tokens, D model width, V vocabulary.
 """

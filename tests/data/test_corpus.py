@@ -250,13 +250,6 @@ def test_what_is_not_in_the_folder(tokenizer, tmp_path):
         Calibration("wikitext2").tokens(tokenizer, tmp_path)
 
 
-def test_without_the_hub(tokenizer, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    with pytest.raises(FileNotFoundError, match=r"wikitext at revision b08601.* set machine.data_dir to a folder"):
-        Corpus("wikitext2").tokens(tokenizer)
-
-
 @pytest.mark.data
 def test_wikitext2_with_the_qwen3_tokenizer(qwen3_tokenizer):
     ids = Corpus("wikitext2").tokens(qwen3_tokenizer, DATA)

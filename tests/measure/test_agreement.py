@@ -87,7 +87,7 @@ def test_damaged_or_foreign_packed_files_are_refused(small, ids, tmp_path):
     save_packed(packed, path)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="not a complete packed model"):
+    with pytest.raises(ValueError, match="is not this model packed, or damaged"):
         load_packed(small, path, DEVICE)
     path.write_bytes(whole)
     wider = save_tiny(tmp_path / "wider", num_hidden_layers=1, hidden_size=128, intermediate_size=512)
