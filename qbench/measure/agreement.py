@@ -47,8 +47,7 @@ class Agreement(TextMeasure):
     def data(self, ctx: Context) -> dict:
         if ctx.packed is None:
             raise ValueError("eval=agreement compares two ways to run a quantized model; choose a method, not none")
-        check_kernels(ctx.device)
-        return super().data(ctx) | {"kernels": kernels_of(ctx.device)}
+        return {"kernels": kernels_of(ctx.device)} | super().data(ctx)
 
     def run(self, model: nn.Module, ctx: Context) -> dict[str, Metric]:
         dtype = DTYPES[self.dtype] if model.dtype == torch.float32 else model.dtype
@@ -141,16 +140,14 @@ def refuse(error: float, rounding: float, worst: tuple[float, str], dtype: torch
         )
 
 
-def check_kernels(device: str) -> None:
-    """Raises ValueError where no kernel can run."""
+def kernels_of(device: str) -> str:
+    """What runs the kernels, which is part of a record's identity; ValueError where no kernel can run."""
     try:
         from qbench.kernels.launch import interpreted
     except ImportError as e:
         raise ValueError("packed weights need Triton: pip install 'qbench[gpu]'") from e
-    if not (device.startswith("cuda") or interpreted()):
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    if not interpreted():
         raise ValueError(f"machine.device={device}: kernels run on a GPU; set TRITON_INTERPRET=1 to interpret them")
-
-
-def kernels_of(device: str) -> str:
-    """What runs the kernels; part of a record's identity."""
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else "interpreted"
+    return "interpreted"

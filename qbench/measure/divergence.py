@@ -4,9 +4,10 @@ At every predicted position of the windows: KL(p || q) = sum_v p_v (log p_v - lo
 model's distribution and q the quantized one's, and whether both have the same most likely token. Neither needs labels,
 and both show damage long before accuracy does.
 
-The cache holds the unquantized model's last hidden states. Its logits would take 0.6 GB per window of 2,048 tokens, and
-rounded to 16 bits they would hide an 8-bit model's 1e-5 nats. The head is never quantized, so p is recomputed exactly,
-and the divergence of a model from itself is 0; a hash checks that the head is the same.
+The cache does not hold the unquantized model's logits: they take 0.6 GB per window of 2,048 tokens at Qwen3's
+vocabulary, and rounded to 16 bits they hide an 8-bit model's 1e-5 nats. It holds the inputs of the output head, the
+last hidden states, without loss and a hundred times smaller. The head is never quantized, so p is recomputed from them
+exactly, and the divergence of a model from itself is 0. A hash checks that the head is the same.
 
 Dimensions: B windows, T tokens, D model width, V vocabulary.
 """
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from qbench.costs import Work
 from qbench.measure.base import Context, TextMeasure, hidden_states, mean_metric
 from qbench.measure.perplexity import batches, float_head, logit_chunks, perplexity
-from qbench.models.files import metadata, save_tensors
+from qbench.models.files import save_tensors
 from qbench.record import Metric, digest
 from qbench.shape import Shape
 
@@ -59,13 +60,18 @@ class Divergence(TextMeasure):
         head_VD = float_head(model)
         with safe_open(self.reference_file(ctx), framework="pt") as reference:
             if _hash(head_VD) != reference.metadata()["head"]:
-                raise ValueError("the output head differs from the unquantized model's; a method must leave it alone")
+                raise ValueError(
+                    "the output head differs from the unquantized model's; Divergence compares models that share it, "
+                    "so a method must leave lm_head (and a tied embedding) alone"
+                )
             hidden = reference.get_slice("hidden_BTD")
+            first = 0
             for ids_BT in batches(self.windows(ctx), ctx, "divergence"):
-                p_BTD = hidden[len(kl) : len(kl) + len(ids_BT)].to(ctx.device)
+                p_BTD = hidden[first : first + len(ids_BT)].to(ctx.device)
                 q_BTD = hidden_states(model, ids_BT)[:, :-1]
                 for outcomes, x_BT in zip((kl, top1, nll), divergences(p_BTD, q_BTD, head_VD, ids_BT[:, 1:])):
                     outcomes += x_BT.double().mean(1).tolist()
+                first += len(ids_BT)
         metrics = {
             f"{self.source}/kl": mean_metric(kl, "nats/token", higher_is_better=False),
             f"{self.source}/top1": mean_metric(top1, "fraction", higher_is_better=True),
@@ -96,7 +102,8 @@ def divergences(p_BTD: Tensor, q_BTD: Tensor, head_VD: Tensor, targets_BT: Tenso
 def _whole(file: Path) -> bool:
     """Whether the file exists and is readable; a damaged one is computed again."""
     try:
-        return "head" in metadata(file)
+        with safe_open(file, framework="pt") as f:
+            return "head" in f.metadata()
     except Exception:
         return False
 

@@ -21,6 +21,7 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 
 from qbench.costs import Work, energy_flops, forward_flops, rounding
 from qbench.grid import Grid, rounded
@@ -89,7 +90,7 @@ class AWQ(Method):
         exponents_A1 = torch.arange(self.n_scale, device=gram.mean_abs_K.device)[:, None] / self.n_scale
         s_AK = gram.mean_abs_K.pow(exponents_A1).clamp(min=1e-4)
         s_AK /= (s_AK.amax(1, keepdim=True) * s_AK.amin(1, keepdim=True)).sqrt()
-        weights = [block[name].weight.data for name in stage.linears]  # the module loss changes the parameters
+        weights = [block[name].weight.data for name in stage.linears]
         if self.loss == "gram":
             loss_A = self._gram_loss(torch.cat(weights), gram, s_AK)
         else:
@@ -162,19 +163,15 @@ def _module_losses(block, calib, stage, candidates):
     ``candidates`` for its weights."""
     name, *others = stage.linears
     name = name.rpartition(".")[0] if others else name
-    linears, module, calls = [block[linear] for linear in stage.linears], block[name], calib.calls(name)
+    module, calls = block[name], calib.calls(name)
+    kept = {f"{linear}.weight".removeprefix(f"{name}."): block[linear].weight for linear in stage.linears}
 
-    def outputs():
+    def outputs(parameters):
         for args, kwargs in calls:
-            y = module(*args, **kwargs)
+            y = functional_call(module, parameters, args, kwargs)
             yield y[0] if isinstance(y, tuple) else y
 
-    kept, before = [linear.weight.data for linear in linears], list(outputs())
-    try:
-        for weights in candidates:
-            for linear, w in zip(linears, weights):
-                linear.weight.data = w.to(linear.weight.dtype)
-            yield float(sum((y - old).float().square().sum(-1).double().sum() for y, old in zip(outputs(), before)))
-    finally:
-        for linear, w in zip(linears, kept):
-            linear.weight.data = w
+    before = list(outputs(kept))
+    for weights in candidates:
+        changed = outputs({key: w.to(kept[key].dtype) for key, w in zip(kept, weights)})
+        yield float(sum((y - old).float().square().sum(-1).double().sum() for y, old in zip(changed, before)))

@@ -2,7 +2,6 @@
 
 import copy
 import re
-from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Literal
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors import safe_open
 from torch import nn
 from torch.types import Device
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
@@ -121,19 +119,15 @@ class OpenCheckpoint:
 
     def fill(self, module: nn.Module, prefix: str, device: Device) -> None:
         """Reads every parameter of ``module`` onto ``device``; its name in the checkpoint is ``prefix`` + its name."""
-        wanted, by_file = dict(module.named_parameters()), defaultdict(list)
-        for name in wanted:
-            by_file[self.files[prefix + name]].append(name)
         state = {}
-        for file, names in by_file.items():
-            with safe_open(self.folder / file, framework="pt", device=str(device)) as f:
-                for name in names:
-                    state[name] = f.get_tensor(prefix + name).to(self.dtype)
-                    if not is_finite(state[name]):
-                        raise ValueError(
-                            f"model {self.model.name}: NaN or inf in {prefix}{name} as {self.model.dtype}; the "
-                            "checkpoint is broken, or its numbers need model.dtype=float32"
-                        )
+        for name, _ in module.named_parameters():
+            key = prefix + name
+            state[name] = files.read_tensor(self.folder / self.files[key], key, device).to(self.dtype)
+            if not is_finite(state[name]):
+                raise ValueError(
+                    f"model {self.model.name}: NaN or inf in {key} as {self.model.dtype}; the checkpoint is broken, or "
+                    "its numbers need model.dtype=float32"
+                )
         module.load_state_dict(state, strict=False, assign=True)
         module.requires_grad_(False)
 

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.types import Device
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from qbench.files import written_whole
@@ -117,7 +118,7 @@ def tensor_files(folder: Path, skeleton: nn.Module, tied: bool) -> dict[str, str
     if missing := expected.keys() - files.keys():
         raise ValueError(f"the tensor {min(missing)} is in no file of {folder}; is the checkpoint whole?")
     if HEAD in files.keys() - expected.keys():
-        head, embedding = (_tensor(folder / files[key], key) for key in (HEAD, EMBEDDING))
+        head, embedding = (read_tensor(folder / files[key], key) for key in (HEAD, EMBEDDING))
         if not torch.equal(head, embedding):
             raise ValueError(
                 f"config.json in {folder} ties {HEAD} to {EMBEDDING}, but both are stored and differ; "
@@ -126,8 +127,9 @@ def tensor_files(folder: Path, skeleton: nn.Module, tied: bool) -> dict[str, str
     return files
 
 
-def _tensor(path: Path, key: str) -> Tensor:
-    with safe_open(path, framework="pt") as f:
+def read_tensor(path: Path, key: str, device: Device = "cpu") -> Tensor:
+    """One tensor of a safetensors file."""
+    with safe_open(path, framework="pt", device=str(device)) as f:
         return f.get_tensor(key)
 
 

@@ -18,7 +18,7 @@ from qbench.kernels import configs
 from qbench.kernels.packed import PackedBinary, PackedInteger, PackedUniform
 from qbench.latency import ceilings
 from qbench.linear import QuantLinear
-from qbench.measure.agreement import LAYER_LIMIT, check_kernels, compare, refuse
+from qbench.measure.agreement import LAYER_LIMIT, compare, kernels_of, refuse
 from qbench.methods.awq import AWQ
 from qbench.methods.billm import BiLLM
 from qbench.methods.gptq import GPTQ
@@ -216,7 +216,7 @@ def test_what_cannot_be_compared_is_refused_before_work(configure, monkeypatch):
     assert "got block_size=64" in outcome.message
     monkeypatch.setattr("qbench.kernels.launch.interpreted", lambda: False)
     with pytest.raises(ValueError, match="set TRITON_INTERPRET=1"):
-        check_kernels("cpu")
+        kernels_of("cpu")
 
 
 def test_not_a_number_is_never_an_agreement():
