@@ -9,8 +9,8 @@ import pytest
 from experiments.audit.__main__ import doubts_csv, to_latex, to_markdown, write
 from experiments.audit.book import Book, billions
 from experiments.audit.rules import doubted, findings
+from qbench.files import packaged
 from qbench.printed.published import METRICS, PERPLEXITIES, TASKS, doubts, load
-from qbench.shipped import published_dir
 
 ZERO_SHOT = {*TASKS, "zeroshot_mean"}
 
@@ -212,7 +212,7 @@ def test_what_is_committed_is_what_the_rules_say(rows, found):
     page = Path(__file__).parents[1] / "results" / "audit" / "audit.md"
     assert page.read_text() == to_markdown(rows, found), "run python -m experiments.audit"
     assert page.with_suffix(".tex").read_text() == to_latex(rows, found)
-    assert (published_dir() / "doubts.csv").read_text() == doubts_csv(rows, found)
+    assert (packaged("paper/published") / "doubts.csv").read_text() == doubts_csv(rows, found)
 
 
 def test_the_package_reads_the_doubts_as_the_rules_found_them(found):

@@ -11,11 +11,10 @@ from pathlib import Path
 
 from experiments.audit.figure import draw
 from experiments.audit.rules import INFERRED, RULES, TITLES, Finding, doubted, findings
-from qbench.files import write_atomic
+from qbench.files import packaged, write_atomic
 from qbench.printed.published import METRICS, NAMES, Printed, load
 from qbench.render.sheet import Cell, Sheet
 from qbench.render.writers import pipes, to_tabular
-from qbench.shipped import published_dir
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "results" / "audit")
-    for path in write(parser.parse_args().folder, published_dir()):
+    for path in write(parser.parse_args().folder, packaged("paper/published")):
         print(path)
     return 0
 

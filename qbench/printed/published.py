@@ -129,7 +129,7 @@ def load(folder: str | Path | None = None) -> list[Printed]:
 def doubts() -> dict[PrintedCell, tuple[str, ...]]:
     """The kinds of doubt about each printed cell, in the order of ``DOUBTS``; cells without a doubt are not in it."""
     found: dict[PrintedCell, tuple[str, ...]] = {}
-    with (published_dir() / "doubts.csv").open(newline="", encoding="utf-8") as f:
+    with (packaged("paper/published") / "doubts.csv").open(newline="", encoding="utf-8") as f:
         for line in csv.DictReader(f):
             who = int(line["table"]), line["model"], METHODS[line["method"]], float(line["w_bits"]), int(line["a_bits"])
             for metric in METRICS if line["metrics"] == "all" else line["metrics"].split():
