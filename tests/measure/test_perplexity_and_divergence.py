@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from transformers import Qwen3ForCausalLM
@@ -13,7 +14,7 @@ from qbench.data.corpus import Corpus
 from qbench.data.windows import windows
 from qbench.measure import perplexity
 from qbench.measure.base import mean_metric
-from qbench.measure.divergence import Divergence
+from qbench.measure.divergence import Divergence, NoiseFloor, quantiles
 from qbench.measure.perplexity import Perplexity
 from qbench.plan.sweep import configs
 
@@ -118,6 +119,55 @@ def test_divergence_is_the_definition(model, other, ctx):
     assert metrics["nano/kl"].stderr == pytest.approx((kl.std() / math.sqrt(5)).item(), rel=1e-3)
 
 
+def test_quantiles_are_of_the_sorted_tokens(model, other, ctx):
+    measure = Divergence(window=51, limit=4)
+    p, q = (log_probs(m, measure.windows(ctx)) for m in (model, other))
+    tokens = sorted((p.exp() * (p - q)).sum(-1).flatten().tolist())
+    metrics = measure.run(other, ctx)
+    for name, place in (("p50", 100), ("p99", 198), ("p99.9", 200)):  # of 200, counted from 1
+        found = metrics[f"nano/kl_{name}"]
+        assert found.value == pytest.approx(tokens[place - 1], rel=1e-3)
+        assert (found.n, found.samples, found.higher_is_better) == (4, None, False)
+        assert found.stderr > 0
+
+
+def test_the_error_of_a_quantile_is_the_spread_over_other_windows():
+    """Windows of a heavy-tailed outcome with a level of their own; 400 other draws of as many windows are the truth."""
+    rng = np.random.default_rng(5)
+    draws = [rng.lognormal(rng.normal(0, 0.3, (40, 1)), 1, (40, 100)) for _ in range(400)]
+    shares = [0.5, 0.99]
+    truth = np.std([[np.sort(x.ravel())[int(share * x.size) - 1] for share in shares] for x in draws], axis=0)
+    found = np.mean([[stderr for _, stderr in quantiles(x, shares)] for x in draws[:20]], axis=0)
+    assert found == pytest.approx(truth, rel=0.2)
+
+
+def test_quantiles_without_an_error():
+    assert quantiles(np.array([[3.0, 1.0, 2.0, 4.0]]), [0.5, 0.99]) == [(2, None), (4, None)]
+    assert quantiles(np.array([[1.0, math.inf], [1.0, 2.0]]), [0.5, 0.99]) == [(1, None), (math.inf, None)]
+
+
+def test_the_noise_floor_is_that_of_rounding_alone(model, tiny, ctx):
+    """The oracle loads the checkpoint in both types, as a run with model.dtype does."""
+    measure = NoiseFloor(window=50, limit=5)
+    rounded = Qwen3ForCausalLM.from_pretrained(tiny, dtype=torch.bfloat16).eval()
+    ids_BT = measure.windows(ctx)
+    with torch.no_grad():
+        hidden = rounded.model(input_ids=ids_BT).last_hidden_state[:, :-1].double()
+    q = (hidden @ model.lm_head.weight.double().T).log_softmax(-1)
+    p = log_probs(model, ids_BT)
+    kl = (p.exp() * (p - q)).sum(-1).mean(1)
+    before = model.dtype
+    metrics = measure.run(model, ctx)
+    assert metrics["nano/kl"].samples == pytest.approx(kl.tolist(), rel=1e-2)
+    assert 0 < metrics["nano/kl_p50"].value < metrics["nano/kl_p99.9"].value
+    assert 0.5 < metrics["nano/top1"].value <= 1
+    assert model.dtype == before
+    assert measure.run(rounded, ctx)["nano/kl"].samples == pytest.approx(kl.tolist(), rel=1e-2), "from either type"
+    assert NoiseFloor(window=50, limit=5, dtype="float16").run(model, ctx)["nano/kl"].value < metrics["nano/kl"].value
+    with pytest.raises(ValueError, match=r"eval.dtype must be bfloat16 or float16, got 'float32'"):
+        NoiseFloor(dtype="float32")
+
+
 def test_divergence_gives_perplexitys_perplexity(other, ctx):
     both = Divergence(limit=5, perplexity=True)
     got = both.run(other, ctx)["nano/ppl"]
@@ -130,7 +180,7 @@ def test_divergence_gives_perplexitys_perplexity(other, ctx):
 
 def test_divergence_from_itself_is_zero(model, ctx):
     metrics = Divergence(limit=5).run(model, ctx)
-    assert metrics["nano/kl"].value == 0
+    assert metrics["nano/kl"].value == metrics["nano/kl_p99.9"].value == 0
     assert metrics["nano/top1"].value == 1
 
 

@@ -17,7 +17,7 @@ from qbench.record import Failure, Measurement, Metric
 from qbench.report.quality.columns import COMPARISONS
 from qbench.report.quality.variants import UNQUANTIZED, canon, eval_labels, method_of, quant_labels, quantization
 
-OF_KERNELS = ("agreement", "latency")  # evaluations of how a model runs, not of how good it is
+OF_KERNELS = ("agreement", "latency", "noise_floor")  # evaluations of how a model runs, not of how good it is
 
 COLUMNS = [
     *("id", "quant", "model", "model_bytes", "method", "bits", "act_bits", "group_size", "label"),
