@@ -14,6 +14,7 @@ from qbench.record import Failure, Measurement
 from qbench.render.footnotes import Footnotes
 from qbench.render.writers import to_text, write
 from qbench.report.latency import write_latency
+from qbench.report.page import can_write, write_page
 from qbench.report.quality.frame import frame, layer_frame
 from qbench.report.quality.packed_models import KERNEL_TABLES, kernel_sheet
 from qbench.report.quality.table import make_table, specs
@@ -39,12 +40,17 @@ def load(results_dir: str | Path) -> tuple[list[Measurement], list[Failure]]:
 
 
 def build(
-    results_dir: str | Path, out: str | Path | None = None, *, figures: bool = True, paper: bool = True
+    results_dir: str | Path,
+    out: str | Path | None = None,
+    *,
+    figures: bool = True,
+    paper: bool = True,
+    page: bool = False,
 ) -> list[Path]:
     """Writes ``out``/tables and ``out``/figures (default: in ``results_dir``); the paths, sorted.
 
-    Without ``paper``, or without any record, no tables of the paper. ValueError, after all else
-    is written, where records contradict each other in a cell of the paper's tables.
+    With ``page`` also ``out``/index.html, a page with all records. Without ``paper``, or without any record, no tables
+    of the paper. ValueError, after all else is written, where records contradict each other in a cell of those tables.
     """
     measurements, failures = load(results_dir)
     out, df, written = Path(out or results_dir), frame(measurements, failures), []
@@ -64,6 +70,8 @@ def build(
     for s in (kernel_sheet(kernels, table) for table in KERNEL_TABLES):
         written += write(s, tables) if s.csv_rows else []
     written += write_latency(results_dir, measurements, out, figures=figures)
+    if page and (len(df) or len(kernels)):
+        written.append(write_page(measurements, failures, out / "index.html"))
     if paper and len(df):
         written += write_reproduction(measurements, failures, out, figures=figures)
     return sorted(written)
@@ -104,7 +112,7 @@ def main(
         if table is not None:
             print(paper_table(results_dir, table, protocol, metric), end="")
             return 0
-        paths = build(results_dir, out, figures=figures, paper=paper)
+        paths = build(results_dir, out, figures=figures, paper=paper, page=figures and can_write())
     except ValueError as e:
         print(f"qbench report: {e}")
         return 2
@@ -116,4 +124,6 @@ def main(
     for folder in dict.fromkeys(p.parent for p in paths):
         names = dict.fromkeys(p.stem for p in paths if p.parent == folder)
         print(f"{folder}: {', '.join(names)}")
+    if figures and not can_write():
+        print("no index.html, the page with all records: it needs the package vl-convert-python")
     return 0
