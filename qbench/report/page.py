@@ -34,7 +34,7 @@ def write_page(measurements: Sequence[Measurement], failures: Sequence[Failure],
     records = {m.id: {key: getattr(m, key) for key in WHOLE} for m in measurements}
     records |= {f["id"]: dict(f) for f in failures if f["id"] not in records}
     template = Template((Path(__file__).parent / "page.html").read_text())
-    javascript = vl_convert.javascript_bundle().replace("</script", "<\\/script")
+    javascript = vl_convert.javascript_bundle(None).replace("</script", "<\\/script")
     text = template.substitute(vega=javascript, rows=_json(_rows(rows)), records=_json(records))
     write_atomic(path, text)
     return path
