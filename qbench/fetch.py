@@ -1,4 +1,4 @@
-"""``qbench fetch``: downloads the models and data of a sweep into the Hub's cache, for machines without a network.
+"""``qbench fetch``: downloads the models and data of a sweep into the caches, for machines without a network.
 
     qbench fetch experiment=table4                 prints what is missing and its size, then downloads it
     qbench fetch experiment=table4 --dry-run       only prints it
@@ -19,6 +19,7 @@ from qbench.data.sources import HubFile
 from qbench.hub import hub_error
 from qbench.measure.lm_eval.local_files import load_whole
 from qbench.models.checkpoint import PATTERNS, Checkpoint
+from qbench.models.gguf_file import GgufFile
 from qbench.overrides import sweep_arguments
 from qbench.plan import fits
 from qbench.plan.sweep import configs
@@ -34,7 +35,12 @@ def main(args: list[str]) -> int:
     parser.add_argument("--dry-run", action="store_true", help="only say what and how much")
     options = sweep_arguments(parser, args)
     try:
-        found = wanted(options.overrides)
+        models, files, whole = wanted(options.overrides)
+        for model in (model for model in models if model.gguf):  # first, because they do not need the Hub
+            print(package(model.gguf), flush=True)
+            if not options.dry_run:
+                model.open()
+        found = [model for model in models if model.repo], files, whole
         lines, missing = overview(*found)
         print("\n".join(lines), flush=True)
         if (free := fits.free(constants.HF_HUB_CACHE)) < missing:
@@ -49,17 +55,23 @@ def main(args: list[str]) -> int:
 
 
 def wanted(overrides: list[str]) -> tuple[list[Checkpoint], list[HubFile], list[tuple[str, str | None]]]:
-    """What a sweep reads from the Hub: models, files of data sets, and data sets that `datasets` loads whole.
+    """What a sweep downloads: models, files of data sets, and data sets that `datasets` loads whole.
 
     Raises: ValueError for a cell that cannot run.
     """
     cells, refused = configs(overrides)
     if refused:
         raise ValueError(refused[0])
-    models = sorted({config.model for config in cells if config.model.repo}, key=lambda model: str(model.repo))
+    models = sorted({config.model for config in cells if config.model.repo or config.model.gguf}, key=str)
     items = {item for reader in {x for config in cells for x in config.readers} for item in reader.hub_files()}
     files = sorted(item for item in items if isinstance(item, HubFile))
     return models, files, sorted((item for item in items if not isinstance(item, HubFile)), key=str)
+
+
+def package(file: GgufFile) -> str:
+    """The line of a model in a wheel: what it is, where it goes, and whether it is there."""
+    left = "is there" if file.folder.is_dir() else f"{_words(file.size)} to download"
+    return f"{'wheel':<9}{file.package:<36}{file.version:<9}{left}, as {file.folder}"
 
 
 def overview(models: list[Checkpoint], files: list[HubFile], whole: list) -> tuple[list[str], int]:

@@ -86,6 +86,8 @@ def checked(value, hint, where: str) -> Any:
     if isinstance(value, str) and value == "???":
         raise ValueError(f"{where} is not set; add {where}=VALUE")
     kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    if value is None and types.NoneType in kinds:
+        return None
     for kind in kinds:
         origin, inner = get_origin(kind), get_args(kind)
         if origin is Annotated:

@@ -14,7 +14,7 @@ LAYERS = [
     ("nano", "files"),
     ("protocol",),
     ("grid", "stats", "record", "latency.record", "data.windows", "models.block", "models.placement"),
-    ("weights", "data.corpus", "models.anatomies", "models.files", "render"),
+    ("weights", "data.corpus", "models.anatomies", "models.files", "models.gguf_file", "render"),
     ("store", "calibration", "provenance", "machine", "kernels", "printed"),
     ("methods.base", "linear", "models.checkpoint", "tracking", "outcomes", "report"),
     ("methods", "models.quantized"),

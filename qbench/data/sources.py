@@ -44,7 +44,11 @@ BYTES = {  # of the large files; the last one is rounded, as the Hub shows it
     (C4, "train"): 319_308_785,
     (C4, "validation"): 40_500_000,
 }
-INSTEAD = "set machine.data_dir to a folder that has it, or run `qbench fetch` with these arguments where there is one"
+OWN_TEXT = "without any data set, calib=nano eval=nano take the package's own text, for any model"
+INSTEAD = (
+    "set machine.data_dir to a folder that has it, or run `qbench fetch` with these arguments where there is one; "
+)
+INSTEAD += OWN_TEXT
 C4_SHARDS = {"train": "01024", "validation": "00008"}
 
 
@@ -95,8 +99,8 @@ def files(repo: str, split: str, name: str | None, data_dir: Path | None) -> lis
     found = next(filter(None, (sorted(data_dir.glob(pattern)) for pattern in where.split(" or "))), [])
     if not found:
         raise FileNotFoundError(
-            f"{repo} ({split}) is asked for, but machine.data_dir={data_dir} has no {where}; add it there, or unset "
-            "machine.data_dir to use the Hub"
+            f"{repo} ({split}) is asked for, but machine.data_dir={data_dir} has no {where}; add it there, unset "
+            f"machine.data_dir to use the Hub, or leave it out (another calib, ~eval.NAME); {OWN_TEXT}"
         )
     return found
 

@@ -15,6 +15,7 @@ example. A method declares what it needs:
 Dimension key of all methods: N output channels, K input channels, G groups of K.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -49,9 +50,15 @@ class Method:
 
     def check(self, shapes: dict[str, tuple[int, int]]) -> None:
         """Raises ValueError, before weights load, for a linear (name -> N, K) that this method cannot quantize."""
-        if self.grid is not None:
-            for name, (_, K) in shapes.items():
-                self.grid.columns(K, name)
+        size = self.grid.group_size if self.grid else -1
+        for name, (_, K) in shapes.items():
+            if size != -1 and K % size:
+                common = math.gcd(*(K for _, K in shapes.values()))
+                sizes = [str(n) for n in range(1, common + 1) if common % n == 0][-6:]
+                raise ValueError(
+                    f"group_size {size} does not divide K={K} ({name}); use grid.group_size={', '.join(sizes)}, or -1 "
+                    "for one group per row"
+                )
 
     def transform(self, block: Block, calib: "BlockCalibration") -> None:
         """Moves scales inside ``block`` without changing its function, before anything is quantized.

@@ -17,6 +17,7 @@ from qbench.hub import hub_error
 from qbench.models import files
 from qbench.models.anatomies import ANATOMIES
 from qbench.models.block import Block
+from qbench.models.gguf_file import GgufFile
 from qbench.models.placement import Placement
 from qbench.settings import check
 
@@ -27,29 +28,33 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model: exactly one of ``repo`` (Hub id), ``path`` (local folder) and ``nano`` (shipped model) is set."""
+    """A model: exactly one of ``repo`` (Hub id), ``path`` (local folder), ``nano`` (shipped) and ``gguf`` is set."""
 
     name: str
     repo: str | None = None
     revision: str | None = None
     path: str | None = None
     nano: str | None = None
+    gguf: GgufFile | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
 
     def __post_init__(self):
         check(self, "model")
         if len(self.name) > 100:
             raise ValueError(f"model.name has {len(self.name)} characters; tables have room for 100")
-        if sum(x is not None for x in (self.repo, self.path, self.nano)) != 1:
+        given = {name: value for name in ("repo", "path", "nano", "gguf") if (value := getattr(self, name)) is not None}
+        if len(given) != 1:
+            got = ", ".join(f"{name}={value!r}" for name, value in given.items()) or "none of them"
             raise ValueError(
-                f"model {self.name}: set one of repo, path or nano, got {self.repo!r}, {self.path!r}, {self.nano!r}; "
-                "a checkpoint of your own is model=local model.path=FOLDER"
+                f"model {self.name}: set one of repo, path, nano and gguf, got {got}; a checkpoint of your own is "
+                "model=local model.path=FOLDER"
             )
 
     def settings(self) -> dict:
         """The part of a record's identity that is known before the files are; ``revision`` where one is asked for."""
         found = {"name": self.name, "repo": self.repo or (f"qbench/{self.nano}" if self.nano else "local")}
         is_fixed = self.repo is not None and self.revision is not None
+        found |= self.gguf.settings() if self.gguf else {}
         return found | {"dtype": self.dtype} | ({"revision": self.revision} if is_fixed else {})
 
     def open(self) -> "OpenCheckpoint":
@@ -57,6 +62,8 @@ class Checkpoint:
         if self.repo is not None:
             folder = _snapshot(self.repo, self.revision)
             return _opened(folder, self, folder.name)
+        if self.gguf is not None:
+            return _opened(self.gguf.fetch(), self, self.gguf.settings()["revision"])
         folder = NANO / self.nano if self.nano else Path(self.path).expanduser()
         if not folder.is_dir():
             hub = f"; if it is on the Hub: model=qwen3-0.6b model.name=NAME model.repo={self.path}"

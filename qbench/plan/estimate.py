@@ -40,6 +40,8 @@ class Estimate:
 def shape_of(model: Checkpoint) -> Shape | None:
     """Qwen3's by its name, a folder's by its config.json; None where neither tells."""
     folder = NANO / model.nano if model.nano else model.path and Path(model.path).expanduser()
+    if model.gguf and model.gguf.folder.is_dir():
+        folder = model.gguf.folder
     if folder:
         file = folder / "config.json"
         if not file.is_file():

@@ -52,7 +52,9 @@ def _weights(science: dict, cache: Path) -> list[str]:
     folder, model = cache / "quantized" / digest(quantization(science)), science["model"]
     is_there = "there now" if folder.is_dir() else "not there now; add machine.keep_weights=true to the command"
     where = f'repo="{model["repo"]}", revision="{model["revision"]}"'
-    where = 'path="FOLDER"' if model["repo"] == "local" else where
+    if model["repo"] == "local" or "from" in model:
+        made = cache.glob(f"models/*-{model['revision'][:12]}-*")
+        where = f'path="{next(made, "FOLDER")}"'
     where = f'nano="{model["name"]}"' if model["repo"].startswith("qbench/") else where
     return [
         f"Its quantized weights go to {folder} ({is_there}).",

@@ -11,6 +11,7 @@ import pandas as pd
 from qbench.render.sheet import Cell, Sheet
 from qbench.report.quality.columns import METHODS, column
 from qbench.report.quality.rows import bits_text, row_order
+from qbench.report.quality.text import model_cell
 
 DIGITS = "{:.3g}".format
 
@@ -95,8 +96,15 @@ def kernel_sheet(df: pd.DataFrame, table: KernelTable) -> Sheet:
         failed, values = f"failed: {r.error}" * (r.status == "failed"), [found.get(key) for key in metrics]
         settings = [r.science["eval"].get(key) for key in table.settings.values()]
         s.csv_rows.append([r.model, r.method, r.bits, r.act_bits, r.group_size, *values, *settings, failed])
-        who = [r.model, METHODS.get(r.method, r.method), *bits_text(r)]
+        who = [METHODS.get(r.method, r.method), *bits_text(r)]
         shown = ["–" if v is None else text(v) for (_, text), v in zip(metrics.values(), values)]
         cells = [Cell("failed", [s.mark(failed)]) for _ in metrics] if failed else map(Cell, shown)
-        s.blocks[0][1].append([*map(Cell, who), *cells, *(Cell("–" if x is None else f"{x}") for x in settings)])
+        s.blocks[0][1].append(
+            [
+                model_cell(s, r.model, r.science),
+                *map(Cell, who),
+                *cells,
+                *(Cell("–" if x is None else f"{x}") for x in settings),
+            ]
+        )
     return s

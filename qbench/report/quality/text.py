@@ -32,7 +32,7 @@ def matrix_sheet(t: Table) -> Sheet:
     best = set().union(*(winners(t.rows, c, c.text) for c in t.columns))
     rows = []
     for r in t.rows:
-        cells = [Cell(r.model), Cell(r.name, _marks(s, r)), *map(Cell, bits_text(r)), Cell(_digits(r.stored_bits))]
+        cells = [_model(s, r), Cell(r.name, _marks(s, r)), *map(Cell, bits_text(r)), Cell(_digits(r.stored_bits))]
         cells += [Cell(r.variant)] * variant
         for c in t.columns:
             v = r.cells[c.key]
@@ -75,7 +75,7 @@ def bits_across(t: Table, columns: list[Column], footnotes: Footnotes | None = N
                 curve = list(curves.values())[i] if i < len(curves) else []
                 cells = {round(r.bits) if r.on_axis else bits[-1]: r.cells[c.key] for r in curve}
                 values = [full[i] if i < len(full) else None, *map(cells.get, bits)]
-                rows.append([Cell(model), _curve_name(s, curve), *map(shown, values)])
+                rows.append([_model(s, mine[0]), _curve_name(s, curve), *map(shown, values)])
         s.blocks.append((c.titled, rows))
     return s
 
@@ -94,6 +94,16 @@ def summary_sheet(t: Table, footnotes: Footnotes) -> Sheet:
     if apart := dict.fromkeys(r.name for r in t.rows if not r.on_axis and r.method != UNQUANTIZED):
         s.lines.append(f"{', '.join(apart)} in the last column: nominal bits per weight, in brackets the stored ones")
     return s
+
+
+def model_cell(s: Sheet, name: str, science: dict) -> Cell:
+    """The model's name, with a footnote where its weights were made of a file in another format."""
+    note = f"weights from {science['model'].get('from')}: they lie on its grid, so its bits and more lose little"
+    return Cell(name, [s.mark(note)] if "from" in science["model"] else [])
+
+
+def _model(s: Sheet, r: Row) -> Cell:
+    return model_cell(s, r.model, next(v.record["science"] for v in r.cells.values() if v.record))
 
 
 def _curve_name(s: Sheet, curve: list[Row]) -> Cell:
