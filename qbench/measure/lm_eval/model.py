@@ -83,11 +83,7 @@ class PrefixTreeLM(HFLM):
                     np.add.at(likelihood, of[some], logp)
                     np.logical_and.at(greedy, of[some], best)
             if step.stop is None:
-                done = [i for row in range(step.first, step.last) for i in asked[row]]
-                for i in done:
-                    if (strings := requests[i][0]) is not None:
-                        self.cache_hook.add_partial("loglikelihood", strings, (float(likelihood[i]), bool(greedy[i])))
-                progress.update(len(done))
+                progress.update(sum(len(asked[row]) for row in range(step.first, step.last)))
         progress.close()
         return list(zip(likelihood.tolist(), greedy.tolist()))
 

@@ -230,20 +230,18 @@ def test_long_prompts_are_cut_to_what_the_model_reads(model, ctx):
     assert PrefixTreeLM(model, ctx, 100).max_length == 100
 
 
-def test_tokens_are_counted_and_answers_remembered(model, ctx, small_packs):
-    seen, remembered = [], []
+def test_tokens_are_counted(model, ctx, small_packs):
+    seen = []
     hook = model.model.register_forward_pre_hook(
         lambda _, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
     )
     asked = many_requests(ctx.tokenizer)
     lm = PrefixTreeLM(model, ctx, None)
-    lm.cache_hook.add_partial = lambda *record: remembered.append(record)
-    answers = lm.loglikelihood(asked)
+    lm.loglikelihood(asked)
     hook.remove()
     assert lm.tokens == sum(seen)
     whole = {(*c, *t) for c, t in (lm._encode_pair(*r.args) for r in asked if r.args[0])}
     assert 2 * lm.tokens < sum(map(len, whole))
-    assert sorted(remembered) == sorted(("loglikelihood", r.args, a) for r, a in zip(asked, answers, strict=True))
 
 
 def test_what_cannot_be_scored_is_said(model, ctx):
