@@ -13,6 +13,7 @@ from pathlib import Path
 from unittest import mock
 
 import datasets
+import pyarrow as pa
 from datasets import Dataset
 from huggingface_hub import is_offline_mode
 from pyarrow import compute, parquet
@@ -93,18 +94,18 @@ class Splits(dict):
             except FileNotFoundError:
                 if split != "train" or self.data_dir is None:
                     raise
-        self[split] = Dataset.from_dict(self._columns(files) if files else {})
+        self[split] = Dataset(self._rows(files)) if files else Dataset.from_dict({})
         return self[split]
 
-    def _columns(self, files: list[Path]) -> dict[str, list]:
-        tables = [sources.text_table(f) if self.path == sources.C4 else _table(f) for f in files]
+    def _rows(self, files: list[Path]) -> pa.Table:
+        table = pa.concat_tables([sources.text_table(f) if self.path == sources.C4 else _table(f) for f in files])
         if self.data_dir and self.path == "EleutherAI/wikitext_document_level":
-            return {"page": pages([line for table in tables for line in table["text"].to_pylist()])}
+            return pa.table({"page": pages(table["text"].to_pylist())})
         if self.data_dir and self.path == "cais/mmlu":
-            tables = [table.filter(compute.equal(table["subject"], self.name)) for table in tables]
-            if not sum(map(len, tables)):
+            table = table.filter(compute.equal(table["subject"], self.name))
+            if not len(table):
                 raise ValueError(f"{files[0]} has no rows of the MMLU subject {self.name}")
-        return {name: [x for table in tables for x in table[name].to_pylist()] for name in tables[0].column_names}
+        return table
 
 
 def pages(lines: list[str]) -> list[str]:
@@ -115,5 +116,5 @@ def pages(lines: list[str]) -> list[str]:
 
 
 @lru_cache(maxsize=8)
-def _table(file: Path):
-    return parquet.read_table(file)
+def _table(file: Path) -> pa.Table:
+    return parquet.read_table(file).replace_schema_metadata()
