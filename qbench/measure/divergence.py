@@ -4,10 +4,9 @@ At every predicted position of the windows: KL(p || q) = sum_v p_v (log p_v - lo
 model's distribution and q the quantized one's, and whether both have the same most likely token. Neither needs labels,
 and both show damage long before accuracy does.
 
-The cache does not hold the unquantized model's logits: they take 0.6 GB per window of 2,048 tokens at Qwen3's
-vocabulary, and rounded to 16 bits they hide an 8-bit model's 1e-5 nats. It holds the inputs of the output head, the
-last hidden states, without loss and a hundred times smaller. The head is never quantized, so p is recomputed from them
-exactly, and the divergence of a model from itself is 0. A hash checks that the head is the same.
+The cache holds the unquantized model's last hidden states. Its logits would take 0.6 GB per window of 2,048 tokens, and
+rounded to 16 bits they would hide an 8-bit model's 1e-5 nats. The head is never quantized, so p is recomputed exactly,
+and the divergence of a model from itself is 0; a hash checks that the head is the same.
 
 A mean hides that most tokens hardly change and a few change completely, so quantiles over the tokens stand beside it.
 ``NoiseFloor`` measures the divergence that rounding to 16 bits causes without any quantization.
@@ -32,7 +31,7 @@ from qbench.costs import Work
 from qbench.measure.base import Context, TextMeasure, hidden_states, mean_metric
 from qbench.measure.perplexity import batches, float_head, logit_chunks, perplexity
 from qbench.models.checkpoint import DTYPES
-from qbench.models.files import save_tensors
+from qbench.models.files import metadata, save_tensors
 from qbench.record import Metric, digest
 from qbench.shape import Shape
 
@@ -71,10 +70,7 @@ class Divergence(TextMeasure):
         parts, head_VD = [], float_head(model)
         with safe_open(self.reference_file(ctx), framework="pt") as reference:
             if _hash(head_VD) != reference.metadata()["head"]:
-                raise ValueError(
-                    "the output head differs from the unquantized model's; Divergence compares models that share it, "
-                    "so a method must leave lm_head (and a tied embedding) alone"
-                )
+                raise ValueError("the output head differs from the unquantized model's; a method must leave it alone")
             hidden = reference.get_slice("hidden_BTD")
             first = 0
             for ids_BT in batches(self.windows(ctx), ctx, "divergence"):
@@ -160,8 +156,7 @@ def _metrics(source: str, parts: list[tuple[Tensor, ...]]) -> dict[str, Metric]:
     }
     kl_BT = torch.cat([part[0].cpu() for part in parts]).numpy()
     for name, (value, stderr) in zip(QUANTILES, quantiles(kl_BT, [*QUANTILES.values()])):
-        metric = Metric(value, "nats/token", len(kl_BT), stderr, higher_is_better=False)
-        metrics[f"{source}/kl_{name}"] = metric
+        metrics[f"{source}/kl_{name}"] = Metric(value, "nats/token", len(kl_BT), stderr, higher_is_better=False)
     return metrics
 
 
@@ -172,8 +167,7 @@ def _window_means(parts: list[tuple[Tensor, ...]], which: int) -> list[float]:
 def _whole(file: Path) -> bool:
     """Whether the file exists and is readable; a damaged one is computed again."""
     try:
-        with safe_open(file, framework="pt") as f:
-            return "head" in f.metadata()
+        return "head" in metadata(file)
     except Exception:
         return False
 

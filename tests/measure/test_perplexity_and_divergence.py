@@ -237,7 +237,7 @@ def test_identity_is_the_data_not_the_place(ctx, tmp_path):
     assert Perplexity(path=str(tmp_path / "a.txt"), window=128).science(ctx) != a
 
 
-@pytest.mark.parametrize("evaluation", ["ppl", "kl"])
+@pytest.mark.parametrize("evaluation", ["ppl", "kl", "noise_floor"])
 @pytest.mark.parametrize("model", ["nano-s", "qwen3-0.6b"])
 @pytest.mark.parametrize(
     ("text", "expected"),
