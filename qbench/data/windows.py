@@ -38,7 +38,7 @@ def windows(ids_T: Tensor, length: int, limit: int | None = None) -> Tensor:
     count = len(ids_T) // length
     if count < 1:
         raise ValueError(
-            f"asked for windows of {length} tokens, but the text has only {len(ids_T)}; use a longer text or a "
+            f"asked for windows of {length} tokens, but the text has only {len(ids_T)} tokens; use a longer text or a "
             "smaller window"
         )
     return ids_T[: count * length].view(count, length)[:limit]
