@@ -94,8 +94,7 @@ def test_texts_online_then_offline(client, tokenizer):
 
     found = tokens()
     client.setattr(constants, "HF_HUB_OFFLINE", True)
-    data._calibration_ids.cache_clear()
-    data._corpus_ids.cache_clear()
+    data._tokens.cache_clear()
     assert tokens() == found
     with pytest.raises(FileNotFoundError, match=r"wikitext at revision b086.* HF_HUB_OFFLINE is set; .*fetch`"):
         Calibration("wikitext2", n=4, length=64).tokens(tokenizer)
