@@ -137,6 +137,14 @@ def test_parts_of_an_evaluation_are_records_of_their_own(configure, tmp_path):
     assert {"nano/ppl", "nano/kl", "nano/top1", "nano_world/acc"} <= set(outcome.metrics)
 
 
+def test_the_noise_floor_of_a_model_is_a_record(configure, tmp_path):
+    outcome = run(configure("method=none", "eval=noise_floor"))
+    assert outcome.status == "measured", outcome.message
+    (record,) = records(tmp_path)
+    assert (record.science["eval"]["name"], record.science["eval"]["dtype"]) == ("noise_floor", "bfloat16")
+    assert 0 < record.metrics["nano/kl"].value < 1e-3
+
+
 def test_weights_are_kept_if_asked_and_used_again(configure, tmp_path, monkeypatch):
     run(configure("method=gptq", "machine.keep_weights=true"))
     (folder,) = (tmp_path / "cache" / "quantized").iterdir()
