@@ -15,7 +15,7 @@ LAYERS = [
     ("protocol",),
     ("grid", "stats", "record", "latency.record", "data.windows", "models.block", "models.placement"),
     ("weights", "data.corpus", "models.anatomies", "models.files", "models.gguf_file", "render"),
-    ("store", "calibration", "provenance", "machine", "kernels", "printed"),
+    ("store", "significance", "calibration", "provenance", "machine", "kernels", "printed"),
     ("methods.base", "linear", "models.checkpoint", "tracking", "outcomes", "report"),
     ("methods", "models.quantized"),
     ("statistics_cache", "models.packed_file", "decoder"),
