@@ -19,8 +19,8 @@ import pandas as pd
 
 from qbench.files import write_atomic
 from qbench.report import frame, load, summary
+from qbench.report.latency.speeds import headlines
 from qbench.report.latency.speeds import load as load_latency
-from qbench.report.latency.targets import headlines
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -69,7 +69,7 @@ def build(
     kernels = frame(measurements, failures, kernels=True)
     for s in (kernel_sheet(kernels, table) for table in KERNEL_TABLES):
         written += write(s, tables) if s.csv_rows else []
-    written += write_latency(results_dir, measurements, out, figures=figures)
+    written += write_latency(results_dir, out, figures=figures)
     if page and (len(df) or len(kernels)):
         written.append(write_page(measurements, failures, out / "index.html"))
     if paper and len(df):

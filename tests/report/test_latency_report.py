@@ -13,12 +13,8 @@ from fakes.report_records import measure, science, study
 from qbench.latency.record import BF16, Ceiling, Kernel, KernelRow, LatencyRecord, ModelRow
 from qbench.record import Metric, digest
 from qbench.report import build, frame, summary
-from qbench.report.latency.figures import crossing
-from qbench.report.latency.model_figures import joined, kernel_of
-from qbench.report.latency.speeds import FUSED, W4, geomean, label, load
-from qbench.report.latency.targets import all_targets, headlines
+from qbench.report.latency.speeds import FUSED, W4, geomean, headlines, label, load
 from qbench.report.quality.packed_models import KERNEL_TABLES, kernel_sheet
-from qbench.report.quality.table import make_table, matrix
 from qbench.shape import QWEN3
 from qbench.store import Store
 
@@ -78,20 +74,6 @@ def row_of(d, model, layer, M, k):
     return next(r for r in d.kernels if r.key == (model, layer, M, k))
 
 
-def real(model="qwen3-8b", method="none", bits=None, harm=0.0):
-    """A perplexity and an accuracy of a real model's name."""
-    s = science(model, method, bits)
-    out = []
-    for ev, key, metric in (
-        ({"name": "ppl", "data": "ab"}, "wikitext2/ppl", Metric(8 + harm, "perplexity", 10)),
-        ({"name": "tasks", "data": "cd"}, "mmlu/acc", Metric(0.7 - harm / 20, "fraction", 10)),
-    ):
-        m = measure(s, {"name": "ppl", "window": 256, "data": "ab" * 8}, harm)
-        whole = {**s, "eval": ev}
-        out.append(type(m)(digest(whole), whole, {key: metric}, m.nominal_bits, m.stored_bits, m.model_bytes))
-    return out
-
-
 def agreement(model="nano-s", method="gptq", bits=4, kernels="interpreted", error=1e-3):
     s = science(model, method, bits)
     ev = {"name": "agreement", "window": 64, "dtype": "bfloat16", "kernels": kernels, "data": "ef" * 8}
@@ -104,18 +86,9 @@ def agreement(model="nano-s", method="gptq", bits=4, kernels="interpreted", erro
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """A study of real models' names, one GPU, and what is built from them."""
-    root = tmp_path_factory.mktemp("results")
+    """One GPU, and what is built from its record."""
+    root, out = tmp_path_factory.mktemp("results"), tmp_path_factory.mktemp("out")
     record().write(root / "latency" / "nvidia-h200.json")
-    store = Store(root)
-    for model in ("qwen3-0.6b", "qwen3-8b-base", "qwen3-32b"):
-        weight = {"qwen3-0.6b": 8.0, "qwen3-8b-base": 1.5, "qwen3-32b": 0.0}[model]
-        grids = (("rtn", 4), ("gptq", 4), ("gptq", 3), ("gptq", 2), ("smoothquant", 8))
-        for s in (("none", None), *grids, ("billm", None)):
-            harm = weight + {None: 0, 8: 0.2, 4: 0.4, 3: 1.2, 2: 3.0}[s[1]] * (1.4 if s[0] == "rtn" else 1)
-            for m in real(model, *s, harm=harm):
-                store.put(m)
-    out = tmp_path_factory.mktemp("out")
     return root, out, build(root, out, paper=False)
 
 
@@ -129,26 +102,19 @@ def test_nothing_is_written_without_a_record(tmp_path):
 def test_which_files_there_are(built):
     _, out, written = built
     names = {p.relative_to(out).as_posix() for p in written if "latency" in p.name}
-    stem, tables, figures = (
-        "latency_nvidia-h200",
-        ("m1", "tokens", "models", "targets"),
-        ("roofline", "tokens", "models"),
-    )
-    wanted = {f"tables/{stem}_{t}.{e}" for t in tables for e in ("csv", "md", "tex")}
-    wanted |= {f"figures/{stem}_{f}.{e}" for f in (*figures, "quality") for e in ("png", "pdf")}
+    stem = "latency_nvidia-h200"
+    wanted = {f"tables/{stem}_{t}.{e}" for t in ("m1", "tokens", "models") for e in ("csv", "md", "tex")}
+    wanted |= {f"figures/{stem}_{f}.{e}" for f in ("roofline", "tokens", "models") for e in ("png", "pdf")}
     assert names == wanted
     assert all(p.exists() for p in written)
 
 
 def test_same_records_same_bytes(built, tmp_path):
-    root, out, written = built
+    _, out, written = built
     d = record()
     d.kernels.reverse()
     d.models.reverse()
     d.write(tmp_path / "latency" / "nvidia-h200.json")
-    for p in (root / "measurements").glob("*"):
-        (tmp_path / "measurements").mkdir(exist_ok=True)
-        (tmp_path / "measurements" / p.name).write_bytes(p.read_bytes())
     again = build(tmp_path, tmp_path / "out", paper=False)
     for p in again:
         assert p.read_bytes() == (out / p.relative_to(tmp_path / "out")).read_bytes(), p.name
@@ -177,9 +143,11 @@ def test_the_long_form_has_what_is_counted_from_the_rows(built):
 
 def test_a_peer_reads_at_least_as_many_bits(tmp_path):
     s = speeds(record(), tmp_path)
-    assert s.best_peer("qwen3-8b", "down_proj", 1, 4)[1].name == "torch_int4"
-    assert s.best_peer("qwen3-8b", "down_proj", 1, 8)[1].name == "torch_scaled_mm_fp8"
-    assert s.best_peer("qwen3-8b", "down_proj", 1, 16) == (pytest.approx(math.nan, nan_ok=True), None)
+    product = ("qwen3-8b", "down_proj", 1)
+    assert s.best_peer(*product, W4).name == "torch_int4"
+    assert s.best_peer(*product, Kernel("wna16", 8, 128)).name == "torch_scaled_mm_fp8"
+    assert s.best_peer(*product, BF16) is None
+    assert math.isnan(s.over_peer(*product, KERNELS[1]))
 
 
 def test_means_are_geometric_and_over_the_fused_products(built):
@@ -199,66 +167,23 @@ def test_means_are_geometric_and_over_the_fused_products(built):
     assert math.isnan(geomean([math.nan]))
 
 
-def targets_of(d, folder):
-    return {t.what: t for t in all_targets(speeds(d, folder))}
-
-
-def find(found, *words):
-    (t,) = [t for what, t in found.items() if all(w in what for w in words)]
-    return t
-
-
-def test_targets_are_computed_and_judged(tmp_path):
-    found = targets_of(record(), tmp_path)
-    share = find(found, "qwen3-8b", "down_proj")
+def test_headlines_are_means_over_all_products_or_left_out(tmp_path):
     d = record()
-    rows = [row_of(d, "qwen3-8b", x, 1, W4) for x in ("gate_proj", "gate_up_proj", "down_proj")]
-    assert share.value == pytest.approx(min(r.bytes / r.us / 1e3 / COPY for r in rows))
-    assert share.verdict == ("holds" if share.value >= 0.7 else "missed")
-    assert find(found, "qwen3-32b", "down_proj").verdict == "missed"  # 80 % and a launch are less than 80 %
-    assert find(found, "W4A16 over bf16, 8B to 32B").verdict == "holds"
-    assert find(found, "best peer").value > 1
-    for bits in (3, 2, 1):
-        assert find(found, f"W{bits}A16 over W4A16").verdict == "holds"
-    assert find(found, "M = 2048").verdict == "missed" if 0.8 / 0.95 < 0.85 else "holds"
-    assert find(found, "decoding").bar == 2.2
-    assert find(found, "floor").verdict == "–"
-
-
-@pytest.mark.parametrize(
-    ("words", "model", "layer", "M"),
-    [
-        (("qwen3-8b", "down_proj"), "qwen3-8b", "down_proj", 1),
-        (("best peer",), "qwen3-14b", "o_proj", 1),
-        (("M = 16",), "qwen3-32b", "qkv_proj", 16),
-        (("M = 2048",), "qwen3-32b", "qkv_proj", 2048),
-    ],
-)
-@pytest.mark.parametrize("how", ["failed", "missing"])
-def test_a_target_with_a_row_less_is_not_measured(tmp_path, words, model, layer, M, how):
-    d = record()
-    row = row_of(d, model, layer, M, W4)
-    if how == "failed":
-        row.us = row.us_p20 = row.us_p80 = None
-    else:
-        d.kernels.remove(row)
-    t = find(targets_of(d, tmp_path), *words)
-    assert (t.verdict, t.text(t.value)) == ("not measured", "–")
-
-
-def test_slower_than_bf16_is_judged_beyond_noise(tmp_path):
-    d = record(models=("qwen3-8b",))
-    words = ("not slower than bf16",)
-    assert find(targets_of(d, tmp_path), *words).verdict == "holds"
-    base, row = (row_of(d, "qwen3-8b", "o_proj", 32, k) for k in (BF16, Kernel("wna16", 5, 128)))
-    row.us = row.us_p80 = base.us_p80 * 1.01
-    row.us_p20 = base.us_p80 * 0.999
-    assert find(targets_of(d, tmp_path), *words).verdict == "holds"
-    row.us_p20 = base.us_p80 * 1.001
-    t = find(targets_of(d, tmp_path), *words)
-    assert t.verdict == "missed"
-    assert "1 of " in t.detail
-    assert "W5A16 qwen3-8b o_proj M = 32" in t.detail
+    first, over_bf16, over_peer, _, decoding = headlines(speeds(d, tmp_path))
+    assert first.startswith("**NVIDIA H200**, W4A16")
+    gains = [
+        row_of(d, model, layer, 1, BF16).us / row_of(d, model, layer, 1, W4).us
+        for model in MODELS[1:]
+        for layer in FUSED
+    ]
+    mean = math.prod(gains) ** (1 / len(gains))
+    assert over_bf16 == f"M = 1: **{mean:.2f}** times as fast as bf16 ({min(gains):.2f} to {max(gains):.2f})"
+    assert "the best peer" in over_peer
+    w4, bf16 = (next(r for r in d.models if r.key == ("qwen3-8b", "decode", k, 1, 1024)) for k in (W4, BF16))
+    assert f"**{bf16.ms / w4.ms:.2f}** times as fast, {w4.floor_ms / w4.ms:.0%} of" in decoding
+    row_of(d, "qwen3-14b", "o_proj", 1, W4).us = None
+    d.kernels.remove(row_of(d, "qwen3-32b", "qkv_proj", 16, W4))
+    assert headlines(speeds(d, tmp_path)) == [first, decoding]
 
 
 def test_failures_missing_rows_and_notes_are_said(tmp_path):
@@ -310,8 +235,7 @@ def test_a_record_with_little_in_it_is_shown_as_far_as_it_goes(tmp_path):
     assert "latency_no-ceilings_m1.md" in names
     assert "latency_no-ceilings_roofline.png" not in names
     assert "latency_one-row_roofline.png" in names
-    text = (tmp_path / "out" / "tables" / "latency_no-ceilings_targets.md").read_text()
-    assert "not measured" in text
+    text = (tmp_path / "out" / "tables" / "latency_no-ceilings_m1.md").read_text()
     assert "nan" not in text
 
 
@@ -340,43 +264,11 @@ def test_two_machines_have_two_sets(tmp_path):
     assert "NVIDIA H200" in (tmp_path / "tables" / "latency_nvidia-h200_m1.md").read_text()
 
 
-def test_where_a_line_falls_behind():
-    assert crossing([(1, 4.0), (16, 2.0), (64, 0.5)]) == pytest.approx(32)  # halfway in logarithms
-    assert crossing([(1, 4.0), (16, 1.0)]) is None
-    assert crossing([(1, 0.5), (16, 0.4)]) is None
-    assert crossing([]) is None
-
-
 def test_names_of_kernels():
     others = [("wna16", 4, 64), ("wna16", 4, -1), ("wna8", 8, -1), ("binary", 1, 128), ("torch_scaled_mm_fp8", 8, 128)]
     names = [label(k) for k in (*KERNELS[:4], *(Kernel(*k) for k in others))]
     assert names[:4] == ["bf16", "torch W4", "torch fp8", "W8A16"]
     assert names[4:] == ["W4A16 g64", "W4A16 row", "W8A8", "BiLLM", "torch fp8 g128"]
-
-
-def test_which_kernel_runs_a_method():
-    assert kernel_of(science()) == BF16
-    for method in ("rtn", "gptq", "awq"):
-        assert kernel_of(science("qwen3-8b", method, 3)) == Kernel("wna16", 3, 128)
-    assert kernel_of(science("qwen3-8b", "smoothquant", 8)) == Kernel("wna8", 8, -1)
-    assert kernel_of(science("qwen3-8b", "smoothquant", 8, method={"acts": {"bits": 4}})) is None
-    assert kernel_of(science("qwen3-8b", "billm")) == Kernel("binary", 1, 128)
-
-
-def test_only_points_with_quality_and_latency_are_joined(tmp_path):
-    s = speeds(record(), tmp_path)
-    wanted = [("qwen3-8b", "gptq", 4), ("qwen3-8b-base", "gptq", 4), ("qwen3-8b", "none", None)]
-    without = [
-        ("qwen3-4b", "gptq", 4),
-        ("qwen3-8b", "gptq", 5),
-        ("qwen3-8b", "billm", None),
-    ]  # no such row of a decoder
-    measured = [m for s in wanted + without for m in real(*s)]
-    pairs = joined(s, make_table(matrix("qwen3"), frame(measured)).rows)
-    assert {(row.model, row.method) for row, _ in pairs} == {s[:2] for s in wanted}
-    for row, decoder in pairs:
-        assert decoder.model == row.model.removesuffix("-base")
-        assert (decoder.kernel.bits, decoder.batch, decoder.what) == (row.bits, 1, "decode")
 
 
 # --- agreement

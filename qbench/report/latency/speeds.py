@@ -35,8 +35,7 @@ class Speeds:
     @cached_property
     def kernels(self) -> list[Kernel]:
         """bfloat16, the peers, our own; each from many bits to few."""
-        found = {row.kernel for row in self.record.kernels}
-        return sorted(found, key=lambda k: (_rank(k), -k.bits, k.name, k.group or 0))
+        return sorted({row.kernel for row in self.record.kernels}, key=_kernel_order)
 
     @cached_property
     def products(self) -> dict[tuple, KernelRow]:
@@ -44,7 +43,7 @@ class Speeds:
 
         def order(row: KernelRow) -> tuple:
             layer = FUSED.index(row.layer) if row.layer in FUSED else len(FUSED)
-            return (size_order(row.model), layer, row.layer, row.M, self.kernels.index(row.kernel))
+            return (_size_order(row.model), layer, row.layer, row.M, _kernel_order(row.kernel))
 
         return {row.key: row for row in sorted(self.record.kernels, key=order)}
 
@@ -53,30 +52,26 @@ class Speeds:
         """The rows of decoders: models by size, then bfloat16 and our kernels from many bits to few."""
 
         def order(r: ModelRow) -> tuple:
-            return (size_order(r.model), r.what, _rank(r.kernel), -r.kernel.bits, str(r.kernel), r.batch, r.context)
+            return (_size_order(r.model), r.what, _kernel_order(r.kernel), r.batch, r.context)
 
         return sorted(self.record.models, key=order)
 
     @cached_property
-    def layers(self) -> dict[str, list[str]]:
-        """The measured layers of each model; models by size."""
-        models = dict.fromkeys(model for model, *_ in self.products)
-        return {m: list(dict.fromkeys(layer for x, layer, *_ in self.products if x == m)) for m in models}
+    def sizes(self) -> list[str]:
+        """The models that have products, by size."""
+        return list(dict.fromkeys(model for model, *_ in self.products))
 
     @cached_property
     def tokens(self) -> list[int]:
-        return sorted({M for _, _, M, _ in self.products})
-
-    def row(self, model: str, layer: str, M: int, k: Kernel) -> KernelRow | None:
-        return self.products.get((model, layer, M, k))
+        return sorted({row.M for row in self.record.kernels})
 
     def us(self, *product) -> float:
-        row = self.row(*product)
+        row = self.products.get(product)
         return row.us if row and row.us else math.nan
 
     def gbps(self, *product) -> float:
         """Counted bytes over time."""
-        row = self.row(*product)
+        row = self.products.get(product)
         return row.bytes / row.us / 1e3 if row and row.us else math.nan
 
     def share(self, *product) -> float:
@@ -87,37 +82,49 @@ class Speeds:
         """bfloat16's time over this kernel's."""
         return self.us(model, layer, M, BF16) / self.us(model, layer, M, k)
 
-    def best_peer(self, model: str, layer: str, M: int, bits: int) -> tuple[float, Kernel | None]:
-        """Time and name of the fastest peer with at least so many bits per weight; bfloat16 does not count."""
-        peers = [k for k in self.kernels if k != BF16 and k.name not in OWN and k.bits >= bits]
-        times = [(self.us(model, layer, M, k), k) for k in peers]
-        return min(((t, k) for t, k in times if not math.isnan(t)), default=(math.nan, None), key=lambda x: x[0])
+    def best_peer(self, model: str, layer: str, M: int, k: Kernel) -> Kernel | None:
+        """The fastest kernel of another library with at least as many bits per weight as ours; bfloat16 does not
+        count. None where none was measured, and for kernels that are not ours."""
+        peers = [p for p in self.kernels if k.name in OWN and p != BF16 and p.name not in OWN and p.bits >= k.bits]
+        times = {p: us for p in peers if not math.isnan(us := self.us(model, layer, M, p))}
+        return min(times, key=times.__getitem__, default=None)
 
     def over_peer(self, model: str, layer: str, M: int, k: Kernel) -> float:
-        """The best peer's time over this kernel's; NaN for kernels that are not ours."""
-        if k.name not in OWN:
-            return math.nan
-        return self.best_peer(model, layer, M, k.bits)[0] / self.us(model, layer, M, k)
+        """The best peer's time over this kernel's."""
+        return self.us(model, layer, M, self.best_peer(model, layer, M, k)) / self.us(model, layer, M, k)
 
     def ceiling(self, name: str) -> float:
         found = self.record.ceilings.get(name)
         return found.value if found else math.nan
 
-    def decoding(self, model: str, k: Kernel) -> ModelRow | None:
-        """The row of decoding with batch 1; the one with the shortest context."""
-        found = [r for r in self.models if (r.model, r.what, r.batch, r.kernel) == (model, "decode", 1, k)]
-        return min((r for r in found if r.ms is not None), key=lambda r: r.context, default=None)
+
+def headlines(s: Speeds) -> list[str]:
+    """The main numbers for a README, one line each. A mean with a product missing is left out."""
+    out = [f"**{s.gpu}**, W4A16 (groups of 128), geometric means over the products of {', '.join(LARGE)}:"]
+    for M, over, of in ((1, "bf16", s.gain), (1, "the best peer", s.over_peer), (16, "bf16", s.gain)):
+        gains = [of(model, layer, M, W4) for model in LARGE for layer in FUSED]
+        if not any(map(math.isnan, gains)):
+            out.append(
+                f"M = {M}: **{geomean(gains):.2f}** times as fast as {over} ({min(gains):.2f} to {max(gains):.2f})"
+            )
+    step = {r.kernel: r for r in s.models if (r.model, r.what, r.batch) == ("qwen3-8b", "decode", 1) and r.ms}
+    if W4 in step and BF16 in step:
+        gain, floor = step[BF16].ms / step[W4].ms, step[W4].floor_ms / step[W4].ms
+        out.append(
+            f"decoding with Qwen3-8B, one sequence: **{gain:.2f}** times as fast, {floor:.0%} of the memory floor"
+        )
+    return out
 
 
-def _rank(k: Kernel) -> int:
-    return 0 if k == BF16 else 2 + OWN.index(k.name) if k.name in OWN else 1
+def _kernel_order(k: Kernel) -> tuple:
+    rank = 0 if k == BF16 else 2 + OWN.index(k.name) if k.name in OWN else 1
+    return (rank, -k.bits, k.name, k.group or 0)
 
 
-def size_order(model: str) -> tuple:
+def _size_order(model: str) -> tuple:
     """Sorts Qwen3 by size; other models come last, by name."""
-    sizes = list(QWEN3)
-    known = model.removeprefix("qwen3-")
-    return (sizes.index(known) if known in QWEN3 and model.startswith("qwen3-") else len(sizes), model)
+    sizes = [f"qwen3-{size}" for size in QWEN3]
+    return (sizes.index(model) if model in sizes else len(sizes), model)
 
 
 _NAMES = {

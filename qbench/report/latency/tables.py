@@ -1,12 +1,11 @@
-"""The tables of a GPU: products with one token, with more tokens, whole decoders, and the targets."""
+"""The tables of a GPU: products with one token, with more tokens, and whole decoders."""
 
 import math
 from collections.abc import Callable
 
 from qbench.latency.record import BF16, Kernel, KernelRow, ModelRow
 from qbench.render.sheet import Cell, Sheet
-from qbench.report.latency.speeds import FUSED, LARGE, OWN, Speeds, geomean, label
-from qbench.report.latency.targets import targets
+from qbench.report.latency.speeds import FUSED, LARGE, Speeds, geomean, label
 
 KERNEL_CSV = ["model", "layer", "N", "K", "M", "kernel", "bits", "group", "us", "us_p20", "us_p80", "runs", "bytes"]
 KERNEL_CSV += ["flops", "error", "gbps", "copy_share", "gain_over_bf16", "gain_over_best_peer", "best_peer", "notes"]
@@ -23,22 +22,21 @@ FLOOR = "Floor: weights and cache read once at the measured copy bandwidth."
 
 def sheets(s: Speeds) -> list[Sheet]:
     """All tables for which the record has rows."""
-    out = [one_token(s), more_tokens(s)] if s.record.kernels else []
-    out += [decoders(s)] if s.record.models else []
-    return [sheet for sheet in out if sheet.blocks] + ([targets(s, conditions(s))] if out else [])
+    return [sheet for sheet in (one_token(s), more_tokens(s), decoders(s)) if sheet.blocks]
 
 
 def conditions(s: Speeds) -> list[str]:
     """The lines below every table of the record: machine, measured ceilings, notes."""
     p = s.record.provenance
-    parts = [s.gpu, f"{p['power_limit_w']:.0f} W" if p.get("power_limit_w") else ""]
-    parts += [f"{p['sm_clock_mhz']:.0f} MHz" if p.get("sm_clock_mhz") else ""]
-    parts += [f"{name} {p[name]}" for name in ("driver", "torch", "triton", "cuda") if p.get(name)]
-    parts += [f"commit {p['commit'][:8]}" if p.get("commit") else "", (p.get("time") or "")[:10]]
+    parts = [
+        s.gpu,
+        *(f"{p[name]:.0f} {unit}" for name, unit in (("power_limit_w", "W"), ("sm_clock_mhz", "MHz")) if p.get(name)),
+    ]
+    parts += [f"{name} {p[name][:8]}" for name in ("driver", "torch", "triton", "cuda", "commit") if p.get(name)]
     units = {"copy_gbps": ("copy", "GB/s"), "read_gbps": ("read", "GB/s"), "bf16_tflops": ("bf16 product", "TFLOP/s")}
     units |= {"launch_us": ("empty launch", "µs")}
     measured = [f"{what} {s.ceiling(k):.4g} {unit}" for k, (what, unit) in units.items() if k in s.record.ceilings]
-    out = [f"Measured on {', '.join(x for x in parts if x)}."]
+    out = [f"Measured on {', '.join(parts)}, {p.get('time', '')[:10]}."]
     out += [f"The same run's ceilings: {', '.join(measured)}."] if measured else []
     return out + [f"Note of the record: {note}" for note in s.record.notes]
 
@@ -67,7 +65,8 @@ def one_token(s: Speeds) -> Sheet:
     for title, (of, digits) in quantities.items() if rows else ():
         block = []
         for model, layer, N, K in products:
-            cells = [_cell(sheet, s.row(model, layer, 1, k), of, digits) for k in kernels]
+            found = [rows.get((model, layer, 1, k)) for k in kernels]
+            cells = [Cell("–") if r is None else _cell(sheet, r.notes, r.us and of(*r.key), digits) for r in found]
             block.append([Cell(model), Cell(layer), Cell(f"{N} × {K}"), *cells])
         sheet.blocks.append((title, block))
     return sheet
@@ -84,9 +83,9 @@ def more_tokens(s: Speeds) -> Sheet:
         csv_rows=[_kernel_csv(s, row) for row in s.products.values()],
         lines=[MEANS, NAMES, *conditions(s)],
     )
-    large = [m for m in LARGE if m in s.layers]
+    large = [m for m in LARGE if m in s.sizes]
     together = {f"{', '.join(large[:-1])} and {large[-1]} together": large} if len(large) > 1 else {}
-    for title, models in (together | {m: [m] for m in s.layers}).items():
+    for title, models in (together | {m: [m] for m in s.sizes}).items():
         products = [(m, layer) for m in models for layer in FUSED]
         rows = [[Cell(label(k)), *(_mean(sheet, s, products, M, k) for M in s.tokens)] for k in s.kernels if k != BF16]
         rows = [row for row in rows if any(c.text != "–" for c in row[1:])]
@@ -100,24 +99,20 @@ def decoders(s: Speeds) -> Sheet:
     sheet.csv_head = MODEL_CSV
     sheet.lines = [f"Tokens: in the cache of each sequence, or of the prompt. {FLOOR}", NAMES, *conditions(s)]
     base = {(r.model, r.what, r.batch, r.context): r.ms for r in s.models if r.kernel == BF16}
-    rows = []
+    blocks: dict[str, list] = {}
     for r in s.models:
         full = base.get((r.model, r.what, r.batch, r.context))
         gain = full / r.ms if r.ms and full else math.nan
         floor = r.floor_ms / r.ms if r.ms and r.floor_ms else math.nan
         values = _flat(r) | {"gain_over_bf16": gain, "floor_share": floor}
         sheet.csv_rows.append([values[name] for name in MODEL_CSV])
+        spread = "–" if r.ms is None else f"{r.ms_p20:.3f} to {r.ms_p80:.3f}"
+        gigabytes = [_number(x and x / 1e9, ".2f") for x in (r.weight_bytes, r.cache_bytes, r.peak_bytes)]
+        texts = [spread, _number(r.tokens_per_s, ".0f"), _number(gain, ".2f"), _number(100 * floor, ".0f"), *gigabytes]
         name = [r.model, r.what, label(r.kernel), f"{r.batch}", f"{r.context}"]
-        missing = "failed" if any("failed" in n for n in r.notes) else "–"
-        time = Cell(missing if r.ms is None else f"{r.ms:.3f}", _marks(sheet, r.notes))
-        rest = ["–"] * 7
-        if r.ms is not None:
-            sizes = (r.weight_bytes, r.cache_bytes, r.peak_bytes)
-            rest = [f"{r.ms_p20:.3f} to {r.ms_p80:.3f}", f"{r.tokens_per_s:.0f}", _number(gain, ".2f")]
-            rest += [_number(100 * floor, ".0f"), *(_number(x and x / 1e9, ".2f") for x in sizes)]
-        rows.append([*map(Cell, name), time, *map(Cell, rest)])
-    models = dict.fromkeys(row[0].text for row in rows)
-    sheet.blocks = [("", [row for row in rows if row[0].text == model]) for model in models]
+        row = [*map(Cell, name), _cell(sheet, r.notes, r.ms, ".3f"), *map(Cell, texts)]
+        blocks.setdefault(r.model, []).append(row)
+    sheet.blocks = [("", rows) for rows in blocks.values()]
     return sheet
 
 
@@ -128,23 +123,21 @@ def _flat(row: KernelRow | ModelRow) -> dict:
 
 
 def _kernel_csv(s: Speeds, row: KernelRow) -> list:
-    peer = s.best_peer(row.model, row.layer, row.M, row.kernel.bits)[1] if row.kernel.name in OWN else None
+    peer = s.best_peer(*row.key)
     gains = {"gain_over_bf16": s.gain(*row.key), "gain_over_best_peer": s.over_peer(*row.key)}
     rates = {"gbps": s.gbps(*row.key), "copy_share": s.share(*row.key), "best_peer": label(peer) if peer else ""}
     values = _flat(row) | gains | rates
     return [values[name] for name in KERNEL_CSV]
 
 
-def _cell(sheet: Sheet, row: KernelRow | None, of: Callable, digits: str) -> Cell:
-    """``of`` this product, with the notes of its row as footnotes."""
-    if row is None:
-        return Cell("–")
-    return Cell("failed" if row.us is None else _number(of(*row.key), digits), _marks(sheet, row.notes))
+def _cell(sheet: Sheet, notes: list[str], x: float | None, digits: str) -> Cell:
+    """A measured number, None where the measurement failed; the notes of its row are footnotes."""
+    return Cell("failed" if x is None else _number(x, digits), _marks(sheet, notes))
 
 
 def _mean(sheet: Sheet, s: Speeds, products: list[tuple[str, str]], M: int, k: Kernel) -> Cell:
     """Geometric mean of the gains; a footnote where some of the products have none."""
-    rows = [s.row(model, layer, M, k) for model, layer in products]
+    rows = [s.products.get((model, layer, M, k)) for model, layer in products]
     gains = [s.gain(model, layer, M, k) for model, layer in products]
     found, failed = sum(not math.isnan(g) for g in gains), [r for r in rows if r and r.us is None]
     marks = _marks(sheet, [n for r in failed for n in r.notes])
