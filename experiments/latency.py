@@ -1,6 +1,6 @@
 """Latency on a GPU: ceilings, single products and whole decoders, in one command and one record.
 
-    python experiments/latency.py [--out FOLDER] [--minutes 9] [--only ceilings,kernels,models] [--resume FILE]
+    python experiments/latency.py [--out FOLDER] [--minutes 9] [--resume FILE]
     python experiments/latency.py --tune [--minutes 9]
 
 Writes results/latency/<gpu>.json. Its notes count the rows that there was no time for, and ``--resume FILE`` measures
@@ -13,8 +13,10 @@ look for them. Tune before you measure: a resumed record keeps the rows it has.
 
 import argparse
 import faulthandler
+import os
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # from a working copy that is not installed
@@ -23,7 +25,7 @@ import torch
 
 from qbench.latency.bench import Bench, DeviceLostError
 from qbench.latency.record import LatencyRecord, file_name
-from qbench.latency.session import PARTS, Session
+from qbench.latency.session import Session, gpu_bench
 from qbench.latency.tune import tune
 
 
@@ -39,21 +41,29 @@ def main(arguments: list[str] | None = None, bench: Bench | None = None) -> int:
             )
             return 2
         faulthandler.dump_traceback_later(60 * options.minutes + 30, exit=True)  # a kernel that hangs ends here
-        bench = Bench.cuda(options.commit)
+        bench = gpu_bench(options.commit)
     end = bench.clock.now() + 60 * options.minutes
     try:
-        if options.tune:
-            tune(bench, end)
-            return 0
-        session = Session(bench, options.out, options.minutes, options.only, options.resume)
-        session.run()
+        with bench.compilers:
+            if options.tune:
+                tune(bench, end)
+                return 0
+            session = Session(bench, options.out, options.minutes, options.resume)
+            session.run()
     except DeviceLostError as e:
         print(f"latency: {e}; continuing in a new process", file=sys.stderr)
-        bench.restart(_again(options, (end - bench.clock.now()) / 60, bench.provenance["gpu"]))
+        resume = [] if options.tune else ["--resume", str(options.out / file_name(bench.provenance["gpu"]))]
+        restart(["--minutes", f"{max(end - bench.clock.now(), 0) / 60:.2f}", *resume])
         return 1
     print(summary(session.record))
     print(f"written: {session.path}; `qbench report` makes tables and figures of it")
     return 0
+
+
+def restart(more: Sequence[str]) -> None:
+    """Replaces this process by the same command with ``more`` arguments, which prevail over earlier ones."""
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *sys.argv, *more])
 
 
 def summary(record: LatencyRecord) -> str:
@@ -70,26 +80,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("results/latency"), help="folder of the record")
     parser.add_argument("--minutes", type=float, default=9.0, help="the call ends within this time")
-    parser.add_argument("--only", default=",".join(PARTS), help=f"which of {','.join(PARTS)} to measure")
     parser.add_argument("--resume", type=Path, help="a record of this GPU to continue")
     parser.add_argument("--tune", action="store_true", help="search launch parameters instead of measuring")
     parser.add_argument("--commit", help="commit of the code, where there is no .git")
     options = parser.parse_args(arguments)
-    options.only = options.only.split(",")
-    if unknown := set(options.only) - set(PARTS):
-        parser.error(f"--only takes {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
     if options.resume and not options.resume.is_file():
         parser.error(f"--resume {options.resume}: no such record; leave it out to start one")
     return options
-
-
-def _again(options: argparse.Namespace, minutes: float, gpu: str) -> list[str]:
-    """The arguments of a call that goes on where this one stopped."""
-    again = ["--minutes", f"{max(minutes, 0):.2f}"] + (["--commit", options.commit] if options.commit else [])
-    if options.tune:
-        return [*again, "--tune"]
-    record = options.out / file_name(gpu)
-    return [*again, "--out", str(options.out), "--only", ",".join(options.only), "--resume", str(record)]
 
 
 if __name__ == "__main__":

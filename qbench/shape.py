@@ -110,11 +110,6 @@ def linear_flops(M: int, N: int, K: int) -> int:
     return 2 * M * N * K
 
 
-def activation_traffic(M: int, N: int, K: int) -> int:
-    """M rows of K inputs read and M rows of N outputs written, 16 bits each."""
-    return 2 * M * (K + N)
-
-
 def codes_bytes(N: int, K: int, group: int = 128, symmetric: bool = False) -> int:
     """A weight on a grid as it lies on disk: one byte per code, and a float16 scale and, unless symmetric, a byte for
     the zero per group (-1: per row)."""

@@ -39,7 +39,7 @@ def choose(kernel: str, bits: int, N: int, K: int, M: int, device: torch.device)
 @cache
 def _choose(kernel, bits, N, K, tokens, name, processors) -> dict:
     by_tokens = measured(name).get(kernel, {}).get(str(bits), {}).get(f"{N}x{K}", {})
-    return by_tokens.get(str(tokens)) or estimate(kernel, bits, N, K, tokens, processors)
+    return by_tokens.get(str(tokens)) or estimate(kernel, N, K, tokens, processors)
 
 
 @cache
@@ -51,9 +51,9 @@ def _gpu(device: torch.device) -> tuple[str, int]:
 
 
 @cache
-def measured(gpu: str, folder: Path = FOLDER) -> dict:
+def measured(gpu: str) -> dict:
     """The kernels of the GPU's file, {} where it has none or a damaged one. Warns of damage and of another Triton."""
-    path = folder / f"{slug(gpu)}.json"
+    path = FOLDER / f"{slug(gpu)}.json"
     if not path.is_file():
         return {}
     try:
@@ -71,20 +71,19 @@ def measured(gpu: str, folder: Path = FOLDER) -> dict:
     return kernels
 
 
-def save(gpu: str, kernels: dict, folder: Path = FOLDER) -> Path:
+def save(gpu: str, kernels: dict) -> Path:
     """Writes the GPU's file from {kernel: {bits: {"NxK": {tokens: configuration}}}}."""
-    path = folder / f"{slug(gpu)}.json"
+    path = FOLDER / f"{slug(gpu)}.json"
     write_json(path, {"gpu": gpu, "triton": triton.__version__, "kernels": kernels})
     measured.cache_clear()
     _choose.cache_clear()
     return path
 
 
-def estimate(kernel: str, bits: int, N: int, K: int, M: int, processors: int) -> dict:
-    """Tiles for a GPU without measured ones.
+def estimate(kernel: str, N: int, K: int, M: int, processors: int) -> dict:
+    """Tiles for a GPU without measured ones: so many programs share a row that there are two for each processor.
 
-    Up to 16 tokens the bytes of the weight decide, and the fastest candidate by ``_nanoseconds`` is taken. With more
-    tokens a program takes all of them, up to 128, since each program unpacks the weight once. Above that the weight is
+    A program takes all tokens, up to 128, since each program unpacks the weight once. Above that the weight is
     dequantized first: at 4 bits that moves 2.5 bytes per weight, about 0.6 ps on an H200, as long as a second fused
     program takes to unpack it again. In the interpreter (one processor) every program costs the same whatever its
     size, so there are few.
@@ -93,44 +92,16 @@ def estimate(kernel: str, bits: int, N: int, K: int, M: int, processors: int) ->
         return DEQUANTIZE
     if processors == 1:
         return _fused(512, _block_m(M), 1, 4, 2)
-    if M <= 16:
-        bits = planes(kernel, bits)
-        fits = [c for c in candidates(kernel, bits, N, K, M) if c["path"] == "fused"]
-        return min(fits, key=lambda c: _nanoseconds(c, bits, N, K, processors))
     block_n, split = 64 if kernel == "binary" else 128, 1
     if _block_m(M) >= M:
-        split = max(1, min(round(3 * processors / -(-N // block_n)), -(-K // 128) // 2, 16))
-    return _fused(block_n, _block_m(M), split, 8 if block_n == 128 else 4, 3 if M > 32 else 4)
-
-
-def _nanoseconds(config: dict, bits: int, N: int, K: int, processors: int) -> float:
-    """The estimated time of a product of few tokens on the processors of an H200.
-
-    Programs run in waves, as many at once as registers and shared memory allow. In a wave every program takes one chunk
-    at a time. A chunk takes the longest of: moving the chunks of all programs at the memory's rate; issuing their
-    instructions, one per cycle and scheduler (184 per warp and 35 per 32 rows, counted in machine code for sm_90 at 4
-    bits); one program's own way through a chunk. Where programs share rows, adding up their sums takes longer.
-    """
-    rate, clock = 31, 1.9  # bytes and cycles per nanosecond of a processor
-    latency, wait, join = 800, 250, 2000  # nanoseconds: of a copy, between barriers, to add up shares
-    block_n, split, stages, quarters = config["block_n"], config["split"], config["stages"], config["warps"] / 4
-    words = block_n * 16 * bits
-    chunk, share = words + 3 * block_n, -(-pack.chunks(K) // split)
-    shared, registers = stages * (words + 256 * config["block_m"]), (32 + 1.05 * block_n / quarters) * 128 * quarters
-    resident = max(1, min(int(65536 // registers), SHARED // shared))
-    issue = (184 * quarters + 35 * block_n / 32) / clock
-    own = max(issue + wait, latency / min(stages - 1, share))
-    waves, rest = divmod(-(-N // block_n) * split, resident * processors)
-    nanoseconds = latency + (join if split > 1 else 0)
-    for programs in [resident * processors] * waves + [rest] * (rest > 0):
-        moved, issued = programs * chunk / (processors * rate), -(-programs // processors) * issue
-        nanoseconds += share * max(moved, issued, own)
-    return nanoseconds
+        split = max(1, min(round(2 * processors / -(-N // block_n)), pack.chunks(K) // 2, 16))
+    return _fused(block_n, _block_m(M), split, 8 if block_n == 128 and M > 16 else 4, 3 if M > 32 else 4)
 
 
 def candidates(kernel: str, bits: int, N: int, K: int, M: int) -> list[dict]:
     """Configurations worth measuring for a shape."""
-    block_m, found, bits = _block_m(M), [], planes(kernel, bits)
+    block_m, found = _block_m(M), []
+    planes = 2 if kernel == "binary" else bits  # stored bits per weight
     for block_n, warps in ((64, 4), (128, 4), (128, 8)):
         if block_n * block_m // warps > 128 * 16 or ((kernel, warps) == ("binary", 4) and block_n == 128):
             continue  # a thread's sums, or BiLLM's three planes, would not fit its registers
@@ -138,14 +109,9 @@ def candidates(kernel: str, bits: int, N: int, K: int, M: int) -> list[dict]:
             if split > 1 and (split > pack.chunks(K) // 2 or block_m < M):
                 continue
             for stages in (3, 4, 6, 8):
-                if stages * (block_n * 16 * bits + 256 * block_m) <= SHARED:
+                if stages * (block_n * 16 * planes + 256 * block_m) <= SHARED:
                     found.append(_fused(block_n, block_m, split, warps, stages))
     return found + ([DEQUANTIZE] if kernel in DENSE_FROM and M > 16 else [])
-
-
-def planes(kernel: str, bits: int) -> int:
-    """Stored bits per weight: two for BiLLM, whose nominal number is one."""
-    return 2 if kernel == "binary" else bits
 
 
 def _block_m(M: int) -> int:

@@ -33,12 +33,17 @@ def ceilings(
     tokens reads. bf16_tflops: TFLOP/s of cuBLAS for gemm x gemm x gemm, normal random numbers (zeros would draw less
     power and run faster). launch_us: an empty kernel, one of many in a graph.
     """
+    copy = _copy(device, copy_bytes)
+    source, total = torch.empty(copy_bytes // 4, device=device).normal_(), torch.empty((), device=device)
+    a, b = normal((gemm, gemm), device, 0), normal((gemm, gemm), device, 1)
+    out = torch.empty_like(a)
+    launches = {  # with the work of each, in GB/s or TFLOP/s times microseconds
+        "copy_gbps": (copy, 2 * copy_bytes / 1e3),
+        "read_gbps": (lambda: torch.sum(source, 0, out=total), copy_bytes / 1e3),
+        "bf16_tflops": (lambda: torch.mm(a, b.T, out=out), 2 * gemm**3 / 1e6),
+    }
     found, notes = {}, []
-    for name, (launch, work) in {
-        "copy_gbps": _copy(device, copy_bytes),
-        "read_gbps": _read(device, copy_bytes),
-        "bf16_tflops": _gemm(device, gemm),
-    }.items():
+    for name, (launch, work) in launches.items():
         timing = measure([launch], clock, BUDGET_US)
         found[name] = Ceiling(work / timing.us, work / timing.p80, work / timing.p20)
         notes += [f"{name}: {note}" for note in timing.notes]
@@ -49,24 +54,10 @@ def ceilings(
 
 def copy_bandwidth(device: str, clock: Clock, copy_bytes: int = COPY_BYTES) -> float:
     """Bytes per second of a copy, read plus written."""
-    launch, work = _copy(device, copy_bytes)
-    return 1e9 * work / measure([launch], clock, BUDGET_US).us
+    return 2e6 * copy_bytes / measure([_copy(device, copy_bytes)], clock, BUDGET_US).us
 
 
-def _copy(device: str, size: int) -> tuple[Callable, float]:
-    """The launch, and its work in GB/s times microseconds."""
-    source = torch.empty(size // 4, dtype=torch.float32, device=device).normal_()
+def _copy(device: str, size: int) -> Callable:
+    source = torch.empty(size // 4, device=device).normal_()
     target = torch.empty_like(source)
-    return lambda: target.copy_(source), 2 * size / 1e3
-
-
-def _read(device: str, size: int) -> tuple[Callable, float]:
-    source = torch.empty(size // 4, dtype=torch.float32, device=device).normal_()
-    total = torch.empty((), device=device)
-    return lambda: torch.sum(source, 0, out=total), size / 1e3
-
-
-def _gemm(device: str, size: int) -> tuple[Callable, float]:
-    a, b = normal((size, size), device, 0), normal((size, size), device, 1)
-    out = torch.empty_like(a)
-    return lambda: torch.mm(a, b.T, out=out), 2 * size**3 / 1e6
+    return lambda: target.copy_(source)

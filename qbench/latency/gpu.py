@@ -4,7 +4,6 @@ Times are comparable only if no other process used the GPU and it ran at its ful
 before this one uses the GPU, and the clocks are read under load; the record notes what was not as it should be.
 """
 
-import csv
 import os
 import platform
 import subprocess
@@ -27,16 +26,17 @@ STATE = {
     "power_limit_w": "power.limit",
     "temperature_c": "temperature.gpu",
 }
-Ask = Callable[..., str]
+Ask = Callable[[str, str], list[list[str]]]
 
 
-def nvidia_smi(*arguments: str) -> str:
-    """The answer of nvidia-smi to a query. RuntimeError where there is none."""
+def nvidia_smi(uuid: str, query: str) -> list[list[str]]:
+    """The rows of nvidia-smi's answer about one GPU. RuntimeError where there is none."""
+    command = ["nvidia-smi", "-i", uuid, query, "--format=csv,noheader,nounits"]
     try:
-        command = ["nvidia-smi", *arguments, "--format=csv,noheader,nounits"]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+        text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
     except (OSError, subprocess.SubprocessError) as e:
         raise RuntimeError(f"nvidia-smi does not answer ({e}): clocks and other processes are unknown") from e
+    return [[value.strip() for value in line.split(",")] for line in text.splitlines() if line.strip()]
 
 
 def describe(device: str = "cuda", commit: str | None = None, ask: Ask = nvidia_smi) -> tuple[dict, list[str]]:
@@ -48,23 +48,21 @@ def describe(device: str = "cuda", commit: str | None = None, ask: Ask = nvidia_
     properties = torch.cuda.get_device_properties(device)
     uuid = f"GPU-{str(properties.uuid).removeprefix('GPU-')}"
     state: dict = dict.fromkeys(STATE)
-    notes: list[str] = []
     try:
         notes = _busy(uuid, ask)
         if notes:  # perhaps the end of an earlier call
             time.sleep(WAIT)
             notes = _busy(uuid, ask)
         with _work(device):
-            rows = _table(ask, f"--query-gpu=uuid,{','.join(STATE.values())}")
-        values = next((row[1:] for row in rows if row[0] == uuid), [""] * len(STATE))
-        state = {name: (text or None) if name == "driver" else _number(text) for name, text in zip(STATE, values)}
+            (values,) = ask(uuid, f"--query-gpu={','.join(STATE.values())}")
+        state = {name: text if name == "driver" else _number(text) for name, text in zip(STATE, values)}
         now, most = state["sm_clock_mhz"], state["sm_clock_max_mhz"]
         if now is None or most is None:
             notes.append("the driver does not report the clocks")
         elif now < 0.9 * most:
             notes.append(f"the SM clock under load was {now:.0f} MHz of {most:.0f}: throttled or limited")
     except RuntimeError as e:
-        notes.append(str(e))
+        notes = [str(e)]
     base = provenance.collect("cpu", 0)
     found = {
         "time": base["time"],
@@ -84,13 +82,9 @@ def describe(device: str = "cuda", commit: str | None = None, ask: Ask = nvidia_
 
 def _busy(uuid: str, ask: Ask) -> list[str]:
     """Notes on other users of the GPU."""
-    others = _table(ask, "--query-compute-apps=gpu_uuid,pid,used_memory")
-    notes = [
-        f"busy GPU: process {pid} was on it at the start, with {memory} MiB"
-        for of, pid, memory in others
-        if of == uuid and pid != str(os.getpid())
-    ]
-    used = dict(_table(ask, "--query-gpu=uuid,utilization.gpu")).get(uuid, "")
+    others = [row for row in ask(uuid, "--query-compute-apps=pid,used_memory") if row[0] != str(os.getpid())]
+    notes = [f"busy GPU: process {pid} was on it at the start, with {memory} MiB" for pid, memory in others]
+    ((used,),) = ask(uuid, "--query-gpu=utilization.gpu")
     return notes + [f"busy GPU: utilisation was {used} % before the start"] * ((_number(used) or 0) > IDLE)
 
 
@@ -105,12 +99,7 @@ def _work(device):
     torch.cuda.synchronize()
 
 
-def _table(ask, query) -> list[list[str]]:
-    rows = csv.reader(ask(query).splitlines(), skipinitialspace=True)
-    return [[text.strip() for text in row] for row in rows if row]
-
-
-def _number(text):
+def _number(text: str) -> float | None:
     try:
         return float(text)
     except ValueError:

@@ -37,11 +37,8 @@ class Job:
     @property
     def rank(self) -> int:
         """0 is measured first."""
-        return (
-            MODEL_RANK.get(self.model, OTHER_MODEL)
-            + TOKENS_RANK.get(self.M, OTHER_TOKENS)
-            + BITS_RANK.get(self.contender.kernel.bits, OTHER_BITS)
-        )
+        bits_rank = BITS_RANK.get(self.contender.kernel.bits, OTHER_BITS)
+        return MODEL_RANK.get(self.model, OTHER_MODEL) + TOKENS_RANK.get(self.M, OTHER_TOKENS) + bits_rank
 
     @property
     def weight(self) -> tuple:
@@ -54,9 +51,7 @@ def layers(shape: Shape) -> dict[str, tuple[int, int]]:
     return shape.fused | {"gate_proj": (shape.intermediate, shape.hidden)}
 
 
-def make_jobs(
-    contenders: Iterable[Contender], models: dict[str, Shape] = MODELS, tokens: Iterable[int] = TOKENS
-) -> list[Job]:
+def make_jobs(contenders: Iterable[Contender], models: dict[str, Shape], tokens: Iterable[int]) -> list[Job]:
     """All jobs by rank; within a rank by model, layer and contender, so that each weight is made once."""
     contenders, tokens = list(contenders), list(tokens)
     found = [

@@ -8,17 +8,17 @@ a graph too.
 ``floor_ms`` is the time that the bytes would take at the measured copy bandwidth: weights and cache of a step, weights
 and written cache of a prompt (which is limited by arithmetic, not by memory).
 
-For 0.6B, 8B and 32B with the nine weights below the rows take about 2 minutes on an H200, once the products' kernels
-are compiled: a model is made in about 1 s (one layer is drawn, the others are copies, at most 65 GB), a step's row
-takes about 0.4 s and a prompt's up to 3 s. 16 more kernels, about 1 s each, are compiled here.
+Estimated for 0.6B, 8B and 32B with the nine weights below on an H200: 2 minutes, once the products' kernels are
+compiled. One layer of a model is drawn, the others are copies, at most 65 GB.
 
 Dimension key: N output channels, K input channels.
 """
 
 import gc
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
+from itertools import groupby
 
 import torch
 from torch import nn
@@ -26,12 +26,12 @@ from torch import nn
 from qbench.decoder.layer import dense
 from qbench.decoder.model import Decoder
 from qbench.kernels.packed import PackedBinary, PackedInteger, PackedUniform
-from qbench.latency.bench import check_device, first_line, give_back
+from qbench.latency.bench import Bench, first_line
 from qbench.latency.clock import Clock, measure
 from qbench.latency.products import normal
-from qbench.latency.record import BF16, LEFT_OUT, Kernel, ModelRow
-from qbench.shape import Shape
+from qbench.latency.record import BF16, Kernel, ModelRow
 
+MODELS = ("qwen3-8b", "qwen3-32b", "qwen3-0.6b")
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 CONTEXT = 1024  # tokens of each sequence in a decoding step
 PROMPT = 2048  # tokens of the one prompt
@@ -55,47 +55,42 @@ CHOICES: dict[Kernel, Callable[..., nn.Module]] = {
 }
 
 
-def rows(
-    name: str,
-    shape: Shape,
-    clock: Clock,
-    bandwidth: float,
-    deadline: float,
-    *,
-    device: str,
-    done: Collection[tuple] = (),
-    choices: Mapping[Kernel, Callable[..., nn.Module]] = CHOICES,
-    batches: Collection[int] = BATCHES,
-    context: int = CONTEXT,
-    prompt: int = PROMPT,
-) -> Iterator[ModelRow]:
-    """The rows of the model ``name``, each as soon as it is measured.
+def steps() -> list[ModelRow]:
+    """What is timed: each model with each kind of weight, without times."""
+    each = [*(("decode", batch, CONTEXT) for batch in BATCHES), ("prefill", 1, PROMPT)]
+    return [ModelRow(model, what, kernel, *size) for model in MODELS for kernel in CHOICES for what, *size in each]
 
-    A row there was no time for before ``deadline`` (seconds of the clock), or that does not fit the memory, has no time
-    and says so. ``bandwidth``: bytes per second. ``done``: keys of rows to leave out. Raises: DeviceLostError.
+
+def time_decoders(
+    bench: Bench, rows: Iterable[ModelRow], bandwidth: float, deadline: float, keep: Callable[[ModelRow], None]
+) -> int:
+    """Times ``rows`` until ``deadline`` (by the bench's clock) and hands each to ``keep``; returns how many are left.
+
+    A row that failed, for example for want of memory, has no time and says so. ``bandwidth``: bytes per second. Raises:
+    DeviceLostError, after the row that caused it.
     """
-    steps = [*(("decode", batch, context) for batch in batches), ("prefill", 1, prompt)]
-    for kernel, linear in choices.items():
+    left = 0
+    for (model, kernel), same in groupby(rows, key=lambda row: (row.model, row.kernel)):
         decoder = None
-        wanted = [ModelRow(name, what, kernel, batch, length) for what, batch, length in steps]
-        for row in (row for row in wanted if row.key not in done):
-            if clock.now() + SLACK > deadline:
-                yield replace(row, notes=[LEFT_OUT])
+        for row in same:
+            if bench.clock.now() + SLACK > deadline:
+                left += 1
                 continue
             try:
                 if decoder is None:
-                    make = partial(linear, device=device)
-                    decoder = Decoder.random(shape, make, row.batch, row.context, DTYPE, device)
-                row = timed(row, decoder, clock, bandwidth)
+                    linear = partial(CHOICES[kernel], device=bench.device)
+                    decoder = Decoder.random(bench.models[model], linear, row.batch, row.context, DTYPE, bench.device)
+                row = timed(row, decoder, bench.clock, bandwidth)
             except Exception as e:
                 row = replace(row, notes=[f"failed: {type(e).__name__}: {first_line(e)}"])
-            yield row
+            keep(row)
             if row.ms is None:
-                check_device(clock, f"{name} with {kernel.bits}-bit {kernel.name}, batch {row.batch}")
-            give_back(device)
+                bench.check(f"{model} with {kernel.bits}-bit {kernel.name}, batch {row.batch},")
+            bench.free()
         decoder = None
         gc.collect()
-        give_back(device)
+        bench.free()
+    return left
 
 
 def timed(row: ModelRow, decoder: Decoder, clock: Clock, bandwidth: float) -> ModelRow:

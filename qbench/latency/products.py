@@ -16,7 +16,6 @@ from torch.utils import deterministic
 
 from qbench.latency.clock import Clock, Timing, measure
 from qbench.latency.record import Kernel
-from qbench.shape import activation_traffic
 
 CACHES = 3  # between two uses of one weight, other bytes fill the L2 cache this often
 
@@ -25,11 +24,11 @@ class Product:
     """One random weight [N, K] ready to be multiplied.
 
     Subclasses give ``weight_bytes`` (what one product reads of the weight), ``multiply``, and ``w_NK`` or
-    ``dequantized``; where the kernel reads other activations than bfloat16 ones, also ``activations``, ``seen`` and
-    ``traffic``.
+    ``dequantized``; where the kernel reads other activations than bfloat16 ones, also ``activations`` and ``seen``.
     """
 
     tolerance = 0.005  # relative error: rounding to bfloat16 alone is 0.0017
+    out_bytes = 2  # of an output
     weight_bytes: int
     w_NK: Tensor
 
@@ -52,23 +51,21 @@ class Product:
         """The activations that the product should have used."""
         return x_MK
 
-    def traffic(self, M: int) -> int:
-        """Bytes of activations and outputs."""
-        return activation_traffic(M, self.N, self.K)
+    def bytes(self, M: int) -> int:
+        """That one product with M tokens moves: weight, activations, outputs."""
+        return self.weight_bytes + sum(x.nbytes for x in self.activations(M, 0)) + self.out_bytes * M * self.N
 
 
 @dataclass(frozen=True)
 class Contender:
     """A kernel to compare. ``load(N, K, device, seed)`` makes a product with a random weight.
 
-    ``missing``: why it cannot run on this machine, or None. ``note``: what a reader has to know of its times.
-    ``config(N, K, M, device)``: launch parameters, where the kernel is our own. ``least_tokens``: it is not measured
-    with fewer. Everything can be pickled.
+    ``note``: what a reader has to know of its times. ``config(N, K, M, device)``: launch parameters, where the kernel
+    is our own. ``least_tokens``: it is not measured with fewer. Everything can be pickled.
     """
 
     kernel: Kernel
     load: Callable[[int, int, str, int], Product]
-    missing: str | None = None
     note: str | None = None
     config: Callable[[int, int, int, str], dict] | None = None
     least_tokens: int = 1
@@ -134,17 +131,11 @@ class Ring:
 
     def time(self, M: int, clock: Clock, budget_us: float, replay_us: float = 1_000) -> Timing:
         """Of one product with M tokens, each launch with activations of its own; the budget as in ``measure``."""
-        used = self.products[: ring_size(self.bytes(M), self.l2_bytes)]
+        used = self.products[: ring_size(self.products[0].bytes(M), self.l2_bytes)]
         launches = [partial(p.multiply, *p.activations(M, i)) for i, p in enumerate(used)]
         return measure(launches, clock, budget_us, replay_us)
-
-    def bytes(self, M: int) -> int:
-        """Bytes that one product with M tokens moves."""
-        return self.products[0].weight_bytes + self.products[0].traffic(M)
 
 
 def ring_size(bytes_each: int, l2_bytes: int) -> int:
     """Operands of a ring: between two uses of one, the others fill the L2 cache at least three times."""
-    if bytes_each < 1:
-        raise ValueError(f"an operand has at least one byte, got {bytes_each}")
     return 1 + math.ceil(CACHES * l2_bytes / bytes_each)

@@ -1,121 +1,145 @@
-"""One call of the measurement: what is measured in which order, saving the record on the way."""
+"""One call of the measurement: ceilings, products and whole decoders, the record saved on the way.
 
+Each product is first compared with a float64 product of its own dequantized weight, its output memory filled with NaN
+before. A wrong product gets a note instead of a time. A right one is timed as ``clock`` says, on a cold ring.
+
+Estimated on an H200: a product takes 0.11 s, of which 15 ms are timing, so all products take 11 minutes, with a minute
+of compiling; ``jobs`` orders them and a call stops in time.
+"""
+
+import math
+import multiprocessing
+import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from qbench.latency import models
-from qbench.latency.bench import Bench, DeviceLostError, check_device, first_line
+from qbench.latency import own_kernels, peers
+from qbench.latency.bench import Bench, DeviceLostError, first_line
 from qbench.latency.ceilings import ceilings
+from qbench.latency.clock import Clock
+from qbench.latency.gpu import describe
 from qbench.latency.jobs import Job, make_jobs
-from qbench.latency.kernels import DRIFT, KernelTimer
-from qbench.latency.record import LEFT_OUT, LatencyRecord, file_name
+from qbench.latency.models import CHOICES, steps, time_decoders
+from qbench.latency.products import Ring
+from qbench.latency.record import LEFT_OUT, KernelRow, LatencyRecord, ModelRow, file_name
+from qbench.shape import linear_flops
 
-PARTS = ("ceilings", "kernels", "models")
-FIRST_RANK = 1  # kernel rows up to this rank come before the models
-FIRST_END, MODELS_END = 0.45, 0.85  # shares of the time at which the first kernel rows and the models end at the latest
+FIRST_RANK = 1  # products up to this rank come before the decoders
+FIRST_END, DECODERS_END = 0.45, 0.85  # at the latest, as shares of the time
 SAVE_EVERY = 20.0  # seconds
+BUDGET_US = 15_000  # device time of a product
+SLACK = 2.0  # seconds that a product may take after its deadline was checked
+DRIFT = 0.03  # relative change of a ceiling above which it is noted
+LOST = "left the GPU unusable"
+MOST_WORKERS = 14
+
+
+def gpu_bench(commit: str | None) -> Bench:
+    """The first GPU that torch sees, with everything that is measured on it. ``commit`` as in ``describe``."""
+    provenance, notes = describe("cuda", commit)
+    bf16, *others = peers.contenders()
+    contenders = [bf16, *own_kernels.contenders(), *others]
+    spawn = multiprocessing.get_context("spawn")  # a process that uses a GPU cannot fork
+    workers = ProcessPoolExecutor(min(MOST_WORKERS, os.cpu_count() or 1), mp_context=spawn)
+    return Bench("cuda", Clock(), provenance["l2_bytes"], provenance, contenders, steps(), workers, notes)
 
 
 class Session:
-    """Measures ``parts`` until ``minutes`` are over and writes the record into the folder ``out``.
+    """Measures until ``minutes`` are over and writes the record into the folder ``out``.
 
-    ``resume``: the record to continue. ``decode``: gives the rows of a model, as ``models.rows``. Raises: ValueError
-    for a record that cannot be continued.
+    ``resume``: the record to continue. Raises: ValueError for a record that cannot be continued.
     """
 
-    def __init__(
-        self,
-        bench: Bench,
-        out: Path,
-        minutes: float,
-        parts: Sequence[str] = PARTS,
-        resume: Path | None = None,
-        decode: Callable = models.rows,
-    ):
-        self.bench, self.clock, self.parts, self.decode = bench, bench.clock, parts, decode
+    def __init__(self, bench: Bench, out: Path, minutes: float, resume: Path | None = None):
+        self.bench, self.clock, self.seconds = bench, bench.clock, 60 * minutes
         self.started = self.saved = self.clock.now()
-        self.seconds = 60 * minutes
         self.path = out / file_name(bench.provenance["gpu"])
         self.record = LatencyRecord.start(bench.provenance, resume)
         self.earlier = self.record.provenance["seconds"]
-        self.record.note(*bench.notes)
-        if "models" in parts and "ceilings" not in parts and not self.record.ceilings:
-            raise ValueError("decoders are compared with the measured bandwidth; add ceilings to --only, or --resume")
-        self.kernels = KernelTimer(bench, self.record)
-        self.jobs = make_jobs(self._contenders(), bench.models, bench.tokens)
+        kernels = ((c.kernel, c.note) for c in bench.contenders if c.note)
+        self.record.note(*bench.notes, *(f"{k.name}, {k.bits} bits: {note}" for k, note in kernels))
+        self.jobs = make_jobs(bench.contenders, bench.models, bench.tokens)
 
     def run(self) -> None:
-        """Measures all parts. Raises: DeviceLostError, when only a new process can go on; the record is whole then."""
+        """Measures what the record lacks. Raises: DeviceLostError, when only a new process can go on; the record is
+        whole then."""
+        done = {row.key for row in self.record.kernels}
+        jobs = [job for job in self.jobs if job.key not in done]
+        first = [job for job in jobs if job.rank <= FIRST_RANK]
         try:
-            if "ceilings" in self.parts:
-                self._ceilings()
-            if "kernels" in self.parts and "models" in self.parts:
-                self._kernels([job for job in self.jobs if job.rank <= FIRST_RANK], FIRST_END)
-            if "models" in self.parts:
-                self._models()
-            if "kernels" in self.parts:
-                if left := self._kernels(self.jobs, 1):
-                    each = ", ".join(f"{model} {n}" for model, n in Counter(job.model for job in left).items())
-                    count = f"{len(left)} of {len(self.jobs)} kernel rows ({each})"
-                    self.record.note(f"{LEFT_OUT}: {count}; --resume measures them")
-                self.kernels.drift()
+            self._ceilings()
+            left = self._products(first, FIRST_END)
+            self._decoders()
+            left = self._products([*left, *jobs[len(first) :]], 1)
+            if left:
+                each = ", ".join(f"{model} {n}" for model, n in Counter(job.model for job in left).items())
+                self._left_out(f"{len(left)} of {len(self.jobs)} products ({each})")
+            self._ceilings()
         except DeviceLostError as e:
             self.record.note(f"went on in a new process: {e}")
             raise
         finally:
             self._save()
-            self.kernels.compile.close()
 
     def _ceilings(self) -> None:
-        """The first call's ceilings stay; a later call measures them again and notes what has changed."""
+        """The first ones stay; they are measured again at the end and in later calls, and a note says what changed."""
         found, notes = ceilings(self.bench.device, self.clock, self.bench.copy_bytes, self.bench.gemm)
         for name, old in self.record.ceilings.items():
             if abs(found[name].value / old.value - 1) > DRIFT:
-                notes.append(
-                    f"not steady: {name} was {old.value:.5g} at first and {found[name].value:.5g} in a later call"
-                )
+                notes.append(f"not steady: {name} was {old.value:.5g} at first and {found[name].value:.5g} later")
         self.record.ceilings = self.record.ceilings or found
         self.record.note(*notes)
-        self._save()
 
-    def _contenders(self) -> list:
-        """The contenders that can run here; a note with the reason for each other one."""
-        present = []
-        for contender in self.bench.contenders:
-            name = f"{contender.kernel.name}, {contender.kernel.bits} bits, groups of {contender.kernel.group}"
-            if contender.missing:
-                self.record.note(f"{name}: not measured: {contender.missing}")
-                continue
-            if contender.note:
-                self.record.note(f"{name}: {contender.note}")
-            present.append(contender)
-        return present
+    def _products(self, jobs: list[Job], share: float) -> list[Job]:
+        return self.bench.sweep(jobs, self.started + share * self.seconds, SLACK, self._product)
 
-    def _kernels(self, jobs: list[Job], share: float) -> list[Job]:
-        return self.kernels.run(jobs, self.started + share * self.seconds, self._save_now_and_then)
-
-    def _models(self) -> None:
-        end = self.started + (MODELS_END if "kernels" in self.parts else 1) * self.seconds
-        done, left = {row.key for row in self.record.models}, 0
-        launched = [j for j in self.jobs if j.model in self.bench.decoders and j.contender.kernel in models.CHOICES]
-        self.record.note(*self.kernels.compile(launched, max(end - self.clock.now(), 1.0)))
-        for name in self.bench.decoders:
-            self.bench.say(name)
+    def _product(self, job: Job, ring: Ring) -> None:
+        """Adds the row of a job. Raises: DeviceLostError, after the row."""
+        contender, N, K, M = job.contender, job.N, job.K, job.M
+        lost = any(LOST in r.notes for r in self.record.kernels if r.kernel == contender.kernel)
+        row = KernelRow(job.model, job.layer, N, K, M, contender.kernel, flops=linear_flops(M, N, K))
+        row.config = contender.config and contender.config(N, K, M, self.bench.device)
+        self.record.kernels.append(row)
+        if lost:
+            row.notes.append(f"not tried: this kernel {LOST} before")
+            return
+        try:
+            error, tolerance = ring.error(M), ring.products[0].tolerance
+            row.bytes, row.error = ring.products[0].bytes(M), error if math.isfinite(error) else None
+            if error <= tolerance:
+                timing = ring.time(M, self.clock, BUDGET_US)
+                row.us, row.us_p20, row.us_p80, row.runs = timing.us, timing.p20, timing.p80, timing.runs
+                row.notes += timing.notes
+            else:
+                row.notes.append(f"wrong: relative error {error:.2g}, at most {tolerance:g} is right; not timed")
+        except Exception as e:
+            row.notes.append(f"failed: {type(e).__name__}: {first_line(e)}")
             try:
-                bandwidth = 1e9 * self.record.ceilings["copy_gbps"].value
-                shape = self.bench.models[name]
-                for row in self.decode(name, shape, self.clock, bandwidth, end, done=done, device=self.bench.device):
-                    self.record.models.append(row)
-                    left += LEFT_OUT in row.notes
-                    self._save_now_and_then()
+                self.bench.check(f"{job.key}")
             except DeviceLostError:
+                row.notes.append(LOST)
                 raise
-            except Exception as e:  # the products after it can still be measured
-                self.record.note(f"decoding of {name} failed: {type(e).__name__}: {first_line(e)}")
-                check_device(self.clock, f"decoding of {name}")
-        if left:
-            self.record.note(f"{LEFT_OUT}: {left} rows of decoders; --resume measures them")
+        self._save_now_and_then()
+
+    def _decoders(self) -> None:
+        end, done = self.started + DECODERS_END * self.seconds, {row.key for row in self.record.models}
+        steps = [row for row in self.bench.steps if row.key not in done]
+        models = {row.model for row in steps}
+        launched = [j for j in self.jobs if j.model in models and j.contender.kernel in CHOICES]
+        self.bench.say(f"decoders: {', '.join(sorted(models))}")
+        self.bench.compile(launched, max(end - self.clock.now(), 1.0))
+
+        def keep(row: ModelRow) -> None:
+            self.record.models.append(row)
+            self._save_now_and_then()
+
+        bandwidth = 1e9 * self.record.ceilings["copy_gbps"].value
+        if left := time_decoders(self.bench, steps, bandwidth, end, keep):
+            self._left_out(f"{left} of {len(self.bench.steps)} rows of decoders")
+
+    def _left_out(self, what: str) -> None:
+        self.record.note(f"{LEFT_OUT}: {what}; --resume measures them")
 
     def _save_now_and_then(self) -> None:
         if self.clock.now() - self.saved > SAVE_EVERY:

@@ -9,117 +9,93 @@ The most important shapes come first (``jobs``). The file is saved on the way, a
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
 from qbench.kernels import configs
-from qbench.latency.bench import Bench, DeviceLostError, Sweep, check_device, first_line
+from qbench.latency.bench import Bench, first_line
 from qbench.latency.jobs import Job, make_jobs
 from qbench.latency.products import Ring
 
 CHOICES = ({"split"}, {"block_n", "warps"}, {"stages"})
 BUDGET_US, REPLAY_US = 5_000, 500  # device time of a candidate
-
-
-class Tuner(Sweep):
-    """Adds to ``kernels``, in the form that ``configs.save`` takes. ``say`` prints a line.
-
-    Raises: DeviceLostError. The job that caused it keeps its estimate, so that it is not tried again.
-    """
-
-    slack = 5.0
-
-    def __init__(self, bench: Bench, kernels: dict, say: Callable[[str], None] = print):
-        super().__init__(bench)
-        self.kernels, self.say = kernels, say
-
-    def note(self, *texts: str) -> None:
-        for text in texts:
-            self.say(text)
-
-    def to_compile(self, jobs: Iterable[Job]) -> Iterator[Job]:
-        """One job per candidate of each job."""
-        for job in jobs:
-            contender = job.contender
-            for config in configs.candidates(contender.kernel.name, contender.kernel.bits, job.N, job.K, job.M):
-                fixed = replace(contender, load=partial(contender.load, config=config), config=partial(_fixed, config))
-                yield replace(job, contender=fixed)
-
-    def wanted(self, job: Job) -> bool:
-        by_shape = self.kernels.get(job.contender.kernel.name, {}).get(str(job.contender.kernel.bits), {})
-        return str(job.M) not in by_shape.get(f"{job.N}x{job.K}", {})
-
-    def best(self, job: Job, ring: Ring) -> tuple[dict, float]:
-        """The best configuration and its microseconds. Raises: ValueError if none gives a right product."""
-        times: dict[str, float] = {}
-        kernel, start = job.contender.kernel, self._start(job)
-        candidates = configs.candidates(kernel.name, kernel.bits, job.N, job.K, job.M)
-        best = start if start["path"] == "fused" else candidates[0]
-        for choice in CHOICES:
-            near = [c for c in candidates if _differ(c, best) <= choice]
-            best = min([best, *near], key=lambda c: self._time(job, ring, c, times))
-        others = [c for c in [start, *candidates] if c["path"] != "fused"]
-        best = min([best, *others], key=lambda c: self._time(job, ring, c, times))
-        if times[str(best)] == float("inf"):
-            raise ValueError(f"no configuration of {kernel.name} is right for {job.key}; it was {start}")
-        return best, times[str(best)]
-
-    def work(self, job: Job, ring: Ring) -> None:
-        try:
-            self._keep(job, *self.best(job, ring))
-        except DeviceLostError:
-            self._keep(job, self._start(job), float("nan"))
-            raise
-        except Exception as e:
-            self.say(f"left as it is: {job.key}: {first_line(e)}")
-
-    def _time(self, job: Job, ring: Ring, config: dict, times: dict[str, float]) -> float:
-        """Microseconds, infinite where it fails; ``times`` remembers them."""
-        if str(config) in times:
-            return times[str(config)]
-        times[str(config)] = float("inf")
-        for product in ring.products:
-            product.config = config
-        try:
-            error = ring.error(job.M)
-            if error <= ring.products[0].tolerance:
-                times[str(config)] = ring.time(job.M, self.bench.clock, BUDGET_US, REPLAY_US).us
-            else:
-                self.say(f"wrong: {job.key} with {config}: relative error {error:.2g}")
-        except Exception as e:
-            self.say(f"failed: {job.key} with {config}: {first_line(e)}")
-            check_device(self.bench.clock, f"{job.key} with {config}")
-        return times[str(config)]
-
-    def _start(self, job: Job) -> dict:
-        return job.contender.config(job.N, job.K, job.M, self.bench.device)
-
-    def _keep(self, job: Job, config: dict, us: float) -> None:
-        kernel = job.contender.kernel
-        by_shape = self.kernels.setdefault(kernel.name, {}).setdefault(str(kernel.bits), {})
-        by_shape.setdefault(f"{job.N}x{job.K}", {})[str(job.M)] = config
-        self.say(f"{kernel.name} {kernel.bits} {job.N}x{job.K} M={job.M}: {us:.2f} us {config}")
+SLACK = 5.0  # seconds that a job may take after its deadline was checked
 
 
 def tune(bench: Bench, deadline: float) -> None:
     """Tunes what the GPU's file lacks until ``deadline`` (seconds of the bench's clock).
 
-    Raises: DeviceLostError, after which a new process can go on.
+    A job that loses the device keeps its estimate, so that it is not tried again. Raises: DeviceLostError.
     """
     gpu = bench.provenance["gpu"]
-    tuner = Tuner(bench, copy.deepcopy(configs.measured(gpu)))
-    jobs = make_jobs((c for c in bench.contenders if c.kernel.name in configs.KERNELS), bench.models, configs.TOKENS)
+    kernels = copy.deepcopy(configs.measured(gpu))
+
+    def by_tokens(job: Job) -> dict:
+        kernel = job.contender.kernel
+        by_shape = kernels.setdefault(kernel.name, {}).setdefault(str(kernel.bits), {})
+        return by_shape.setdefault(f"{job.N}x{job.K}", {})
+
+    def work(job: Job, ring: Ring) -> None:
+        found = by_tokens(job)
+        if str(job.M) in found:  # another model has this shape too
+            return
+        found[str(job.M)] = job.contender.config(job.N, job.K, job.M, bench.device)
+        found[str(job.M)] = best(bench, job, ring)
+        configs.save(gpu, kernels)
+
+    contenders = [c for c in bench.contenders if c.kernel.name in configs.KERNELS]
+    jobs = make_jobs(contenders, bench.models, configs.TOKENS)
     try:
-        left = tuner.run(jobs, deadline, lambda: configs.save(gpu, tuner.kernels))
+        left = bench.sweep([j for j in jobs if str(j.M) not in by_tokens(j)], deadline, SLACK, work, _every_candidate)
         print(f"{len(left)} shapes left for another call")
     finally:
-        tuner.compile.close()
-        print(f"written: {configs.save(gpu, tuner.kernels)}")
+        print(f"written: {configs.save(gpu, kernels)}")
 
 
-def _differ(a: dict, b: dict) -> set[str]:
-    return {name for name in a.keys() | b.keys() if a.get(name) != b.get(name)}
+def best(bench: Bench, job: Job, ring: Ring) -> dict:
+    """The fastest configuration that is right; the estimate where none is. Raises: DeviceLostError."""
+    times: dict[str, float] = {}
+
+    def us(config: dict) -> float:
+        if str(config) not in times:
+            times[str(config)] = timed(bench, job, ring, config)
+        return times[str(config)]
+
+    kernel, start = job.contender.kernel, job.contender.config(job.N, job.K, job.M, bench.device)
+    candidates = configs.candidates(kernel.name, kernel.bits, job.N, job.K, job.M)
+    found = start if start["path"] == "fused" else candidates[0]
+    for choice in CHOICES:
+        near = [c for c in candidates if {name for name in c if c[name] != found.get(name)} <= choice]
+        found = min([found, *near], key=us)
+    found = min([start, found, *(c for c in candidates if c["path"] != "fused")], key=us)
+    print(f"{kernel.name} {kernel.bits} {job.N}x{job.K} M={job.M}: {us(found):.2f} us {found}")
+    return found
+
+
+def timed(bench: Bench, job: Job, ring: Ring, config: dict) -> float:
+    """Microseconds of a product with ``config``, infinite where it fails or is wrong. Raises: DeviceLostError."""
+    what = f"{job.key} with {config}"
+    try:
+        for product in ring.products:
+            product.config = config
+        error = ring.error(job.M)
+        if error <= ring.products[0].tolerance:
+            return ring.time(job.M, bench.clock, BUDGET_US, REPLAY_US).us
+        print(f"wrong: {what}: relative error {error:.2g}")
+    except Exception as e:
+        print(f"failed: {what}: {first_line(e)}")
+        bench.check(what)
+    return math.inf
+
+
+def _every_candidate(job: Job) -> Iterator[Job]:
+    """One job per candidate."""
+    contender = job.contender
+    for config in configs.candidates(contender.kernel.name, contender.kernel.bits, job.N, job.K, job.M):
+        fixed = replace(contender, load=partial(contender.load, config=config), config=partial(_fixed, config))
+        yield replace(job, contender=fixed)
 
 
 def _fixed(config, N, K, M, device):

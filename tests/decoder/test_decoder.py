@@ -10,6 +10,7 @@ from functools import partial
 import pytest
 import torch
 from conftest import tiny_config
+from fakes.latency_fakes import bench
 from fakes.oracles import weight_only_bytes
 from torch.nn import functional as F
 from transformers import DynamicCache, Qwen3ForCausalLM
@@ -22,8 +23,8 @@ from qbench.kernels.packed import PackedInteger, PackedUniform
 from qbench.latency import models
 from qbench.latency.bench import DeviceLostError
 from qbench.latency.clock import Clock
-from qbench.latency.models import random_dense, rows, timed
-from qbench.latency.record import BF16, LEFT_OUT, Kernel, ModelRow
+from qbench.latency.models import random_dense, time_decoders, timed
+from qbench.latency.record import BF16, Kernel, ModelRow
 from qbench.shape import Shape
 from qbench.weights import round_to_nearest
 
@@ -304,20 +305,21 @@ class FakeClock:
 BANDWIDTH = 2e9  # bytes per second
 
 
-def tiny_rows(clock, deadline=1e9, **options):
-    options = dict(choices={BF16: random_dense}, batches=(1, 2), context=6, prompt=5) | options
-    return list(rows("qwen3-tiny", TINY, clock, BANDWIDTH, deadline, device=DEVICE, **options))
+def tiny_rows(clock, *kernels, deadline=1e9, keep=None):
+    """The rows of a tiny model with each of ``kernels``, and how many were left."""
+    found: list = []
+    machine = bench(clock=clock, device=DEVICE, models={"qwen3-tiny": TINY})
+    each = [("decode", 1, 6), ("decode", 2, 6), ("prefill", 1, 5)]
+    wanted = [ModelRow("qwen3-tiny", what, kernel, *size) for kernel in kernels for what, *size in each]
+    return found, time_decoders(machine, wanted, BANDWIDTH, deadline, keep or found.append)
 
 
 def test_rows_of_a_model(monkeypatch):
+    w3 = Kernel("wna16", 3, 32)
     monkeypatch.setattr(models, "RUNS", (5, 5))
-    w3 = partial(PackedUniform.random, bits=3, group_size=32)
-    found = tiny_rows(FakeClock(), choices={BF16: random_dense, Kernel("wna16", 3, 32): w3})
-    assert [row.key for row in found] == [
-        ("qwen3-tiny", what, kernel, batch, length)
-        for kernel in (BF16, Kernel("wna16", 3, 32))
-        for what, batch, length in (("decode", 1, 6), ("decode", 2, 6), ("prefill", 1, 5))
-    ]
+    monkeypatch.setitem(models.CHOICES, w3, partial(PackedUniform.random, bits=3, group_size=32))
+    found, left = tiny_rows(FakeClock(), BF16, w3)
+    assert ([row.kernel for row in found], left) == ([BF16] * 3 + [w3] * 3, 0)
     for row in found:
         assert (row.ms, row.ms_p20, row.ms_p80, row.runs) == pytest.approx((1.2, 1.08, 1.32, 5))
         tokens = row.batch * (row.context if row.what == "prefill" else 1)
@@ -330,27 +332,25 @@ def test_rows_of_a_model(monkeypatch):
     assert found[3].weight_bytes >= packed + rest
 
 
-def test_a_model_that_fails_and_time_that_runs_out_are_rows():
+def test_a_model_that_fails_and_time_that_runs_out(monkeypatch):
     def too_large(N, K, device):
         raise torch.OutOfMemoryError("tried to allocate 65 GiB")
 
-    choices = {Kernel("wna16", 4, 128): too_large, BF16: random_dense}
-    found = tiny_rows(FakeClock(), choices=choices, batches=(1,))
-    assert [r.ms is None for r in found] == [True, True, False, False]
-    assert found[0].notes == found[1].notes == ["failed: OutOfMemoryError: tried to allocate 65 GiB"]
-    assert found[0].floor_ms is None
-    late = tiny_rows(FakeClock(), deadline=5.5)
-    assert [r.notes == [LEFT_OUT] for r in late] == [False, False, True]
-    done = {r.key for r in found}
-    assert [r.batch for r in tiny_rows(FakeClock(), done=done)] == [2]
+    large = Kernel("wna16", 4, 128)
+    monkeypatch.setitem(models.CHOICES, large, too_large)
+    found, left = tiny_rows(FakeClock(), large, BF16)
+    assert [r.ms is None for r in found] == [True] * 3 + [False] * 3
+    assert {note for r in found[:3] for note in r.notes} == {"failed: OutOfMemoryError: tried to allocate 65 GiB"}
+    assert (found[0].floor_ms, left) == (None, 0)
+    found, left = tiny_rows(FakeClock(), BF16, deadline=models.SLACK + 3.5)
+    assert ([r.batch for r in found], left) == ([1, 2], 1)
 
 
 def test_a_lost_device_ends_the_model_after_its_row():
-    measuring = rows("qwen3-tiny", TINY, FakeClock(broken_at=1), BANDWIDTH, 1e9, device=DEVICE, context=6)
-    row = next(measuring)
-    assert row.notes == ["failed: RuntimeError: an illegal memory access was encountered"]
+    found = []
     with pytest.raises(DeviceLostError, match="16-bit cublas_bf16, batch 1"):
-        next(measuring)
+        tiny_rows(FakeClock(broken_at=1), BF16, keep=found.append)
+    assert [row.notes for row in found] == [["failed: RuntimeError: an illegal memory access was encountered"]]
 
 
 @torch.no_grad()

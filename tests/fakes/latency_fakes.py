@@ -1,6 +1,7 @@
 """A machine to measure latency on without a GPU: a clock that is told the time, products in plain torch."""
 
 import importlib.util
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -8,7 +9,7 @@ import torch
 from qbench.latency import peers, session
 from qbench.latency.bench import Bench
 from qbench.latency.products import Contender, Product, normal
-from qbench.latency.record import BF16, Kernel, LatencyRecord, ModelRow
+from qbench.latency.record import BF16, Kernel, LatencyRecord
 from qbench.shape import Shape
 
 TINY = Shape(64, 128, 2, heads=4, kv_heads=2, head_dim=16, vocab=256, tied=True)
@@ -79,13 +80,12 @@ def bench(contenders=None, clock=None, **changes) -> Bench:
         "l2_bytes": 20_000,
         "provenance": dict(PROVENANCE),
         "contenders": contenders or [Contender(BF16, peers.CublasBf16), OURS],
-        "restart": lambda arguments: None,
+        "steps": (),
+        "compilers": ThreadPoolExecutor(1),
         "models": {"qwen3-8b": TINY, "qwen3-0.6b": TINY},
         "tokens": (1, 3, 16),
-        "decoders": ("qwen3-8b", "qwen3-0.6b"),
         "copy_bytes": 2**14,
         "gemm": 16,
-        "workers": 0,
     }
     return Bench(**fields | changes)
 
@@ -97,14 +97,10 @@ def tiles(N, K, M, device):
 OURS = Contender(Kernel("wna16", 4, 128), Plain, config=tiles)
 
 
-def made(folder, *arguments, minutes=9.0, parts=("kernels",), resume=None, decode=lambda *_, **options: [], **changes):
-    run = session.Session(bench(*arguments, **changes), folder, minutes, parts, resume, decode)
+def made(folder, *arguments, minutes=9.0, resume=None, **changes):
+    run = session.Session(bench(*arguments, **changes), folder, minutes, resume)
     run.run()
     return LatencyRecord.read(run.path)
-
-
-def model_row(model, batch=1, notes=("no room",)):
-    return ModelRow(model, "decode", Kernel("wna16", 4, 128), batch, 1024, notes=list(notes))
 
 
 def script():

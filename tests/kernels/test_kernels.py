@@ -284,7 +284,7 @@ def test_estimated_tiles_fit_every_shape():
     for N, K in all_shapes():
         for M in configs.TOKENS:
             for kernel in configs.KERNELS:
-                config = configs.estimate(kernel, 4, N, K, M, 132)
+                config = configs.estimate(kernel, N, K, M, 132)
                 if config["path"] == "dequantize":
                     assert M > 64
                     assert kernel != "wna8"
@@ -300,19 +300,17 @@ def test_estimated_tiles_fit_every_shape():
 
 def test_estimated_tiles_leave_no_processor_idle():
     for N, K in ((6144, 4096), (24576, 4096), (4096, 12288), (51200, 5120)):
-        config = configs.estimate("wna16", 4, N, K, 1, 132)
+        config = configs.estimate("wna16", N, K, 1, 132)
         assert -(-N // config["block_n"]) * config["split"] >= 132
-    assert configs.estimate("wna16", 4, 1024, 1024, 1, 1)["block_n"] == 512
+    assert configs.estimate("wna16", 1024, 1024, 1, 1)["block_n"] == 512
 
 
 def test_measured_tiles_are_read_and_other_token_counts_are_estimated(tmp_path, monkeypatch):
     best = FUSED | {"split": 7}
-    path = configs.save("Some GPU", {"wna16": {"4": {"64x256": {"16": best}}}}, tmp_path)
+    monkeypatch.setattr(configs, "FOLDER", tmp_path)
+    path = configs.save("Some GPU", {"wna16": {"4": {"64x256": {"16": best}}}})
     assert path.name == "some-gpu.json"
-    kernels = configs.measured("Some GPU", tmp_path)
-    assert kernels["wna16"]["4"]["64x256"]["16"] == best
-    monkeypatch.setattr(configs, "measured", lambda gpu: kernels)
-    configs._choose.cache_clear()
+    assert configs.measured("Some GPU")["wna16"]["4"]["64x256"]["16"] == best
     assert configs._choose("wna16", 4, 64, 256, 16, "Some GPU", 132) == best
     assert configs._choose("wna16", 4, 64, 256, 1, "Some GPU", 132) != best
     configs._choose.cache_clear()
@@ -325,14 +323,15 @@ def test_measured_tiles_are_read_and_other_token_counts_are_estimated(tmp_path, 
         ("{", "damaged", {}),
     ],
 )
-def test_another_triton_s_tiles_are_used_and_damaged_ones_are_not(tmp_path, text, says, kernels):
+def test_another_triton_s_tiles_are_used_and_damaged_ones_are_not(tmp_path, monkeypatch, text, says, kernels):
+    monkeypatch.setattr(configs, "FOLDER", tmp_path)
     (tmp_path / "g.json").write_text(text)
     configs.measured.cache_clear()
     with pytest.warns(UserWarning, match=says):
-        assert configs.measured("G", tmp_path) == kernels
+        assert configs.measured("G") == kernels
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert configs.measured("H", tmp_path) == {}
+        assert configs.measured("H") == {}
 
 
 # -- compiled for a GPU that is not here

@@ -22,19 +22,17 @@ from fakes.latency_fakes import (
     Wrong,
     bench,
     made,
-    model_row,
     script,
     tiles,
 )
 from fakes.oracles import binary_weight_bytes, integer_bytes, weight_only_bytes
 
-from qbench.latency import ceilings, models, own_kernels, peers, session, warm_up
-from qbench.latency.bench import DeviceLostError
+from qbench.latency import ceilings, own_kernels, peers, session
+from qbench.latency.bench import DeviceLostError, variants
 from qbench.latency.gpu import describe
 from qbench.latency.jobs import layers, make_jobs
-from qbench.latency.kernels import MOST_LOST, KernelTimer
 from qbench.latency.products import Contender, ring_size
-from qbench.latency.record import BF16, LEFT_OUT, Kernel, LatencyRecord
+from qbench.latency.record import BF16, Kernel, LatencyRecord, ModelRow
 from qbench.shape import Shape
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +43,7 @@ interpreted = pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU, 
 
 
 def test_a_record_is_complete_and_reads_back(tmp_path):
-    found = made(tmp_path, parts=session.PARTS, notes=["noted"], decode=lambda name, *_, **options: [model_row(name)])
+    found = made(tmp_path, notes=["noted"])
     assert set(found.provenance) == {*PROVENANCE, "seconds"}
     assert set(found.ceilings) == {"copy_gbps", "read_gbps", "bf16_tflops", "launch_us"}
     assert len(found.kernels) == 2 * 5 * 2 * 3
@@ -55,7 +53,6 @@ def test_a_record_is_complete_and_reads_back(tmp_path):
         assert row.bytes == 2 * (row.N * row.K + row.M * (row.N + row.K))
         assert row.flops == 2 * row.M * row.N * row.K
         assert row.config == ({"block_m": row.M} if row.kernel.name == "wna16" else None)
-    assert found.models == [model_row("qwen3-8b"), model_row("qwen3-0.6b")]
     assert found.notes == ["noted"]
     file = json.loads((tmp_path / "nvidia-test-1.json").read_text())
     assert list(file) == ["schema", "provenance", "notes", "ceilings", "kernels", "models"]
@@ -64,7 +61,7 @@ def test_a_record_is_complete_and_reads_back(tmp_path):
 
 
 def test_ceilings_are_rates(tmp_path):
-    found = made(tmp_path, parts=["ceilings"]).ceilings
+    found = made(tmp_path, models={}).ceilings
     each = 1000.0  # us of a launch
     assert found["copy_gbps"].value == pytest.approx(2 * 2**14 / each / 1e3)
     assert found["read_gbps"].value == pytest.approx(2**14 / each / 1e3)
@@ -76,13 +73,15 @@ def test_copy_bandwidth_counts_both_ways():
     assert ceilings.copy_bandwidth("cpu", FakeClock(), 2**20) == pytest.approx(2 * 2**20 / 1e-3)
 
 
-def test_ceilings_of_the_first_call_stay(tmp_path):
-    first = made(tmp_path, parts=["ceilings"])
-    file = tmp_path / "nvidia-test-1.json"
-    again = made(tmp_path, clock=FakeClock(1100.0), parts=["ceilings"], resume=file)
+def test_ceilings_of_the_first_call_stay_and_changes_are_noted(tmp_path):
+    first = made(tmp_path, models={})
+    assert first.notes == []
+    again = made(tmp_path, clock=FakeClock(1100.0), models={}, resume=tmp_path / "nvidia-test-1.json")
     assert again.ceilings == first.ceilings
-    assert any("not steady: copy_gbps was 0.032768 at first and 0.029789" in note for note in again.notes)
-    assert made(tmp_path, parts=["ceilings"]).notes == []
+    changed = "not steady: copy_gbps was 0.032768 at first and 0.029789 later"
+    assert changed in again.notes
+    clock = FakeClock(lambda i: 1000.0 if i < 60 else 1100.0)
+    assert changed in made(tmp_path / "later", clock=clock).notes, "also at the end of the same call"
 
 
 def test_the_ring_is_cold(tmp_path):
@@ -90,7 +89,7 @@ def test_the_ring_is_cold(tmp_path):
     clock = FakeClock()
     made(tmp_path, [OURS], clock, models={"qwen3-8b": TINY}, tokens=(1,))
     sizes = [2 * N * K + 2 * (N + K) for N, K in layers(TINY).values()]
-    assert {ring_size(size, 20_000) for size in sizes} == set(clock.launched)
+    assert {ring_size(size, 20_000) for size in sizes} == set(clock.launched) - {1, ceilings.LAUNCHES}
     assert max(clock.launched) > 5
 
 
@@ -112,16 +111,12 @@ def test_wrong_kernels_are_not_timed(tmp_path):
     assert "no time: wrong 4 bits: wrong: relative error 0.05" in script().summary(found)
 
 
-def test_failures_and_missing_peers_are_said(tmp_path):
+def test_failures_are_said(tmp_path):
     def refuse(N, K, device, seed):
         raise ValueError(f"K={K} is too odd\nfor this library")
 
-    absent = Contender(Kernel("gemlite", 4, 128), Plain, missing="not installed")
-    odd = Contender(Kernel("torch_int4", 4, 128), refuse, note="only with luck")
-    found = made(tmp_path, [absent, odd, OURS])
-    assert not any(row.kernel.name == "gemlite" for row in found.kernels)
-    assert "gemlite, 4 bits, groups of 128: not measured: not installed" in found.notes
-    assert "torch_int4, 4 bits, groups of 128: only with luck" in found.notes
+    found = made(tmp_path, [Contender(Kernel("torch_int4", 4, 128), refuse, note="only with luck"), OURS])
+    assert "torch_int4, 4 bits: only with luck" in found.notes
     refused = [row for row in found.kernels if row.kernel.name == "torch_int4"]
     assert len(refused) == 2 * 5 * 3
     assert all(row.us is None and row.notes == [f"failed: ValueError: K={row.K} is too odd"] for row in refused)
@@ -133,20 +128,12 @@ def test_a_busy_gpu_is_noted(tmp_path):
     assert all("unsteady" in row.notes[0] for row in found.kernels)
 
 
-def test_drift_is_noted(tmp_path):
-    """The first row is measured again at the end; by then everything takes twice as long."""
-    jobs = len(make_jobs(bench().contenders, bench().models, bench().tokens))
-    slow = made(tmp_path, clock=FakeClock(lambda i: 1000.0 if i < 2 * jobs else 2000.0))
-    assert any("not steady: cublas_bf16 qwen3-8b qkv_proj M=1" in note for note in slow.notes)
-    assert not any("not steady" in note for note in made(tmp_path / "steady").notes)
-
-
 def test_deadline_and_resume(tmp_path):
     whole = made(tmp_path / "whole")
-    part = made(tmp_path / "part", minutes=(KernelTimer.slack + 0.5) / 60)
+    part = made(tmp_path / "part", minutes=(session.SLACK + 1) / 60)
     assert 0 < len(part.kernels) < len(whole.kernels) == 60
     missing = 60 - len(part.kernels)
-    assert any(f"left out for time: {missing} of 60 kernel rows" in note for note in part.notes)
+    assert any(f"left out for time: {missing} of 60 products" in note for note in part.notes)
     assert {row.model for row in part.kernels[:6]} == {"qwen3-8b"}
     file = tmp_path / "part" / "nvidia-test-1.json"
     again = made(tmp_path / "part", resume=file)
@@ -169,7 +156,7 @@ def test_resume_refuses_another_gpu_and_says_changes(tmp_path):
         made(tmp_path, resume=file)
 
 
-def test_a_lost_device_restarts_the_command(tmp_path, capsys):
+def test_a_lost_device_restarts_the_command(tmp_path, monkeypatch):
     clock, calls = FakeClock(), []
 
     def deadly(N, K, device, seed):
@@ -177,53 +164,52 @@ def test_a_lost_device_restarts_the_command(tmp_path, capsys):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     first = [Contender(BF16, peers.CublasBf16), Contender(Kernel("wna16", 4, 128), deadly)]
-    main = script().main
-    common = ["--out", str(tmp_path), "--only", "kernels"]
-    assert main(common, bench(first, clock, restart=calls.append)) == 1
-    (again,) = calls
+    arguments = ["--out", str(tmp_path), "--commit", "abc"]
+    monkeypatch.setattr(os, "execv", lambda *a: calls.append(a))
+    monkeypatch.setattr(sys, "argv", ["experiments/latency.py", *arguments])
+    assert script().main(arguments, bench(first, clock)) == 1
+    ((program, (_, *again)),) = calls
     file = tmp_path / "nvidia-test-1.json"
+    assert (program, again[:5]) == (sys.executable, sys.argv)
     before = LatencyRecord.read(file)
     assert before.kernels[-1].us is None
     assert any("went on in a new process" in note for note in before.notes)
-    assert again[again.index("--resume") + 1] == str(file)
-    assert 0 < float(again[again.index("--minutes") + 1]) <= 9
-    assert main(again, bench()) == 0
+    assert again[5:] == ["--minutes", again[6], "--resume", str(file)]
+    assert 0 < float(again[6]) <= 9
+    assert script().main(again[1:], bench()) == 0
     after = LatencyRecord.read(file).kernels
     assert len(after) == 60
-    assert sum(row.us is None for row in after) == 1, "the deadly one is not tried again"
+    assert {row.kernel.name for row in after if row.us is None} == {"wna16"}, "the deadly kernel is not tried again"
 
 
 def test_a_deadly_kernel_is_given_up(tmp_path):
-    clock, file = FakeClock(), None
+    clock = FakeClock()
 
     def deadly(N, K, device, seed):
         clock.dead = True
         raise RuntimeError("CUDA error")
 
     contenders = [Contender(Kernel("wna16", 3, 128), deadly), OURS]
-    for _ in range(MOST_LOST):
-        clock.dead = False
-        with pytest.raises(DeviceLostError, match="'wna16', bits=3"):
-            made(tmp_path, contenders, clock, resume=file)
-        file = tmp_path / "nvidia-test-1.json"
+    with pytest.raises(DeviceLostError, match="'wna16', bits=3"):
+        made(tmp_path, contenders, clock)
     clock.dead = False
-    rows = made(tmp_path, contenders, clock, resume=file).kernels
-    dead = [row.notes for row in rows if row.kernel.bits == 3]
-    assert [notes[0].startswith("failed") for notes in dead] == [True, True] + [False] * 28
-    assert set(map(tuple, dead[2:])) == {("not tried: this kernel left the GPU unusable before",)}
+    rows = made(tmp_path, contenders, clock, resume=tmp_path / "nvidia-test-1.json").kernels
+    first, *rest = (row.notes for row in rows if row.kernel.bits == 3)
+    assert first == ["failed: RuntimeError: CUDA error", "left the GPU unusable"]
+    assert len(rest) == 29
+    assert set(map(tuple, rest)) == {("not tried: this kernel left the GPU unusable before",)}
     assert all(row.us for row in rows if row.kernel.bits == 4)
 
 
 def test_the_command(tmp_path, capsys):
-    assert script().main(["--out", str(tmp_path)], bench(decoders=())) == 0
+    assert script().main(["--out", str(tmp_path)], bench()) == 0
     out = capsys.readouterr().out
     assert "copy_gbps" in out
     assert "60 products, 0 rows of decoders" in out
     assert str(tmp_path / "nvidia-test-1.json") in out
-    for wrong, message in ((["--only", "kernel"], "--only takes"), (["--resume", "no.json"], "no such record")):
-        with pytest.raises(SystemExit):
-            script().main(wrong, bench())
-        assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        script().main(["--resume", "no.json"], bench())
+    assert "no such record" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -232,69 +218,43 @@ def test_without_a_gpu_the_command_says_so(capsys):
     assert "no CUDA device" in capsys.readouterr().err
 
 
-def test_rows_of_decoders_there_was_no_time_for(tmp_path):
-    seen = []
-
-    def decode(name, shape, clock, bandwidth, deadline, done, device):
-        seen.append(len(done))
-        assert bandwidth == 2 * 2**14 / 1e-3  # bytes per second, of copies that take 1000 us
-        for batch in (1, 2):
-            row = model_row(name, batch, [LEFT_OUT] if batch == 2 and len(seen) <= 2 else [])
-            if row.key not in done:
-                yield row
-
-    first = made(tmp_path, parts=["ceilings", "models"], decode=decode)
-    assert any("left out for time: 2 rows of decoders" in note for note in first.notes)
-    again = made(tmp_path, parts=["models"], decode=decode, resume=tmp_path / "nvidia-test-1.json")
-    assert seen == [0, 0, 2, 2]
-    assert not any("left out" in note for note in again.notes)
-    found = [(r.model, r.batch, r.notes) for r in again.models]
-    assert found == [(model, batch, []) for batch in (1, 2) for model in ("qwen3-8b", "qwen3-0.6b")]
-    with pytest.raises(ValueError, match="compared with the measured bandwidth"):
-        made(tmp_path / "none", parts=["models"])
+def decoder_steps(*kernels):
+    return [ModelRow("qwen3-8b", *rest) for k in kernels for rest in (("decode", k, 1, 4), ("prefill", k, 1, 2))]
 
 
 @interpreted
 def test_decoders_through_a_whole_call(tmp_path):
     shape = Shape(128, 128, 1, heads=2, kv_heads=1, head_dim=64, vocab=64, tied=True)
-    kernel = Kernel("wna16", 4, 128)
-    tiny = dict(choices={kernel: models.CHOICES[kernel]}, batches=(1,), context=4, prompt=2)
-    one = dict(decode=partial(models.rows, **tiny), decoders=["qwen3-8b"], models={"qwen3-8b": shape})
-    found = made(tmp_path, parts=["ceilings", "models"], **one)
-    assert [(r.what, r.kernel) for r in found.models] == [("decode", kernel), ("prefill", kernel)]
-    for row in found.models:
+    steps = decoder_steps(Kernel("none", 4, 128), Kernel("wna16", 4, 128))
+    one = dict(steps=steps, models={"qwen3-8b": shape}, tokens=())
+    late = made(tmp_path, minutes=0, **one)
+    assert late.models == []
+    assert any("left out for time: 4 of 4 rows of decoders" in note for note in late.notes)
+    found = made(tmp_path, resume=tmp_path / "nvidia-test-1.json", **one)
+    assert [row.key for row in found.models] == [row.key for row in steps]
+    for row in found.models[:2]:
+        assert (row.ms, row.notes[0][:16]) == (None, "failed: KeyError"), "and costs nothing else"
+    for row in found.models[2:]:
         assert row.ms == 1.0, row.notes
-        assert row.floor_ms > 0
-    again = made(tmp_path, parts=["models"], resume=tmp_path / "nvidia-test-1.json", **one)
-    assert again.models == found.models
+        bandwidth = 2 * 2**14 / 1e-3  # bytes per second, of copies that take 1000 us
+        assert row.floor_ms == pytest.approx(1e3 * (row.weight_bytes + row.cache_bytes) / bandwidth)
+    assert not any("left out" in note for note in found.notes)
+    again = made(tmp_path, resume=tmp_path / "nvidia-test-1.json", **one)
+    assert again.models == found.models, "existing rows are not measured again"
 
 
-def test_what_decoders_launch_is_compiled_before(tmp_path):
-    order = []
+def test_what_decoders_launch_is_compiled_before(tmp_path, monkeypatch):
+    launched = []
     contenders = [
-        replace(OURS, load=partial(Plain, count=order)),
-        Contender(Kernel("wna16", 5, 128), partial(Plain, count=order), config=tiles),
+        replace(OURS, load=partial(Plain, count=launched)),
+        Contender(Kernel("wna16", 5, 128), partial(Plain, count=launched), config=tiles),
     ]
-
-    def decode(name, *_, **options):
-        order.append(name)
-        return []
-
-    made(tmp_path, contenders, parts=["ceilings", "models"], decode=decode, decoders=["qwen3-8b"])
-    assert [type(entry) for entry in order] == [Plain] * (len(order) - 1) + [str]
-    products = len({(p.N, p.K) for p in order[:-1]})
-    assert len(order) - 1 == len(warm_up.variants(make_jobs([OURS], {"qwen3-8b": TINY}, (1, 3, 16)), "cpu")) > products
-
-
-def test_a_failing_decoder_costs_nothing_else(tmp_path):
-    def decode(name, *_, **options):
-        yield model_row(name)
-        raise TypeError("a bug")
-
-    found = made(tmp_path, parts=session.PARTS, decode=decode)
-    assert [row.model for row in found.models] == ["qwen3-8b", "qwen3-0.6b"]
-    assert "decoding of qwen3-0.6b failed: TypeError: a bug" in found.notes
-    assert len(found.kernels) == 60
+    monkeypatch.setattr(session, "time_decoders", lambda *_: launched.append("decoders") or 0)
+    monkeypatch.setattr(session, "FIRST_RANK", -1)
+    made(tmp_path, contenders, steps=decoder_steps(OURS.kernel))
+    products = launched[: launched.index("decoders")]
+    kinds = len(variants(make_jobs([OURS], {"qwen3-8b": TINY}, (1, 3, 16)), "cpu"))
+    assert len(products) == kinds > len({(p.N, p.K) for p in products})
 
 
 @interpreted
@@ -326,66 +286,55 @@ def test_nothing_but_torch_triton_and_transformers_is_needed():
 # -- the machine
 
 
-STATE = "GPU-a, 550.1, 1980, 1980, 2619, 700.00, 41\nGPU-b, 550.1, 1200, 1980, 2619, [N/A], 60\n"
-
-
 @pytest.fixture
 def gpu(monkeypatch):
-    def make(uuid, answers):
+    """``describe`` of an idle GPU, with ``changes`` of what nvidia-smi answers; a list: one after the other."""
+
+    def make(**changes):
         properties = SimpleNamespace(
-            uuid=uuid, name="NVIDIA X", multi_processor_count=132, L2_cache_size=5, total_memory=7
+            uuid="a", name="NVIDIA X", multi_processor_count=132, L2_cache_size=5, total_memory=7
         )
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
         monkeypatch.setattr("qbench.latency.gpu.WAIT", 0)
         monkeypatch.setattr("qbench.latency.gpu._work", lambda device: nullcontext())
+        idle = dict(pid="", utilization="0\n", driver_version="550.1, 1980, 1980, 2619, 700.00, 41\n")
+        answers = {k: v if isinstance(v, list) else [v] * 9 for k, v in (idle | changes).items()}
 
-        def ask(query):
-            if answers is None:
-                raise RuntimeError("nvidia-smi does not answer")
-            answer = answers[query.split("=")[1].split(",")[1]]
-            return answer.pop(0) if isinstance(answer, list) else answer
+        def smi(command, **_):
+            assert command[:3] == ["nvidia-smi", "-i", "GPU-a"]
+            if changes.get("pid") is None and "pid" in changes:
+                raise OSError("no such file")
+            return SimpleNamespace(stdout=answers[command[3].split("=")[1].split(",")[0].split(".")[0]].pop(0))
 
-        return describe("cuda", "abc", ask)
+        monkeypatch.setattr("qbench.provenance.collect", lambda *_: dict(time="now", commit=None))
+        monkeypatch.setattr(subprocess, "run", smi)
+        return describe("cuda", "abc")
 
     return make
 
 
 def test_state_of_an_idle_gpu(gpu):
-    answers = {"utilization.gpu": "GPU-a, 0\nGPU-b, 99\n", "pid": "GPU-b, 17, 900\n", "driver_version": STATE}
-    found, notes = gpu("a", answers)
+    found, notes = gpu()
     assert notes == []
     assert set(found) == set(PROVENANCE)
-    assert (found["driver"], found["sm_clock_mhz"], found["power_limit_w"], found["commit"]) == (
-        "550.1",
-        1980,
-        700,
-        "abc",
-    )
-    assert (found["gpu"], found["l2_bytes"]) == ("NVIDIA X", 5)
+    state = [found[name] for name in ("driver", "sm_clock_mhz", "power_limit_w", "commit", "gpu", "l2_bytes")]
+    assert state == ["550.1", 1980, 700, "abc", "NVIDIA X", 5]
 
 
 def test_state_of_a_busy_and_throttled_gpu(gpu):
-    answers = {"utilization.gpu": "GPU-a, 0\nGPU-b, 99\n", "pid": "GPU-b, 17, 900\n", "driver_version": STATE}
-    found, notes = gpu("b", answers)
+    state = "550.1, 1200, 1980, 2619, [N/A], 60\n"
+    found, notes = gpu(utilization="99\n", pid="17, 900\n", driver_version=state)
     assert found["power_limit_w"] is None
     for text in ("process 17", "99 %", "1200 MHz of 1980"):
         assert any(text in note for note in notes)
+    assert gpu(driver_version="550.1, [N/A], [N/A], 1, 1, 1\n")[1] == ["the driver does not report the clocks"]
 
 
 def test_the_end_of_a_call_before_is_not_taken_for_another_user(gpu):
-    own = f"GPU-a, {os.getpid()}, 900\n"
-    _, notes = gpu("a", {"utilization.gpu": ["GPU-a, 80\n", "GPU-a, 0\n"], "pid": own, "driver_version": STATE})
-    assert notes == []
-
-
-def test_state_of_a_gpu_that_is_not_listed(gpu):
-    """As a part of one (MIG) is not."""
-    found, notes = gpu("c", {"utilization.gpu": "GPU-a, 0\n", "pid": "", "driver_version": STATE})
-    assert found["driver"] is None
-    assert notes == ["the driver does not report the clocks"]
+    assert gpu(pid=f"{os.getpid()}, 900\n", utilization=["80\n", "0\n"])[1] == []
 
 
 def test_without_nvidia_smi_the_state_is_said_to_be_unknown(gpu):
-    found, notes = gpu("a", None)
+    found, notes = gpu(pid=None)
     assert found["driver"] is None
-    assert notes == ["nvidia-smi does not answer"]
+    assert notes == ["nvidia-smi does not answer (no such file): clocks and other processes are unknown"]

@@ -148,7 +148,7 @@ def test_logits_are_compared_on_the_kernels_themselves(configure, kernel):
     with initialize_config_dir(str(packaged("conf")), version_base="1.3"):
         tokens = compose("config", ["model=nano-s", "eval=agreement"]).eval.window
     for processors in (1, 132):
-        assert configs.estimate(kernel, 4, 4096, 4096, tokens, processors)["path"] == "fused"
+        assert configs.estimate(kernel, 4096, 4096, tokens, processors)["path"] == "fused"
 
 
 def test_a_kernel_that_is_wrong_is_not_recorded(configure, tmp_path, monkeypatch):

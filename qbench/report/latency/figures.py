@@ -21,7 +21,7 @@ BITS_LOOK = {
 OTHER_LOOK = {
     "cublas_bf16": (INK, "P"), "binary": ("#000000", "*"), "dequantize_cublas": ("#7F7F7F", "P"),
     "torch_int4": ("#D55E00", "o"), "torch_scaled_mm_fp8": ("#D55E00", "s"),
-    "torch_int_mm": ("#E69F00", "D"), "gemlite": ("#CC79A7", "^"),
+    "torch_int_mm": ("#E69F00", "D"),
 }  # fmt: skip
 
 

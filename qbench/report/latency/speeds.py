@@ -129,8 +129,8 @@ def _size_order(model: str) -> tuple:
 
 _NAMES = {
     **{"cublas_bf16": "bf16", "torch_int_mm": "torch int8", "torch_scaled_mm_fp8": "torch fp8"},
-    **{"torch_int4": "torch W4", "gemlite": "GemLite W{}", "binary": "BiLLM", "dequantize_cublas": "W{} to bf16"},
-    **{"wna16": "W{}A16", "wna8": "W{}A8"},
+    **{"torch_int4": "torch W4", "wna16": "W{}A16", "wna8": "W{}A8", "binary": "BiLLM"},
+    **{"dequantize_cublas": "W{} to bf16"},
 }
 _USUAL_GROUP = {"cublas_bf16": None, "wna8": -1, "torch_int_mm": -1, "torch_scaled_mm_fp8": -1}  # others: 128
 
