@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from qbench.kernels import configs, wna8
 from qbench.kernels.fused import add_rms_norm, silu_mul
 from qbench.kernels.packed import PackedInteger
 from qbench.kernels.quantize import add_rms_norm_quantize, silu_mul_quantize
@@ -25,11 +24,6 @@ def dense(w_NK: Tensor) -> nn.Linear:
     linear = nn.Linear(K, N, bias=False, device="meta")
     linear.weight = nn.Parameter(w_NK, requires_grad=False)
     return linear
-
-
-def read_bytes(linear: nn.Module) -> int:
-    """Bytes of the weight that one product reads."""
-    return linear.weight.nbytes if isinstance(linear, nn.Linear) else linear.weight_bytes
 
 
 class Layer(nn.Module):
@@ -55,7 +49,9 @@ class Layer(nn.Module):
 
     @property
     def weight_bytes(self) -> int:
-        return sum(read_bytes(getattr(self, p)) for p in PRODUCTS) + sum(getattr(self, g).nbytes for g in GAINS)
+        products = (getattr(self, name) for name in PRODUCTS)
+        read = (p.weight.nbytes if isinstance(p, nn.Linear) else p.weight_bytes for p in products)
+        return sum(read) + sum(getattr(self, name).nbytes for name in GAINS)
 
 
 def normed_product(
@@ -78,7 +74,4 @@ def activated_product(gate_up: Tensor, product: nn.Module) -> Tensor:
 
 def _integer_product(product: PackedInteger, codes_MK: Tensor, scale_M: Tensor, like: Tensor) -> Tensor:
     """The product with the dtype and the leading dimensions of ``like``."""
-    p = product
-    config = configs.choose(p.kernel, p.bits, p.N, p.K, len(codes_MK), codes_MK.device)
-    y = wna8.linear_quantized(codes_MK, scale_M, p.words, p.scale_GN, p.group, like.dtype, p.counters, config)
-    return y.view(*like.shape[:-1], p.N)
+    return product.multiply_codes(codes_MK, scale_M, like.dtype).view(*like.shape[:-1], product.N)

@@ -19,14 +19,14 @@ from torch.nn import functional as F
 
 from qbench.decoder.layer import GAINS, PRODUCTS, Layer, dense
 from qbench.kernels.attention import MAX_SPLITS, decode_attention
-from qbench.kernels.fuse import fuse
 from qbench.kernels.fused import add_rms_norm, rope_cache
+from qbench.kernels.packed import fuse
 from qbench.linear import QuantLinear
 from qbench.shape import Shape
 
 
 class Decoder(nn.Module):
-    """Layers between an embedding and a head. ``allot`` makes the cache, ``prefill`` fills it, ``decode`` goes on."""
+    """Layers between an embedding and a head. ``allot`` makes the cache, ``prefill`` fills it, ``step`` goes on."""
 
     def __init__(self, shape: Shape, layers: list[Layer], embed_VD, head_VD, gain_D, rope_theta=1e6, eps=1e-6):
         super().__init__()
@@ -35,7 +35,6 @@ class Decoder(nn.Module):
         self.register_buffer("embed_VD", embed_VD)
         self.register_buffer("head_VD", head_VD)
         self.register_buffer("gain_D", gain_D)
-        self.used = 0
 
     @classmethod
     def random(
@@ -65,7 +64,8 @@ class Decoder(nn.Module):
 
         Packed linears (``QuantLinear``) stay packed; those that read the same tensor become one product.
 
-        Raises: ValueError for a model with biases, sliding windows, scaled positions, or linears of other classes.
+        Raises: ValueError for a model with biases, sliding windows, scaled positions, heads that the kernels cannot
+        take, or linears of other classes.
         """
         config = model.config
         rope = config.rope_parameters
@@ -74,6 +74,9 @@ class Decoder(nn.Module):
         _refuse(rope["rope_type"] != "default", f"rope_type {rope['rope_type']}", "the default one")
         _refuse(set(config.layer_types) != {"full_attention"}, "sliding windows", "full attention")
         _refuse(config.hidden_act != "silu", f"hidden_act {config.hidden_act}", "silu")
+        d, group = config.head_dim, config.num_attention_heads // config.num_key_value_heads
+        _refuse(d & (d - 1) > 0 or d < 16, f"head width {d}", "a power of two from 16")
+        _refuse(group > 16, f"{group} query heads per key-value head", "at most 16")
 
         def product(*linears):
             if all(isinstance(x, QuantLinear) and x.packed is not None for x in linears):
@@ -109,46 +112,28 @@ class Decoder(nn.Module):
         inverse = 1.0 / self.rope_theta ** (torch.arange(0, shape.head_dim, 2, dtype=torch.float32) / shape.head_dim)
         angle = torch.arange(context, dtype=torch.float32)[:, None] * inverse
         self.cos_Th, self.sin_Th = (x.to(like.device, like.dtype) for x in (angle.cos(), angle.sin()))
-        self.used = 0
         return self
 
     @torch.no_grad()
-    def prefill(self, ids_BS: Tensor, lengths: list[int] | None = None) -> Tensor:
+    def prefill(self, ids_BS: Tensor) -> Tensor:
         """Reads prompts into the cache from its first place on; returns logits [B, V] after the last token of each.
 
-        ``lengths``: tokens of each sequence, the rest of its row is padding; None: all of S. Sets ``token_B`` to the
-        most likely next tokens. A CUDA graph can hold it if lengths is None. Raises: ValueError for what does not fit.
+        Sets ``token_B`` to the most likely next tokens. A CUDA graph can hold it. ValueError for what does not fit.
         """
         B, S = ids_BS.shape
         batch, context = self.k_cache_LBTJd.shape[1:3]
-        used = [S] * B if lengths is None else lengths
-        if batch != B or len(used) != B or not 1 <= min(used) <= max(used) <= S <= context:
-            fits = f"the cache takes {batch} prompts of 1 to {context} tokens"
-            raise ValueError(f"{fits}, got {B} of {S}, lengths {lengths}; call allot for others")
+        if batch != B or context < S:
+            fits = f"the cache takes {batch} prompts of up to {context} tokens"
+            raise ValueError(f"{fits}, got {B} of {S}; call allot for others")
         self.position_B.zero_()
         x = self._layers(ids_BS, self._over_prompt)
-        if lengths is None:
-            self.position_B.fill_(S)
-            x = x[:, -1]
-        else:
-            self.position_B.copy_(torch.tensor(lengths))
-            x = x[torch.arange(B, device=x.device), self.position_B.long() - 1]
-        self.used = max(used)
-        return self._choose(x)
-
-    @torch.no_grad()
-    def decode(self, token_B: Tensor) -> Tensor:
-        """Appends a token to each sequence; returns logits [B, V] of the next one. ValueError if the cache is full."""
-        context = self.k_cache_LBTJd.shape[2]
-        if self.used >= context:
-            raise ValueError(f"the cache's {context} places are full; allot more context")
-        self.token_B.copy_(token_B)
-        self.used += 1
-        return self.step()
+        self.position_B.fill_(S)
+        return self._choose(x[:, -1])
 
     @torch.no_grad()
     def step(self, advance: int = 1) -> Tensor:
-        """Appends ``token_B`` and sets it to the most likely next tokens; positions move on by ``advance``.
+        """Appends ``token_B`` and sets it to the most likely next tokens; positions move on by ``advance``. Returns the
+        logits [B, V].
 
         Everything is on the device, so a CUDA graph can capture a step. Whether a place is left is not checked.
         """

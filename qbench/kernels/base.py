@@ -37,8 +37,11 @@ class Packed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """ValueError for a dtype, device or width that the kernels cannot take."""
         x_MK = launch.check(x, self.K, self.words)
-        config = configs.choose(self.kernel, self.bits, self.N, self.K, len(x_MK), x.device)
-        return self.multiply(x_MK, config).view(*x.shape[:-1], self.N)
+        return self.multiply(x_MK, self.config(len(x_MK))).view(*x.shape[:-1], self.N)
+
+    def config(self, M: int) -> dict:
+        """The launch parameters for M tokens."""
+        return configs.choose(self.kernel, self.bits, self.N, self.K, M, self.words.device)
 
     def multiply(self, x_MK: Tensor, config: dict) -> Tensor:
         """y [M, N] with a configuration of ``configs``."""

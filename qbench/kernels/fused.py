@@ -166,17 +166,10 @@ def rope_cache(
     rows = check(qkv_BSh, qkv_BSh.shape[-1], k_BTJd)
     H, rest = divmod(qkv_BSh.shape[-1] - 2 * J * d, d)
     heads = math.gcd(H, J, 8)
-    if rest or H < 1 or H % J or d & (d - 1) or d < 4:
-        raise ValueError(
-            f"qkv has {qkv_BSh.shape[-1]} columns and the cache {J} heads of {d}: wanted (H + 2 {J}) {d} columns with "
-            f"H a multiple of {J}, and a head width that is a power of two"
-        )
-    check_cache(k_BTJd, v_BTJd, position_B, B, rows.dtype)
-    if qkv_BSh.ndim != 3 or len(qkv_BSh) != B or min(len(cos_Th), len(sin_Th)) < T:
-        raise ValueError(
-            f"qkv is {tuple(qkv_BSh.shape)} and the angles reach to place {len(cos_Th)}; "
-            f"the cache holds {B} sequences of {T} places: wanted [{B}, S, columns] and {T} places"
-        )
+    assert (rest, H % J) == (0, 0)
+    assert len(qkv_BSh) == len(position_B) == B
+    assert k_BTJd.stride() == v_BTJd.stride()
+    assert len(cos_Th) >= T
     S = qkv_BSh.shape[1]
     q = torch.empty(B, S, H, d, dtype=rows.dtype, device=rows.device)
     _rope_cache[(B * S, (H + 2 * J) // heads)](
@@ -184,15 +177,3 @@ def rope_cache(
         S, T, k_BTJd.stride(0), k_BTJd.stride(1), eps, H=H, J=J, HALF=d // 2, HEADS=heads, num_warps=2,
     )  # fmt: skip
     return q
-
-
-def check_cache(k: Tensor, v: Tensor, position_B: Tensor, B: int, dtype: torch.dtype) -> None:
-    """ValueError unless keys and values have one layout and ``dtype``, with one int32 position per sequence."""
-    same_layout = v.shape == k.shape and v.stride() == k.stride() and k.stride()[2:] == (k.shape[3], 1)
-    if not same_layout or {k.dtype, v.dtype} != {dtype}:
-        raise ValueError(
-            f"keys {tuple(k.shape)} {k.dtype} and values {tuple(v.shape)} {v.dtype} must have the same layout, the "
-            f"heads of each place side by side, in the activations' {dtype}"
-        )
-    if position_B.shape != (B,) or position_B.dtype != torch.int32:
-        raise ValueError(f"wanted {B} int32 positions, one per sequence; got {position_B.shape} {position_B.dtype}")

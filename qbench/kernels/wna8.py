@@ -37,7 +37,7 @@ COLUMNS = (2**31 - 1) // (128 * 127)  # of the longest row whose sum always fits
 
 
 def pack_codes(codes_NK: Tensor, bits: int) -> Tensor:
-    """The words that ``linear`` reads, int32 [chunks, bits, N, 4], of a symmetric grid's codes 0..2^bits - 1."""
+    """The words that the kernel reads, int32 [chunks, bits, N, 4], of a symmetric grid's codes 0..2^bits - 1."""
     return pack(codes_NK ^ (1 << bits - 1), bits, lanes=4)
 
 
@@ -112,37 +112,6 @@ def check(K: int, group: int) -> None:
         raise ValueError(f"int32 sums hold rows of {COLUMNS} columns, got K={K}; use grid.group_size=128")
 
 
-def linear_quantized(
-    xq_MK: Tensor, x_scale_M: Tensor, words: Tensor, scale_GN: Tensor, group: int,
-    dtype: torch.dtype, counters: Tensor, config: dict,
-) -> Tensor:  # fmt: skip
-    """y [M, N] in ``dtype`` of int8 activations, contiguous and none of them -128, with float32 scales.
-
-    words: of ``pack_codes``. scale_GN: float16. group: columns per scale, a multiple of 128, or -1 for a whole row.
-    counters: int32 zeros, one per BLOCK_N rows, used where ``split`` > 1; calls that share them must not overlap in
-    time. config: block_n (a multiple of 64), block_m (16 or more), split, warps, stages.
-
-    Raises: ValueError as ``check`` does.
-    """
-    M, K = xq_MK.shape
-    _, bits, N, _ = words.shape
-    check(K, group)
-    grid, tiles, y, sums = plan(M, words, config, dtype)
-    _wna8[grid](
-        xq_MK, x_scale_M, words, scale_GN, y, sums, counters, M, N, K,
-        GROUP=group, BITS=bits, EVEN=K % CHUNK == 0, **tiles,
-    )  # fmt: skip
-    return y
-
-
-def linear(
-    x_MK: Tensor, words: Tensor, scale_GN: Tensor, group: int, acts_bits: int, counters: Tensor, config: dict
-) -> Tensor:
-    """y [M, N] in the dtype of x: ``quantize`` with ``acts_bits``, then ``linear_quantized``."""
-    xq_MK, x_scale_M = quantize(x_MK, acts_bits)
-    return linear_quantized(xq_MK, x_scale_M, words, scale_GN, group, x_MK.dtype, counters, config)
-
-
 class PackedInteger(Packed):
     """b-bit codes of a symmetric grid; activations rounded to 8 bits or less, one scale per token ("wNa8")."""
 
@@ -173,7 +142,20 @@ class PackedInteger(Packed):
         return cls(words, scale, K, -1 if len(scale) == 1 else group_size, acts_bits)
 
     def _fused(self, x_MK, config):
-        return linear(x_MK, self.words, self.scale_GN, self.group, self.acts_bits, self.counters, config)
+        return self.multiply_codes(*quantize(x_MK, self.acts_bits), x_MK.dtype, config)
+
+    def multiply_codes(
+        self, xq_MK: Tensor, x_scale_M: Tensor, dtype: torch.dtype, config: dict | None = None
+    ) -> Tensor:
+        """y [M, N] in ``dtype`` of activations that ``quantize`` made: int8, contiguous and none of them -128, with
+        float32 scales. ``config``: of ``configs``, which chooses where it is None."""
+        M, K = xq_MK.shape
+        grid, tiles, y, sums = plan(M, self.words, config or self.config(M), dtype)
+        _wna8[grid](
+            xq_MK, x_scale_M, self.words, self.scale_GN, y, sums, self.counters, M, self.N, K,
+            GROUP=self.group, BITS=self.bits, EVEN=K % CHUNK == 0, **tiles,
+        )  # fmt: skip
+        return y
 
     def dequantize(self, dtype):
         codes_NK = unpack_codes(self.words, self.K)

@@ -72,9 +72,6 @@ class Timing:
 
     @classmethod
     def of(cls, samples: Sequence[float]) -> "Timing":
-        """ValueError without samples."""
-        if not samples:
-            raise ValueError("no samples to take a percentile of; time at least one run")
         p20, us, p80 = (torch.tensor(samples, dtype=torch.double).quantile(q).item() for q in (0.2, 0.5, 0.8))
         spread, notes = (p80 - p20) / us, ()
         if spread > SPREAD:
@@ -96,21 +93,18 @@ def measure(
     ``budget_us`` of device time, at least and at most ``runs`` times. The result of a launch is kept until the ring
     comes round to it, so outputs go round as well.
     """
-    replay = clock.graph(_chain(launches, 1))
-    once = median(clock.time(replay, 3))
-    rounds = max(1, min(math.ceil(replay_us / once), MOST_LAUNCHES // len(launches)))
-    if rounds > 1:
-        replay = clock.graph(_chain(launches, rounds))
-    count = max(runs[0], min(runs[1], int(budget_us / (once * rounds))))
-    return Timing.of([us / (rounds * len(launches)) for us in clock.time(replay, count)])
 
-
-def _chain(launches, rounds):
-    def run():
+    def chain(rounds: int):
         results = [None] * len(launches)
         for _ in range(rounds):
             for i, launch in enumerate(launches):
                 results[i] = launch()
         return results
 
-    return run
+    replay = clock.graph(lambda: chain(1))
+    once = median(clock.time(replay, 3))
+    rounds = max(1, min(math.ceil(replay_us / once), MOST_LAUNCHES // len(launches)))
+    if rounds > 1:
+        replay = clock.graph(lambda: chain(rounds))
+    count = max(runs[0], min(runs[1], int(budget_us / (once * rounds))))
+    return Timing.of([us / (rounds * len(launches)) for us in clock.time(replay, count)])

@@ -15,8 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from qbench.grid import ActQuant, Grid
 from qbench.kernels import configs, dequantize, launch, pack
-from qbench.kernels.fuse import Unfused, fuse
-from qbench.kernels.packed import PackedBinary, PackedUniform, pack_weight
+from qbench.kernels.packed import PackedBinary, PackedUniform, Unfused, fuse, pack_weight
 from qbench.linear import QuantLinear
 from qbench.shape import QWEN3
 from qbench.weights import BinaryWeight, FloatWeight, UniformWeight, round_to_nearest

@@ -12,12 +12,13 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from qbench.grid import ActQuant, Grid
 from qbench.kernels import wna8
+from qbench.kernels.packed import PackedInteger
 from qbench.kernels.quantize import add_rms_norm_quantize, quantize, silu_mul_quantize
 from qbench.weights import UniformWeight, round_to_nearest
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = (torch.float16, torch.bfloat16)
-CONFIG = dict(block_n=64, block_m=16, split=1, warps=4, stages=2)
+CONFIG = dict(path="fused", block_n=64, block_m=16, split=1, warps=4, stages=2)
 
 
 @pytest.fixture(autouse=True)
@@ -52,11 +53,9 @@ def assert_quantized(codes: Tensor, scale: Tensor, x: Tensor):
 
 
 def product(x: Tensor, weight: UniformWeight, acts_bits: int = 8, **config) -> Tensor:
-    words = wna8.pack_codes(weight.codes_NK, weight.bits)
-    group = -1 if weight.scale_NG.shape[1] == 1 else weight.codes_NK.shape[1] // weight.scale_NG.shape[1]
-    counters = torch.zeros(4, dtype=torch.int32, device=DEVICE)
-    y = wna8.linear(x, words, weight.scale_NG.T.contiguous(), group, acts_bits, counters, CONFIG | config)
-    assert not counters.any()
+    packed = PackedInteger.of(weight, ActQuant(acts_bits))
+    y = packed.multiply(x, CONFIG | config)
+    assert not packed.counters.any()
     return y
 
 
@@ -148,16 +147,8 @@ def test_large_sums_stay_exact(bits):
     weight = UniformWeight(codes, torch.ones(2, 1, dtype=torch.float16, device=DEVICE), bits)
     x = torch.full((2, K), -127, dtype=torch.int8, device=DEVICE)
     x[1, 0] = -126
-    y = wna8.linear_quantized(
-        x,
-        torch.full((2,), 2.0**-12, device=DEVICE),
-        wna8.pack_codes(codes, bits),
-        weight.scale_NG.T.contiguous(),
-        -1,
-        torch.float16,
-        torch.zeros(1, dtype=torch.int32, device=DEVICE),
-        CONFIG,
-    )
+    scale = torch.full((2,), 2.0**-12, device=DEVICE)
+    y = PackedInteger.of(weight, ActQuant(8)).multiply_codes(x, scale, torch.float16, CONFIG)
     assert_rounded(y, x.double() @ weight.dequantize().double().T / 2**12, 0)
     assert 128 * 127 * wna8.COLUMNS < 2**31 <= 128 * 127 * (wna8.COLUMNS + 1)
 
@@ -181,10 +172,8 @@ def test_what_it_cannot_do():
     with pytest.raises(ValueError, match="equal shapes"):
         add_rms_norm_quantize(x, pad(x, (0, 0, 0, 1)), x[0], 1e-6)
     K = wna8.COLUMNS + 1
-    row, scale = torch.zeros(1, K, dtype=torch.int8, device=DEVICE), torch.ones(1, 1, device=DEVICE)
-    words, counters = torch.zeros(K // 128 + 1, 1, 1, 4, dtype=torch.int32, device=DEVICE), scale.int()
     with pytest.raises(ValueError, match=f"rows of {wna8.COLUMNS} columns, got K={K}"):
-        wna8.linear_quantized(row, scale[0], words, scale.half(), -1, torch.float16, counters, CONFIG)
+        wna8.check(K, -1)
 
 
 COMPILE = """

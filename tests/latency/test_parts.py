@@ -29,8 +29,6 @@ def test_a_timing_has_numpys_percentiles(n):
     samples = np.random.default_rng(n).random(n)
     found = Timing.of(samples.tolist())
     assert (found.p20, found.us, found.p80) == pytest.approx(np.quantile(samples, [0.2, 0.5, 0.8]), rel=1e-12)
-    with pytest.raises(ValueError, match="no samples"):
-        Timing.of([])
 
 
 def test_timing_says_its_spread():
