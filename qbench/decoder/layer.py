@@ -60,7 +60,7 @@ def normed_product(
     """(r, product(norm(r))) with r = x + delta."""
     if isinstance(product, PackedInteger):
         r, codes, scale = add_rms_norm_quantize(x, delta, gain, eps, product.acts_bits)
-        return r, _integer_product(product, codes, scale, x)
+        return r, product.multiply_codes(codes, scale, x.dtype).view(*x.shape[:-1], product.N)
     r, normed = add_rms_norm(x, delta, gain, eps)
     return r, product(normed)
 
@@ -68,10 +68,6 @@ def normed_product(
 def activated_product(gate_up: Tensor, product: nn.Module) -> Tensor:
     """product(silu(gate) * up)."""
     if isinstance(product, PackedInteger):
-        return _integer_product(product, *silu_mul_quantize(gate_up, product.acts_bits), gate_up)
+        codes, scale = silu_mul_quantize(gate_up, product.acts_bits)
+        return product.multiply_codes(codes, scale, gate_up.dtype).view(*gate_up.shape[:-1], product.N)
     return product(silu_mul(gate_up))
-
-
-def _integer_product(product: PackedInteger, codes_MK: Tensor, scale_M: Tensor, like: Tensor) -> Tensor:
-    """The product with the dtype and the leading dimensions of ``like``."""
-    return product.multiply_codes(codes_MK, scale_M, like.dtype).view(*like.shape[:-1], product.N)

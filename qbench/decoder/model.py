@@ -132,10 +132,9 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def step(self, advance: int = 1) -> Tensor:
-        """Appends ``token_B`` and sets it to the most likely next tokens; positions move on by ``advance``. Returns the
-        logits [B, V].
+        """Appends ``token_B``, replaces it by the most likely next tokens and returns the logits [B, V].
 
-        Everything is on the device, so a CUDA graph can capture a step. Whether a place is left is not checked.
+        Positions move on by ``advance``. A CUDA graph can hold a step. Whether a place is left is not checked.
         """
         logits = self._choose(self._layers(self.token_B[:, None], self._over_cache)[:, -1])
         self.position_B.add_(advance)

@@ -65,9 +65,6 @@ class Packed(nn.Module):
         """Bytes of the weight that one pass reads."""
         return sum(b.numel() * b.element_size() for b in self.stored().values() if b is not None)
 
-    def extra_repr(self) -> str:
-        return f"{self.K}, {self.N}, bits={self.bits}, bytes={self.weight_bytes}"
-
     def _apply(self, fn, recurse=True):
         def as_stored(tensor: Tensor) -> Tensor:
             return fn(tensor.view(torch.int16)).view(torch.float16) if tensor.dtype == torch.float16 else fn(tensor)

@@ -29,7 +29,7 @@ SHARED = 227 * 1024  # bytes of shared memory per processor
 DENSE_FROM = {"wna16": 129, "binary": 65}  # tokens, as ``estimate`` explains
 
 
-def choose(kernel: str, bits: int, N: int, K: int, M: int, device: torch.device) -> dict:
+def choose(kernel: str, bits: int, N: int, K: int, M: int, device: torch.device | str) -> dict:
     """The configuration for ``M`` tokens: ``path`` is "fused", with block_n, block_m, split, warps, stages, or
     "dequantize"."""
     name, processors = _gpu(device)
@@ -43,7 +43,7 @@ def _choose(kernel, bits, N, K, tokens, name, processors) -> dict:
 
 
 @cache
-def _gpu(device: torch.device) -> tuple[str, int]:
+def _gpu(device: torch.device | str) -> tuple[str, int]:
     if interpreted():
         return "interpreter", 1
     properties = torch.cuda.get_device_properties(device)

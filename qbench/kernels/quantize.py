@@ -3,8 +3,7 @@
     scale_m = max(max_k |x_mk| / (2^(b-1) - 1), 1e-8)      code_mk = x_mk / scale_m, rounded half to even
 
 One program reads one token, once. The operation before the quantizer in a decoder (residual addition with RMSNorm, or
-the MLP's activation) runs in the same launch, rounded to the model's dtype where transformers' Qwen3 rounds. So
-quantization costs no launch of its own, and no 16-bit tensor is stored only to be read back.
+the MLP's activation) runs in the same launch, rounded to the model's dtype where transformers' Qwen3 rounds.
 
 The maximum is taken over the bits of |x|: as integers they have the same order as the numbers. NaN is above all of
 them, so it reaches the scale and with it the whole token. Divisions follow IEEE, since an approximate one puts codes on

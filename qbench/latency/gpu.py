@@ -8,7 +8,6 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable
 from contextlib import contextmanager
 
 import torch
@@ -26,7 +25,6 @@ STATE = {
     "power_limit_w": "power.limit",
     "temperature_c": "temperature.gpu",
 }
-Ask = Callable[[str, str], list[list[str]]]
 
 
 def nvidia_smi(uuid: str, query: str) -> list[list[str]]:
@@ -39,7 +37,7 @@ def nvidia_smi(uuid: str, query: str) -> list[list[str]]:
     return [[value.strip() for value in line.split(",")] for line in text.splitlines() if line.strip()]
 
 
-def describe(device: str = "cuda", commit: str | None = None, ask: Ask = nvidia_smi) -> tuple[dict, list[str]]:
+def describe(device: str = "cuda", commit: str | None = None) -> tuple[dict, list[str]]:
     """The record's ``provenance`` without the seconds, with the clocks under load, and notes on the GPU's state.
 
     Call it before this process uses CUDA, since it notes other users of the GPU that torch calls ``device``.
@@ -49,12 +47,12 @@ def describe(device: str = "cuda", commit: str | None = None, ask: Ask = nvidia_
     uuid = f"GPU-{str(properties.uuid).removeprefix('GPU-')}"
     state: dict = dict.fromkeys(STATE)
     try:
-        notes = _busy(uuid, ask)
+        notes = _busy(uuid)
         if notes:  # perhaps the end of an earlier call
             time.sleep(WAIT)
-            notes = _busy(uuid, ask)
+            notes = _busy(uuid)
         with _work(device):
-            (values,) = ask(uuid, f"--query-gpu={','.join(STATE.values())}")
+            (values,) = nvidia_smi(uuid, f"--query-gpu={','.join(STATE.values())}")
         state = {name: text if name == "driver" else _number(text) for name, text in zip(STATE, values)}
         now, most = state["sm_clock_mhz"], state["sm_clock_max_mhz"]
         if now is None or most is None:
@@ -80,11 +78,11 @@ def describe(device: str = "cuda", commit: str | None = None, ask: Ask = nvidia_
     return found, notes
 
 
-def _busy(uuid: str, ask: Ask) -> list[str]:
+def _busy(uuid: str) -> list[str]:
     """Notes on other users of the GPU."""
-    others = [row for row in ask(uuid, "--query-compute-apps=pid,used_memory") if row[0] != str(os.getpid())]
+    others = [row for row in nvidia_smi(uuid, "--query-compute-apps=pid,used_memory") if row[0] != str(os.getpid())]
     notes = [f"busy GPU: process {pid} was on it at the start, with {memory} MiB" for pid, memory in others]
-    ((used,),) = ask(uuid, "--query-gpu=utilization.gpu")
+    ((used,),) = nvidia_smi(uuid, "--query-gpu=utilization.gpu")
     return notes + [f"busy GPU: utilisation was {used} % before the start"] * ((_number(used) or 0) > IDLE)
 
 

@@ -8,8 +8,7 @@ a graph too.
 ``floor_ms`` is the time that the bytes would take at the measured copy bandwidth: weights and cache of a step, weights
 and written cache of a prompt (which is limited by arithmetic, not by memory).
 
-Estimated for 0.6B, 8B and 32B with the nine weights below on an H200: 2 minutes, once the products' kernels are
-compiled. One layer of a model is drawn, the others are copies, at most 65 GB.
+Estimated on an H200: 2 minutes, once the products' kernels are compiled, and at most 65 GB.
 
 Dimension key: N output channels, K input channels.
 """
@@ -38,7 +37,6 @@ PROMPT = 2048  # tokens of the one prompt
 BUDGET_US = 200_000  # device time of a row
 RUNS = (5, 50)  # at least, at most
 SLACK = 3.0  # seconds that a row may take after its deadline was checked
-DTYPE = torch.bfloat16
 
 
 def random_dense(N: int, K: int, device: str) -> nn.Linear:
@@ -79,7 +77,8 @@ def time_decoders(
             try:
                 if decoder is None:
                     linear = partial(CHOICES[kernel], device=bench.device)
-                    decoder = Decoder.random(bench.models[model], linear, row.batch, row.context, DTYPE, bench.device)
+                    shape, dtype = bench.models[model], torch.bfloat16
+                    decoder = Decoder.random(shape, linear, row.batch, row.context, dtype, bench.device)
                 row = timed(row, decoder, bench.clock, bandwidth)
             except Exception as e:
                 row = replace(row, notes=[f"failed: {type(e).__name__}: {first_line(e)}"])

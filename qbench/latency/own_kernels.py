@@ -7,8 +7,6 @@ Dimension key: M tokens, N output channels, K input channels.
 
 from functools import partial
 
-import torch
-
 from qbench.kernels import configs, wna8
 from qbench.kernels.pack import unpack
 from qbench.kernels.packed import PackedBinary, PackedInteger, PackedUniform
@@ -56,7 +54,7 @@ def contenders() -> list[Contender]:
     """All our kernels; 5, 6 and 7 bits last."""
 
     def own(kernel, make):
-        return Contender(kernel, partial(Own, make=make), config=partial(_config, kernel.name, kernel.bits))
+        return Contender(kernel, partial(Own, make=make), config=partial(configs.choose, kernel.name, kernel.bits))
 
     note = "each product dequantizes the weight to bfloat16, then calls cuBLAS"
     dense = partial(Own, make=partial(PackedUniform.random, bits=4), config=configs.DEQUANTIZE)
@@ -66,7 +64,3 @@ def contenders() -> list[Contender]:
         own(Kernel("binary", 1, GROUP), PackedBinary.random),
         Contender(Kernel("dequantize_cublas", 4, GROUP), dense, note, least_tokens=16),
     ]
-
-
-def _config(kernel, bits, N, K, M, device):
-    return configs.choose(kernel, bits, N, K, M, torch.device(device))

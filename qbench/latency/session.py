@@ -38,8 +38,7 @@ MOST_WORKERS = 14
 def gpu_bench(commit: str | None) -> Bench:
     """The first GPU that torch sees, with everything that is measured on it. ``commit`` as in ``describe``."""
     provenance, notes = describe("cuda", commit)
-    bf16, *others = peers.contenders()
-    contenders = [bf16, *own_kernels.contenders(), *others]
+    contenders = [*peers.contenders(), *own_kernels.contenders()]
     spawn = multiprocessing.get_context("spawn")  # a process that uses a GPU cannot fork
     workers = ProcessPoolExecutor(min(MOST_WORKERS, os.cpu_count() or 1), mp_context=spawn)
     return Bench("cuda", Clock(), provenance["l2_bytes"], provenance, contenders, steps(), workers, notes)
@@ -120,7 +119,7 @@ class Session:
             except DeviceLostError:
                 row.notes.append(LOST)
                 raise
-        self._save_now_and_then()
+        self._save(SAVE_EVERY)
 
     def _decoders(self) -> None:
         end, done = self.started + DECODERS_END * self.seconds, {row.key for row in self.record.models}
@@ -132,7 +131,7 @@ class Session:
 
         def keep(row: ModelRow) -> None:
             self.record.models.append(row)
-            self._save_now_and_then()
+            self._save(SAVE_EVERY)
 
         bandwidth = 1e9 * self.record.ceilings["copy_gbps"].value
         if left := time_decoders(self.bench, steps, bandwidth, end, keep):
@@ -141,11 +140,10 @@ class Session:
     def _left_out(self, what: str) -> None:
         self.record.note(f"{LEFT_OUT}: {what}; --resume measures them")
 
-    def _save_now_and_then(self) -> None:
-        if self.clock.now() - self.saved > SAVE_EVERY:
-            self._save()
-
-    def _save(self) -> None:
+    def _save(self, every: float = 0.0) -> None:
+        """Writes the record unless it was written less than ``every`` seconds ago."""
+        if self.clock.now() - self.saved < every:
+            return
         self.saved = self.clock.now()
         self.record.provenance["seconds"] = round(self.earlier + self.saved - self.started, 1)
         self.record.write(self.path)

@@ -16,8 +16,6 @@ MODEL_HEAD = ["Model", "Step", "Weights", "Batch", "Tokens", "ms", "p20 to p80",
 MODEL_HEAD += ["weights GB", "cache GB", "peak GB"]
 NAMES = "W4A16: 4-bit weights in groups of 128, 16-bit activations; W8A8: 8-bit activations and one scale per row."
 PEER = "Best peer: the fastest kernel of another library, except bf16, that reads at least as many bits per weight."
-MEANS = f"Means: geometric, over {', '.join(FUSED)}, the products that a decoder runs."
-FLOOR = "Floor: weights and cache read once at the measured copy bandwidth."
 
 
 def sheets(s: Speeds) -> list[Sheet]:
@@ -28,11 +26,9 @@ def sheets(s: Speeds) -> list[Sheet]:
 def conditions(s: Speeds) -> list[str]:
     """The lines below every table of the record: machine, measured ceilings, notes."""
     p = s.record.provenance
-    parts = [
-        s.gpu,
-        *(f"{p[name]:.0f} {unit}" for name, unit in (("power_limit_w", "W"), ("sm_clock_mhz", "MHz")) if p.get(name)),
-    ]
-    parts += [f"{name} {p[name][:8]}" for name in ("driver", "torch", "triton", "cuda", "commit") if p.get(name)]
+    settings = {"power_limit_w": "W", "sm_clock_mhz": "MHz"}
+    parts = [s.gpu, *(f"{p[name]:.0f} {unit}" for name, unit in settings.items() if p.get(name))]
+    parts += [f"{name} {p[name]}" for name in ("driver", "torch", "triton", "cuda", "commit") if p.get(name)]
     units = {"copy_gbps": ("copy", "GB/s"), "read_gbps": ("read", "GB/s"), "bf16_tflops": ("bf16 product", "TFLOP/s")}
     units |= {"launch_us": ("empty launch", "µs")}
     measured = [f"{what} {s.ceiling(k):.4g} {unit}" for k, (what, unit) in units.items() if k in s.record.ceilings]
@@ -81,7 +77,7 @@ def more_tokens(s: Speeds) -> Sheet:
         "l" + "r" * len(s.tokens),
         csv_head=KERNEL_CSV,
         csv_rows=[_kernel_csv(s, row) for row in s.products.values()],
-        lines=[MEANS, NAMES, *conditions(s)],
+        lines=[f"Geometric means over {', '.join(FUSED)}, the products that a decoder runs.", NAMES, *conditions(s)],
     )
     large = [m for m in LARGE if m in s.sizes]
     together = {f"{', '.join(large[:-1])} and {large[-1]} together": large} if len(large) > 1 else {}
@@ -97,7 +93,9 @@ def decoders(s: Speeds) -> Sheet:
     """One row per decoder, kind of weight and batch."""
     sheet = Sheet(f"latency_{s.name}_models", f"Whole decoders on an {s.gpu}", MODEL_HEAD, "lll" + "r" * 10)
     sheet.csv_head = MODEL_CSV
-    sheet.lines = [f"Tokens: in the cache of each sequence, or of the prompt. {FLOOR}", NAMES, *conditions(s)]
+    tokens = "Tokens: in the cache of each sequence, or of the prompt."
+    sheet.lines = [f"{tokens} Floor: weights and cache read once at the measured copy bandwidth."]
+    sheet.lines += [NAMES, *conditions(s)]
     base = {(r.model, r.what, r.batch, r.context): r.ms for r in s.models if r.kernel == BF16}
     blocks: dict[str, list] = {}
     for r in s.models:
