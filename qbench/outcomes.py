@@ -7,6 +7,7 @@ it pickles the callback, each job writes its outcome into the callback's folder,
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
@@ -121,10 +122,14 @@ def table(metrics: dict[str, Metric]) -> str:
         rows.append((data, metric, f"{m.value:.4g}", "±", "n/a" if m.stderr is None else f"{m.stderr:.2g}", str(m.n)))
     if len(rows) == 1:
         return ""
+    head, *cells = columns(rows, left=2)
+    return "".join("\n|" + "|".join(row) + "|" for row in (head, ["-" * len(word) for word in head], *cells))
+
+
+def columns(rows: Sequence[tuple[str, ...]], left: int) -> list[list[str]]:
+    """``rows`` with columns of equal width, the first ``left`` of them aligned to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows)]
-    rows.insert(1, tuple("-" * width for width in widths))
-    cells = ([w.ljust(n) if i < 2 else w.rjust(n) for i, (w, n) in enumerate(zip(row, widths))] for row in rows)
-    return "".join("\n|" + "|".join(row) + "|" for row in cells)
+    return [[w.ljust(n) if i < left else w.rjust(n) for i, (w, n) in enumerate(zip(row, widths))] for row in rows]
 
 
 def summary(outcomes: list[Outcome]) -> str:

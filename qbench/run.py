@@ -10,12 +10,14 @@ import torch
 from omegaconf import DictConfig
 from safetensors import SafetensorError
 
-from qbench import overrides, preflight, provenance, signals
+from qbench import overrides, provenance, signals
 from qbench.config import Config, name_of
 from qbench.files import remove_stale, scratch
 from qbench.measure.base import Context
+from qbench.methods.base import Method
 from qbench.models.placement import Placement
 from qbench.outcomes import Outcome
+from qbench.plan import fits
 from qbench.protocol import judge
 from qbench.quantization import Quantization
 from qbench.record import LayerReport, Measurement, digest
@@ -37,13 +39,23 @@ class Run:
         config.method.check(self.ckpt.linears)
         config.check_lengths(self.ckpt.config.max_position_embeddings)
         self.store.check_writable()
-        preflight.check_revision(self.store, self.ckpt)
+        self._check_revision()
         self.quantized = Quantization(config, self.ckpt)
         evals = {name: measure.science(self.context(None)) for name, measure in self.measures.items()}
         self.sciences = {name: self.quantized.science | {"eval": science} for name, science in evals.items()}
         if any(m.runs_packed for m in self.measures.values()):
-            preflight.check_packable(config.method, self.ckpt.linears)
+            check_packable(config.method, self.ckpt.linears)
         self.ids = {name: digest(science) for name, science in self.sciences.items()}
+
+    def _check_revision(self) -> None:
+        """ValueError where records exist of another revision: in one results folder a model name stands for one."""
+        model, revision = self.config.model, self.ckpt.revision
+        if others := self.store.revisions(model.name) - {revision}:
+            back = f"model.revision={min(others)} takes the former again, or " if model.repo else ""
+            raise ValueError(
+                f"model {model.name} is now revision {revision}, but the records in {self.store.root} are of revision "
+                f"{', '.join(sorted(others))}; {back}set machine.results_dir to another folder, or model.name"
+            )
 
     def context(self, placement: Placement | None) -> Context:
         """What the measures need; models are loaded where ``placement`` says."""
@@ -62,7 +74,7 @@ class Run:
         started = time.perf_counter()
         if not (missing := self._missing()):
             return self._outcome("present")
-        preflight.check_room(self.ckpt, self.config.method, self.machine, self.quantized.cell)
+        fits.check_room(self.ckpt, self.config.method, self.machine, self.quantized.cell)
         with self.store.claim(*(self.ids[name] for name in missing)) as mine:
             missing = self._missing()  # another process may have finished just now
             todo, errors = self._not_failed([name for name in missing if self.ids[name] in mine])
@@ -155,6 +167,17 @@ def run(cfg: DictConfig) -> Outcome:
         if not isinstance(e, (ValueError, OSError)):
             traceback.print_exc()
         return Outcome(name_of(cfg), "refused", one_line(e))
+
+
+def check_packable(method: Method, linears: dict[str, tuple[int, int]]) -> None:
+    """ValueError where no kernel multiplies with the weights that ``method`` makes of ``linears``, {name: (N, K)}."""
+    from qbench.kernels import binary, wna8  # needs Triton
+
+    if method.grid and method.acts:
+        for _, K in linears.values():
+            wna8.check(K, method.grid.group_size)
+    if method.grid is None and (block := getattr(method, "block_size", None)):
+        binary.check_block(block)
 
 
 def one_line(e: BaseException) -> str:

@@ -14,7 +14,6 @@ from huggingface_hub import constants
 from transformers import AutoTokenizer
 
 import qbench.nano
-from qbench import plan
 from qbench.data import corpus as data
 from qbench.data.corpus import Calibration, Corpus
 from qbench.data.sources import PINS, connect, pinned
@@ -157,14 +156,3 @@ def test_other_data_sets_come_with_the_commit_they_had(hub, tmp_path):
 
     first = hub.add("datasets", "org/set", {"train.csv": b"a,b\n1,2\n", "README.md": b"---\n---\n"}).commit
     assert commits() == commits(HF_HUB_OFFLINE="1") == f"1 {first}"
-
-
-def test_a_plan_counts_what_the_cache_lacks(hub, client, tmp_path, capsys):
-    def planned(*more) -> str:
-        plan.main(["model=qwen3-0.6b", "method=rtn", "eval=paper", f"machine.results_dir={tmp_path}", *more])
-        return capsys.readouterr().out
-
-    assert "from the Hub: 1.11 GiB of models, 0.34 GiB of texts, and the data sets of the tasks" in planned()
-    pinned("allenai/c4", "train", "en").get()
-    assert "0.04 GiB of texts" in planned()
-    assert "0.00 GiB of texts; " in planned(f"machine.data_dir={tmp_path}")

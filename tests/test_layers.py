@@ -24,7 +24,7 @@ LAYERS = [
     ("measure",),
     ("config", "overrides"),
     ("plan",),
-    ("preflight", "fetch", "records", "quantization"),
+    ("fetch", "records", "quantization"),
     ("run",),
     ("cli",),
 ]

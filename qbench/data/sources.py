@@ -38,12 +38,6 @@ LOCAL = {  # (repository, configuration or any): its files below machine.data_di
     ("allenai/winogrande", "winogrande_xl"): "zeroshot/winogrande_xl_{split}*.parquet",
     ("aps/super_glue", "boolq"): "zeroshot/boolq_{split}*.parquet",
 }
-BYTES = {  # of the large files; the last one is rounded, as the Hub shows it
-    (WIKITEXT, "train"): 6_357_543,
-    (WIKITEXT, "test"): 732_610,
-    (C4, "train"): 319_308_785,
-    (C4, "validation"): 40_500_000,
-}
 OWN_TEXT = "without any data set, calib=nano eval=nano take the package's own text, for any model"
 INSTEAD = (
     "set machine.data_dir to a folder that has it, or run `qbench fetch` with these arguments where there is one; "
@@ -58,11 +52,6 @@ class HubFile(NamedTuple):
     repo: str
     revision: str
     path: str
-
-    @property
-    def size(self) -> int:
-        """Bytes, of the files in ``BYTES``; 0 for others."""
-        return sum(n for (repo, split), n in BYTES.items() if repo == self.repo and split in self.path)
 
     def cached(self) -> Path | None:
         """The file in the Hub's cache; None if it is not there. Does not use the network."""

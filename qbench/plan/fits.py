@@ -1,7 +1,7 @@
-"""Whether a run fits into memory and on the disk. A plan warns; a run is refused only where it must fail.
+"""Whether a run fits into memory and on the disk.
 
-A plan compares the peaks that it expects with a machine. Before a run, ``check_fits`` compares what the run certainly
-needs with what this machine has. It never refuses a run that might succeed.
+A plan compares the peaks that it expects with a machine, and warns. A run is refused only where what it certainly needs
+is more than this machine has: it never refuses what might succeed.
 """
 
 import os
@@ -11,7 +11,9 @@ from pathlib import Path
 
 import torch
 
+from qbench.machine import Machine
 from qbench.methods.base import Method
+from qbench.models.checkpoint import OpenCheckpoint
 from qbench.plan import footprint
 from qbench.plan.machines import GIB
 from qbench.shape import Shape
@@ -40,7 +42,7 @@ def needs(shape: Shape, method: Method, device: str, dtype: str = "bfloat16") ->
     return Bytes(gpu=memory, disk=disk) if device.startswith("cuda") else Bytes(ram=memory, disk=disk)
 
 
-def available(device: str, cache_dir: str | Path) -> Bytes:
+def available(device: str, cache_dir: Path) -> Bytes:
     """What this machine has: all GPU and CPU memory (other processes may free theirs), and free disk."""
     gpu = torch.cuda.get_device_properties(device).total_memory if device.startswith("cuda") else None
     return Bytes(gpu=gpu, ram=memory(), disk=free(cache_dir))
@@ -56,10 +58,12 @@ def lacking(need: Bytes, has: Bytes) -> list[str]:
     return found
 
 
-def check_fits(need: Bytes, has: Bytes, cell: str) -> None:
-    """ValueError where ``cell`` certainly cannot run."""
-    if found := lacking(need, has):
-        raise ValueError(f"{cell} needs at least {found[0]}")
+def check_room(ckpt: OpenCheckpoint, method: Method, machine: Machine, cell: str) -> None:
+    """ValueError where ``cell`` certainly cannot run; layers spread over devices (max_memory) are not judged."""
+    if machine.max_memory is None:
+        need = needs(Shape.of(ckpt.config), method, machine.device, ckpt.model.dtype)
+        if found := lacking(need, available(machine.device, machine.cache_dir)):
+            raise ValueError(f"{cell} needs at least {found[0]}")
 
 
 def memory() -> int:

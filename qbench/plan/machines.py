@@ -1,8 +1,8 @@
 """Machines to plan for: GPUs by their published peaks, or this machine by a short measurement.
 
 Peaks are those of the makers' data sheets: dense bfloat16 with float32 sums, float32 without TF32, memory bandwidth in
-bytes per second, GiB as the driver counts them. Real programs reach a share of them. The shares below are assumptions,
-and every plan prints them. Where records of the same device exist, a plan corrects its estimates by them.
+bytes per second, GiB as the driver counts them. The shares of them that programs reach are assumptions, and every plan
+prints them.
 """
 
 from dataclasses import dataclass
@@ -54,6 +54,7 @@ NAMED = {
         _published("RTX-4090", "4090", 165, 82.6, 1.01, 24),
     )
 }
+NAMES = ", ".join(m.name for m in NAMED.values())
 
 
 def machine(name: str, device: str = "cpu") -> Machine:
@@ -61,8 +62,7 @@ def machine(name: str, device: str = "cpu") -> Machine:
     if name == "this":
         return _this(device)
     if name.lower() not in NAMED:
-        known = ", ".join(m.name for m in NAMED.values())
-        raise ValueError(f"--on {name}: no such machine; choose one of {known}, or this")
+        raise ValueError(f"--on {name}: no such machine; choose one of {NAMES}, or this")
     return NAMED[name.lower()]
 
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qbench.config import Config
+from qbench.outcomes import columns
 from qbench.plan import fits
-from qbench.plan.downloads import model_bytes
 from qbench.plan.estimate import Estimate, corrections, estimate, shape_of, shares_statistics
 from qbench.plan.machines import GIB, Machine
 from qbench.plan.status import Records
 
-HEAD = ("model", "cells", "done", "failed", "missing", "hours", "GPU GiB", "CPU GiB", "disk GiB", "Hub GiB")
+HEAD = ("model", "cells", "done", "failed", "missing", "hours", "GPU GiB", "CPU GiB", "disk GiB")
 RECORD = 2 << 20  # bytes of all records of a cell with their samples
 
 
@@ -20,7 +20,6 @@ class Row:
     """One model: how many of its cells are measured, and what each of the missing ones costs."""
 
     model: str
-    hub: int
     correction: tuple[float, int] | None = None
     counts: Counter = field(default_factory=Counter)
     costs: list[Estimate] = field(default_factory=list)
@@ -38,20 +37,24 @@ class Row:
 
     @property
     def peak(self) -> fits.Bytes:
-        gpu, cpu, disk = (
-            max((getattr(cost, kind) for cost in self.costs), default=0) for kind in ("gpu", "cpu", "disk")
-        )
+        most = (max((getattr(cost, kind) for cost in self.costs), default=0) for kind in ("gpu", "cpu", "disk"))
+        gpu, cpu, disk = most
         return fits.Bytes(gpu, cpu, disk + sum(cost.left for cost in self.costs))
+
+    def words(self) -> tuple[str, ...]:
+        """The cells of its line, under HEAD."""
+        hours = f"{self.seconds.total() / 3600:.2f}" if self.missing else "-"
+        sizes = [f"{x / GIB:.1f}" if x else "-" for x in (self.peak.gpu, self.peak.ram, self.peak.disk)]
+        counts = (self.counts.total(), self.counts["done"], self.counts["failed"], self.missing)
+        return (self.model, *map(str, counts), hours, *sizes)
 
 
 def rows(configs: list[Config], records: Records, machine: Machine) -> list[Row]:
     """One row per model, in the sweep's order. A cell is done if all its evaluations are, failed if one has failed."""
     corrected, found, known = corrections(configs, records, machine), {}, set()
     for config in configs:
-        name, shape = config.model.name, shape_of(config.model)
-        if name not in found:
-            found[name] = Row(name, model_bytes(config.model, shape), corrected.get(name))
-        row, status = found[name], records.status(config)
+        name, shape, status = config.model.name, shape_of(config.model), records.status(config)
+        row = found.setdefault(name, Row(name, corrected.get(name)))
         todo = [part for part, how in status.items() if how == "missing"]
         partly = "part" if len(todo) < len(status) else "missing"
         row.counts["failed" if "failed" in status.values() else partly if todo else "done"] += 1
@@ -70,13 +73,10 @@ def rows(configs: list[Config], records: Records, machine: Machine) -> list[Row]
 
 def text(rows: list[Row], machine: Machine, results_dir: Path) -> str:
     """The table, the hours of each phase, and the assumptions."""
-    total = Row("all", sum(row.hub for row in rows))
-    for row in rows:
-        total.counts.update(row.counts)
-        total.costs += row.costs
-    table = [HEAD, *map(_words, [*rows, total] if len(rows) > 1 else rows)]
-    widths = [max(map(len, column)) for column in zip(*table)]
-    lines = ["  ".join(w.ljust(n) if i == 0 else w.rjust(n) for i, (w, n) in enumerate(zip(r, widths))) for r in table]
+    costs = [cost for row in rows for cost in row.costs]
+    total = Row("all", counts=sum((row.counts for row in rows), Counter()), costs=costs)
+    table = [HEAD, *(row.words() for row in ([*rows, total] if len(rows) > 1 else rows))]
+    lines = ["  ".join(row) for row in columns(table, left=1)]
     if total.missing:
         phases = ", ".join(f"{name} {s / 3600:.2f}" for name, s in total.seconds.items() if s > 0)
         lines += ["", f"Hours by phase: {phases}.", f"An estimate for {machine.name}: {machine.basis}."]
@@ -85,20 +85,13 @@ def text(rows: list[Row], machine: Machine, results_dir: Path) -> str:
             for r in rows
             if r.correction and r.missing
         ]
-        lines += sorted({f"Not in it: {what}." for cost in total.costs for what in cost.unknown})
-    lines.append(f"Records in {results_dir}: {total.counts['done']} of {sum(total.counts.values())} cells are done.")
+        lines += sorted({f"Not in it: {what}." for cost in costs for what in cost.unknown})
+    lines.append(f"Records in {results_dir}: {total.counts['done']} of {total.counts.total()} cells are done.")
     if total.counts["failed"]:
         lines.append(f"{total.counts['failed']} failed before and are not tried again unless retry_failed=true.")
     if total.counts["part"]:
         lines.append(f"Of the missing, {total.counts['part']} lack only some of their evaluations.")
     return "\n".join(lines)
-
-
-def _words(row: Row) -> tuple[str, ...]:
-    size = [f"{x / GIB:.1f}" if x else "-" for x in (row.peak.gpu, row.peak.ram, row.peak.disk, row.hub)]
-    hours = f"{sum(row.seconds.values()) / 3600:.2f}" if row.missing else "-"
-    counts = [row.counts["done"], row.counts["failed"], row.missing]
-    return (row.model, str(sum(row.counts.values())), *map(str, counts), hours, *size)
 
 
 def folder_problem(results_dir: Path, rows: list[Row]) -> str | None:
