@@ -1,6 +1,6 @@
 """Runs qbench at full size without a GPU and without real weights: random checkpoints of real shapes, real text.
 
-    python experiments/full_size.py --data DIR --tokenizer DIR [--out DIR] [--work DIR] [whole] [mmlu] [killed] [large]
+    python experiments/full_size.py --data DIR --tokenizer DIR [--out FILE] [--work DIR] [whole] [mmlu] [killed] [large]
 
 whole   all of Qwen3-0.6B (28 layers, 151,936 tokens): GPTQ W4 g128 on 16 x 512 tokens of C4, perplexity on 8 windows
         of WikiText-2 and one MMLU subject: minutes and peak memory
@@ -27,7 +27,7 @@ from random_weights import write_random
 from safetensors import safe_open
 
 from qbench import provenance
-from qbench.files import write_json
+from qbench.files import write_atomic
 from qbench.store import Store
 
 
@@ -36,13 +36,17 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", default=["whole", "mmlu", "killed", "large"])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=Path("results/full_size"))
+    parser.add_argument("--out", type=Path, default=Path("results/full_size/parts.jsonl"))
     parser.add_argument("--work", type=Path, default=Path("cache/full_size"))
     options = parser.parse_args()
     road = Road(options.data.resolve(), options.tokenizer.resolve(), options.work.resolve())
     for part in options.parts:
         found = getattr(road, part)()
-        write_json(options.out / f"{part}.json", found | {"provenance": provenance.collect("cpu", found["seconds"])})
+        record = {"name": part} | found | {"provenance": provenance.collect("cpu", found["seconds"])}
+        others = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.is_file() else []
+        kept = [record, *(d for d in others if d["name"] != part)]
+        lines = (json.dumps(d, separators=(",", ":")) + "\n" for d in sorted(kept, key=lambda d: d["name"]))
+        write_atomic(options.out, "".join(lines))
         print(part, json.dumps(found, indent=1), flush=True)
     return 0
 

@@ -8,7 +8,6 @@ A section stands between ``<!-- name -->`` and ``<!-- /name -->``.
 """
 
 import argparse
-import json
 import re
 import sys
 import textwrap
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from experiments.paper.other_records import records
 from qbench.files import write_atomic
 from qbench.report import frame, load, summary
 from qbench.report.latency.speeds import headlines
@@ -120,8 +120,7 @@ def latency(results: Path) -> str:
 
 def speed(results: Path) -> str:
     """One line for each thing that was timed, from results/speed and results/full_size, as far as they exist."""
-    files = (p for room in ("speed", "full_size") for p in (results / room).glob("*.json"))
-    found = {p.stem: json.loads(p.read_text()) for p in files}
+    found = dict(pair for room in ("speed", "full_size") for pair in records(results / room))
     tell = {
         "quantization": quantization,
         "scoring": scoring,

@@ -100,9 +100,7 @@ def exit_code(outcomes: list[Outcome]) -> int:
 def line(outcome: Outcome, number: int | None = None) -> str:
     """One run in one line: its message, or the first six numbers, and the ids of its records."""
     place = "" if number is None else f"#{number:<4}"
-    words = [f"{key} {m.value:.4g}" for key, m in headline(outcome.metrics).items()]
-    more = [f"and {len(words) - 6} more"] if len(words) > 6 else []
-    what = outcome.message or ("  ".join(words[:6] + more) if number is not None else "")
+    what = outcome.message or ("" if number is None else numbers(outcome.metrics, most=6))
     took = f"  ({outcome.seconds:.1f} s)" if outcome.status == "measured" else ""
     ids = f"  [{' '.join(outcome.records)}]" if outcome.records and number is not None else ""
     return f"{place}{outcome.cell:<28} {outcome.status:<9} {what}{took}{ids}"
@@ -112,6 +110,12 @@ def headline(metrics: dict[str, Metric]) -> dict[str, Metric]:
     """The metrics that have samples, which the subjects of a group have not, and those of kernels."""
     kernels = ("agreement/", "latency/")
     return {key: m for key, m in metrics.items() if m.samples is not None or key.startswith(kernels)}
+
+
+def numbers(metrics: dict[str, Metric], most: int) -> str:
+    """The first ``most`` numbers in one line."""
+    words = [f"{key} {m.value:.4g}" for key, m in headline(metrics).items()]
+    return "  ".join(words[:most] + [f"and {len(words) - most} more"] * (len(words) > most))
 
 
 def table(metrics: dict[str, Metric]) -> str:

@@ -1,7 +1,7 @@
 """JSON records that are no measurements (results/full_size, speed, quirks): their values, their files, their tables.
 
 These records differ in shape and more will come, so this file assumes only that they are nested. Each value has the key
-<folder>/<file>/<path>; signs that a key of LaTeX cannot hold, such as a space, become "-".
+<folder>/<record>/<path>; signs that a key of LaTeX cannot hold, such as a space, become "-".
 """
 
 import json
@@ -21,11 +21,17 @@ def values(results: Path) -> dict[str, str]:
     """Key to text of all records in ``FOLDERS``, and ``<folder>/any`` and ``records/any`` where there is one."""
     out: dict[str, str] = {}
     for folder in FOLDERS:
-        for path in sorted((results / folder).glob("*.json")):
-            found = json_values(json.loads(path.read_text()))
+        for name, d in records(results / folder):
             out |= {f"{folder}/any": "yes", "records/any": "yes"}
-            out |= {f"{folder}/{path.stem}/{key}": tex(plain(value)) for key, value in found}
+            out |= {f"{folder}/{name}/{key}": tex(plain(value)) for key, value in json_values(d)}
     return {re.sub(r"[^\w/=.-]", "-", key): text for key, text in out.items()}
+
+
+def records(folder: Path) -> list[tuple[str, dict]]:
+    """(name, JSON) of each .json file, and of each line of a .jsonl, which holds its name; sorted by name."""
+    found = [(path.stem, json.loads(path.read_text())) for path in folder.glob("*.json")]
+    lines = [json.loads(line) for path in folder.glob("*.jsonl") for line in path.read_text().splitlines()]
+    return sorted([*found, *((d.pop("name"), d) for d in lines)], key=lambda pair: pair[0])
 
 
 def json_values(x, path: str = "") -> Iterator[tuple[str, object]]:
@@ -56,15 +62,14 @@ def inputs(folder: Path, reach: str) -> str:
 def tables(folder: Path) -> str:
     """A LaTeX table of names and values per JSON record of ``folder``; of its provenance only the machine and time."""
     out = []
-    for path in sorted(folder.glob("*.json")):
-        d = json.loads(path.read_text())
-        about = d.pop("provenance", {}) if isinstance(d, dict) else {}
+    for name, d in records(folder):
+        about = d.pop("provenance", {})
         found = list(json_values(d))
-        caption = f"The record {_title(path)}"
+        caption = f"The record {_title(folder / name)}"
         if where := ", ".join(str(about[key]) for key in ("device", "time") if about.get(key)):
             caption += f" ({where})"
         caption += f". The first {MOST} of {len(found)} values." if len(found) > MOST else "."
-        s = Sheet(f"{folder.name}_{path.stem}", caption, ["Name", "Value"], "ll")
+        s = Sheet(f"{folder.name}_{name}", caption, ["Name", "Value"], "ll")
         s.tex_align = r"@{}p{0.55\linewidth}p{0.4\linewidth}@{}"
         s.blocks = [("", [[Cell(key.replace("_", " ")), Cell(plain(value))] for key, value in found[:MOST]])]
         out.append(to_latex(s))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from qbench.outcomes import headline
+from qbench.outcomes import columns, numbers
 from qbench.protocol import name_of
 from qbench.record import Failure, Measurement
 from qbench.records.folding import delete, fold, order
@@ -46,22 +46,18 @@ class Entry:
         science = self.json["science"]
         grid, method, ev = science["grid"] or {}, science["method"], science["eval"]
         weights = "16" if method["name"] == "none" else grid.get("bits", "–")
-        return {
-            "model": science["model"]["name"],
-            "method": method["name"],
-            "bits": f"W{weights}A{(method.get('acts') or {}).get('bits', 16)}",
-            "group": {-1: "row"}.get(size := grid.get("group_size", "–"), str(size)),
-            "eval": f"{ev['name']} {ev.get('source') or ','.join(ev.get('tasks') or ())}".strip(),
-            "protocol": name_of(self.json.get("protocol") or {}),
-        }
+        group = {-1: "row"}.get(size := grid.get("group_size", "–"), str(size))
+        data = ev.get("source") or ",".join(ev.get("tasks") or ())
+        bits, protocol = f"W{weights}A{(method.get('acts') or {}).get('bits', 16)}", self.json.get("protocol") or {}
+        names = (science["model"]["name"], method["name"], bits, group, f"{ev['name']} {data}".strip())
+        return dict(zip(FIELDS, (*names, name_of(protocol))))
 
     @property
     def result(self) -> str:
         """The main numbers, or the error."""
         if error := self.json.get("error"):
             return textwrap.shorten(f"failed: {error}", 80, placeholder=" ...")
-        words = [f"{key} {m.value:.4g}" for key, m in headline(self.json["metrics"]).items()]
-        return "  ".join(words[:3] + [f"and {len(words) - 3} more"] * (len(words) > 3))
+        return numbers(self.json["metrics"], most=3)
 
     @property
     def when(self) -> str:
@@ -137,5 +133,4 @@ def lines(found: list[Entry]) -> list[str]:
     for entry, pair in zip(found, labels):
         differs = ", ".join(filter(None, pair))
         rows.append((entry.json["id"], *entry.fields.values(), entry.result, entry.when, differs))
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return ["  ".join(text.ljust(n) for text, n in zip(row, widths)).rstrip() for row in rows]
+    return ["  ".join(row).rstrip() for row in columns(rows, left=len(rows[0]))]

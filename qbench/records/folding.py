@@ -52,7 +52,7 @@ def delete(store: Store, id: str) -> None:
 
 
 def write_lines(path: Path, records: Iterable[dict]) -> None:
-    """Writes the records, sorted by model, method, bits, group size and evaluation; equal records give equal bytes."""
+    """Writes the records in ``order``; equal records give equal bytes."""
     text = [json.dumps(d, separators=(",", ":"), allow_nan=False) + "\n" for d in sorted(records, key=order)]
     write_atomic(path, "".join(text))
 
