@@ -1,12 +1,10 @@
 """Runs blocks on calibration inputs and gathers statistics of what their linears read.
 
 The inputs of block 0 come from the model's own forward pass, stopped there by a hook, with every keyword argument that
-the model passes (rotary embeddings, mask, positions): nothing about attention is rebuilt by hand. After that, each
-block's outputs are the next block's inputs.
+the model passes: nothing about attention is rebuilt by hand. Each block's outputs are the next block's inputs.
 
-A block runs in the steps of its ``Anatomy``. Depth first (``observe``), each batch goes through all of them at once.
-Breadth first (``advance``), all batches stop at the next stage, so that its linears can be quantized before they are
-used: a method that calibrates on quantized earlier stages needs one forward pass per block, not one per stage.
+A block runs in the steps of its ``Anatomy``. In ``observe`` each batch goes through all of them at once. In ``advance``
+all batches stop at the next stage, so that its linears can be quantized before they are used.
 
 Dimension key: B sequences, T tokens, D model width, K input channels.
 """
@@ -127,8 +125,7 @@ class BlockCalibration:
 
     @torch.no_grad()
     def outputs(self) -> list[Inputs]:
-        """The outputs under the block's current weights, as inputs of the next block. After ``advance``, only the
-        remaining steps run."""
+        """The inputs of the next block under the current weights; after ``advance`` only the remaining steps run."""
         if self._states is None:
             return [replace(item, x_BTD=self._forward(item).to(item.x_BTD.device)) for item in self.inputs]
         while self._at < len(self.block.steps):

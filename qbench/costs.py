@@ -1,8 +1,7 @@
 """What a phase of a run costs: operations, memory traffic and kernel launches, counted before anything runs.
 
-Every method, statistic and measurement says its own ``Work``. ``qbench plan`` adds them up and divides by the speed of
-a machine. What is small beside the matrix products (norms, rotary embeddings, softmax, residuals: under 1 % at
-Qwen3's widths) is left out. ``qbench.plan.footprint`` counts memory.
+Every method, statistic and measurement says its own ``Work``; ``qbench plan`` adds them up. Norms, rotary embeddings,
+softmax and residuals (under 1 % at Qwen3's widths) are left out. ``qbench.plan.footprint`` counts memory.
 
 Dimension key: B sequences, T tokens per sequence, N output channels, K input channels, D hidden width, V vocabulary.
 """

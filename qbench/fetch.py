@@ -1,10 +1,7 @@
 """``qbench fetch``: downloads the models and data of a sweep into the caches, for machines without a network.
 
-    qbench fetch experiment=table4                 prints what is missing and its size, then downloads it
-    qbench fetch experiment=table4 --dry-run       only prints it
-    HF_HUB_OFFLINE=1 qbench run -m experiment=table4
-
-Arguments are those of ``qbench run``. Files in the cache are not downloaded again.
+qbench fetch experiment=table4                 prints what is missing and its size, then downloads it
+HF_HUB_OFFLINE=1 qbench run -m experiment=table4
 """
 
 import argparse

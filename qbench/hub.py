@@ -1,8 +1,4 @@
-"""Errors of the Hugging Face Hub as one line that says what to do.
-
-Its clients raise errors of several families (OSError, the HTTPError of httpx, hf_xet's RuntimeError), nest them, and
-write messages of many lines.
-"""
+"""Errors of the Hugging Face Hub, which are of several families and nested, as one line that says what to do."""
 
 from huggingface_hub import constants
 from huggingface_hub.errors import (

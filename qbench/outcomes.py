@@ -1,7 +1,7 @@
 """How the cells of a run or a sweep ended, and what the command prints of it.
 
-``Outcomes`` is a callback of Hydra (conf/config.yaml). A Hydra launcher may run the jobs of a sweep in other processes:
-it pickles the callback, each job writes its outcome into the callback's folder, and the first process reads them all.
+``Outcomes`` is a callback of Hydra (conf/config.yaml). A launcher may run the jobs of a sweep in other processes: each
+writes its outcome into the callback's folder, and the first process reads them all.
 """
 
 import json
@@ -28,9 +28,8 @@ QUIET = ("present", "elsewhere", "left out")  # in a sweep these are only counte
 class Outcome:
     """How one run ended.
 
-    ``status``: measured; present (all its records exist); elsewhere (another process is measuring it); failed (now or
-    before); refused (bad input, nothing was started); left out (the paper's table that was asked for does not print
-    it). ``records``: where each record lies, by id.
+    ``status``: measured; present (all records exist); elsewhere (another process measures it); failed (now or before);
+    refused (bad input); left out (the paper's table does not print it). ``records``: where each record lies, by id.
     """
 
     cell: str
@@ -141,8 +140,6 @@ def summary(outcomes: list[Outcome]) -> str:
     counts = {s: sum(o.status == s for o in outcomes) for s in STATUSES}
     lines = [", ".join(f"{n} {status}" for status, n in counts.items() if n) or "no cell finished"]
     if counts["elsewhere"]:
-        lines.append(
-            "  elsewhere: another process is measuring these cells; run the same command again when it is done"
-        )
+        lines.append("  elsewhere: another process measures these cells; run the same command again when it is done")
     lines += [f"  {o.status:<8} {o.cell}: {o.message}" for o in outcomes if o.is_bad]
     return "\n".join(lines)

@@ -1,8 +1,8 @@
 """Which protocol a measurement follows: judged from its settings when it is measured, and stored with its record.
 
-A protocol is a set of fields in ``conf/protocol``. ``paper`` holds what the text of the paper states, which is also the
-default configuration; ``released`` holds what the authors' code does. A measurement follows a protocol if every field
-that the protocol sets has the protocol's value. Reports read the stored judgement and never today's configuration.
+A protocol is a set of fields in ``conf/protocol``: ``paper``, the default, holds what the text of the paper states, and
+``released`` what the authors' code does. A measurement follows a protocol if it has all of these values. Reports read
+the stored judgement and never today's configuration.
 """
 
 import json

@@ -4,12 +4,13 @@ import platform
 import resource
 import subprocess
 import sys
-import time
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+
+from qbench.record import now
 
 GENERATED = ("results", "paper", "notebooks", "docs", "README.md", "experiments/LOG.md")  # no number depends on these
 PACKAGES = (
@@ -21,16 +22,14 @@ PACKAGES = (
 def collect(device: str, seconds: float) -> dict:
     """Versions, machine, threads, time and peak memory (of the process so far, MiB)."""
     cuda = device.startswith("cuda")
-    name = torch.cuda.get_device_name(device) if cuda else _processor()
-    peak = torch.cuda.max_memory_allocated(device) >> 20 if cuda else None
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "linux" else 1 << 20)
     return dict(
-        time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        time=now(),
         seconds=round(seconds, 3),
-        device=name,
+        device=torch.cuda.get_device_name(device) if cuda else _processor(),
         threads=torch.get_num_threads(),
         peak_cpu_mib=rss,
-        peak_gpu_mib=peak,
+        peak_gpu_mib=torch.cuda.max_memory_allocated(device) >> 20 if cuda else None,
         python=platform.python_version(),
         packages=_versions(),
         commit=_commit(),

@@ -26,8 +26,7 @@ from qbench.stream import quantize
 class CachedWeights:
     """The quantized weights ``id`` of a model of ``blocks`` decoder layers, in a folder that all processes share.
 
-    It has a lock. One process quantizes while others wait for it; then any number evaluate at once. The last
-    process that used the weights deletes them.
+    One process quantizes while others wait; then any number evaluate at once, and the last of them deletes the weights.
     """
 
     def __init__(self, cache_dir: Path, id: str, blocks: int):
@@ -36,8 +35,7 @@ class CachedWeights:
 
     @contextmanager
     def whole(self, make: Callable[[QuantizedFolder], None]) -> Iterator[QuantizedFolder]:
-        """The folder with all its blocks, after ``make`` wrote those that are missing. No process deletes it while the
-        context is open."""
+        """The folder, after ``make`` wrote the missing blocks; no process deletes it while the context is open."""
         try:
             while not self._is_ready(make):
                 self._lock.release()

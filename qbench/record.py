@@ -8,6 +8,7 @@ experiments/numerical_spread.py measures what this changes. ``qbench.store`` wri
 
 import hashlib
 import json
+import time
 from dataclasses import dataclass, field
 from typing import Any, NotRequired, TypedDict
 
@@ -24,10 +25,10 @@ class NewerRecord(ValueError):
 class Metric:
     """One number with its unit.
 
-    ``samples`` holds one outcome per item, in the order of the data: a window's mean negative log-likelihood, a
-    question's 0 or 1. Paired differences need them. ``stderr`` is the standard error of ``value`` over the ``n`` items,
-    None where there is none. ``higher_is_better``, ``chance`` (the value of guessing) and ``header`` tell tables how to
-    show it. Where a measure leaves them out, as in old records, tables go by the metric's name.
+    ``samples``: one outcome per item, in the order of the data (a window's mean negative log-likelihood, a question's 0
+    or 1), for paired differences. ``stderr``: the standard error of ``value`` over the ``n`` items, if there is one.
+    ``higher_is_better``, ``chance`` (the value of guessing) and ``header`` tell tables how to show it; where they are
+    left out, tables go by the metric's name.
     """
 
     value: float
@@ -89,6 +90,11 @@ class Failure(TypedDict):
     traceback: str
     time: str
     overrides: NotRequired[list[str] | None]
+
+
+def now() -> str:
+    """The time in UTC, as records hold it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def digest(science: dict) -> str:

@@ -1,8 +1,7 @@
 """Cached statistics of the unquantized model, shared by all methods and bit-widths that calibrate on it.
 
-They only save time. If the disk is full, or a file is damaged or was just deleted by another process, a block's inputs
-are observed again. All models' statistics together take at most ``machine.statistics_gib``; the least recently used
-ones are deleted first.
+They only save time: what is missing or damaged is observed again. All models' statistics together take at most
+``machine.statistics_gib``; the least recently used ones are deleted first.
 """
 
 import os
@@ -42,23 +41,21 @@ class CachedStatistics:
 
     def read(self, index: int, calib: BlockCalibration, kinds: Iterable[type[Statistic]]) -> bool:
         """Reads the statistics ``kinds`` into ``calib.stats``; False where they are missing or damaged."""
-        found = {}
+        path, found = self._path(index), {}
         try:
-            with safe_open(self._path(index), framework="pt") as f:
+            with safe_open(path, framework="pt") as f:
                 for i, stage in enumerate(calib.block.stages):
-                    found[stage] = {}
-                    for kind in kinds:
-                        prefix = f"{i}/{kind.__name__}/"
-                        stat = kind(calib.block[stage.linears[0]].weight.shape[1], calib.device)
-                        state = {field: f.get_tensor(prefix + field) for field in stat.state()}
+                    K = calib.block[stage.linears[0]].weight.shape[1]
+                    found[stage] = {kind: kind(K, calib.device) for kind in kinds}
+                    for kind, stat in found[stage].items():
+                        state = {field: f.get_tensor(f"{i}/{kind.__name__}/{field}") for field in stat.state()}
                         if any(state[field].shape != empty.shape for field, empty in stat.state().items()):
-                            raise ValueError(f"{prefix} is of another shape")
+                            raise ValueError(f"{i}/{kind.__name__} is of another shape")
                         stat.restore(state)
-                        found[stage][kind] = stat
         except FileNotFoundError:
             return False
         except (OSError, SafetensorError, ValueError) as e:
-            warnings.warn(f"{self._path(index)} is damaged and made again: {e}", stacklevel=2)
+            warnings.warn(f"{path} is damaged and made again: {e}", stacklevel=2)
             return False
         calib.stats |= found
         return True

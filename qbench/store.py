@@ -9,7 +9,6 @@ A sweep writes files; a repository holds a few .jsonl instead. Both are read ali
 """
 
 import os
-import time
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from qbench.files import Lock, remove_stale, write_atomic, write_json
-from qbench.record import Failure, Measurement, NewerRecord, measurement, parse
+from qbench.record import Failure, Measurement, NewerRecord, measurement, now, parse
 
 
 class Store:
@@ -89,11 +88,9 @@ class Store:
         protocol: dict | None = None,
         overrides: list[str] | None = None,
     ) -> None:
-        what = Failure(id=id, science=science, protocol=protocol or {}, error="", traceback=traceback, time="")
-        what["overrides"] = overrides
-        what["error"] = " ".join(f"{type(error).__name__}: {error}".split())
-        what["time"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        write_json(self.failure_path(id), what)
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        failure = Failure(id=id, science=science, protocol=protocol or {}, error=said, traceback=traceback, time=now())
+        write_json(self.failure_path(id), failure | {"overrides": overrides})
 
     def measurements(self) -> list[Measurement]:
         """All readable measurements, sorted by id; a damaged one is left out with a warning."""
@@ -116,8 +113,8 @@ class Store:
     def revisions(self, model: str) -> set[str]:
         """The revisions of ``model`` that there are records of."""
         models = [_model_of(path) for path in (self.root / "measurements").glob("*.json")]
-        models += [_model(d) for _, d in self.folded() if "error" not in d]
-        return {revision for name, revision in models if name == model}
+        models += [d["science"].get("model") for _, d in self.folded() if "error" not in d]
+        return {str(m.get("revision")) for m in models if isinstance(m, dict) and m.get("name") == model}
 
     @contextmanager
     def claim(self, *ids: str) -> Iterator[set[str]]:
@@ -164,19 +161,13 @@ def _read(path: Path) -> dict:
 
 
 @cache
-def _model_of(path: Path) -> tuple[str, str]:
-    """As ``_model``, of a file; each is read once, for records never change."""
+def _model_of(path: Path) -> Any:
+    """The model of a record's file; each is read once, for records never change."""
     try:
-        return _model(_read(path))
+        return _read(path)["science"].get("model")
     except (OSError, ValueError) as e:
         warnings.warn(f"left out: {e}", stacklevel=3)
-        return "", ""
-
-
-def _model(d: dict) -> tuple[str, str]:
-    """Name and revision of a record's model."""
-    model = d["science"].get("model")
-    return (str(model.get("name")), str(model.get("revision"))) if isinstance(model, dict) else ("", "")
+        return None
 
 
 def lines(path: Path, strict: bool = False) -> list[tuple[str, dict]]:

@@ -1,12 +1,8 @@
 """Quantizes a model one block at a time: only that block and the hidden states are in memory.
 
-The loop knows ``Method`` and no method by name. Each linear's error is measured on the Gram of its calibration inputs.
 Each finished block is written at once, together with its outputs, so that an interrupted quantization resumes at the
-block where it stopped, with the same numbers to the last bit.
-
-The statistics of a method that calibrates on "float" depend on the model and the calibration data alone. Given
-``CachedStatistics``, ``Gram`` and ``AbsMax`` are kept there for every such method at every bit-width; a method with a
-statistic of its own observes it anew.
+block where it stopped, with the same numbers to the last bit. Statistics of methods that calibrate on "float" depend on
+the model and the calibration data alone, so ``CachedStatistics`` keeps their ``Gram`` and ``AbsMax`` for all of them.
 """
 
 import time

@@ -51,8 +51,6 @@ def _plan(found: list[Config], on: str) -> tuple[str, list[str]]:
     has = fits.Bytes(where.memory, fits.memory() if here else None, fits.free(settings.cache_dir) if here else None)
     lacking = [(row.model, what) for row in rows for what in fits.lacking(row.peak, has)]
     problems = [f"{model} does not fit: it needs about {what}" for model, what in lacking]
-    if here and (problem := overview.folder_problem(settings.results_dir, rows)):
-        problems.append(problem)
     return overview.text(rows, where, settings.results_dir), problems
 
 

@@ -1,7 +1,7 @@
 """What lies in memory and on disk while a model is quantized and evaluated, in bytes.
 
-There are two kinds of answers. ``peak_*`` is what a run is expected to need; a plan prints it. ``least_*`` is what it
-certainly needs, because these tensors exist at the same moment; only that is a reason to refuse a run.
+``peak_*`` is what a run is expected to need; a plan prints it. ``least_*`` is what it certainly needs, because these
+tensors exist at the same moment; only that is a reason to refuse a run.
 """
 
 from qbench.methods.base import Method
@@ -32,8 +32,8 @@ def gram_bytes(K: int) -> int:
 
 def stored_bytes(shape: Shape, method: Method) -> int:
     """Quantized weights as they lie on disk, and norms at 2 bytes; embedding and head stay in the original."""
-    linears = sum(method.stored_bytes(N, K) for N, K in shape.linears)
-    return shape.layers * (linears + 2 * (2 * shape.hidden + 2 * shape.head_dim))
+    norms = shape.layer_parameters - sum(N * K for N, K in shape.linears)
+    return shape.layers * (sum(method.stored_bytes(N, K) for N, K in shape.linears) + 2 * norms)
 
 
 def activation_bytes(shape: Shape, tokens: int, dtype: str = "bfloat16") -> int:
@@ -43,12 +43,9 @@ def activation_bytes(shape: Shape, tokens: int, dtype: str = "bfloat16") -> int:
 
 
 def peak_quantize(shape: Shape, grams: str, length: int, dtype="bfloat16", resting: int = 0) -> int:
-    """Bytes on the device that quantizes, one layer at a time.
-
-    The layer and its dequantized successor; a forward pass with its float32 input; the Grams (``grams``: "stage",
-    one at a time, or "all" of a layer) and, of the largest, two more matrices while it is factored; five float32
-    copies of the largest stage; or, before the first layer, the embedding. ``resting``: hidden states that wait on
-    the same device.
+    """Bytes on the device that quantizes: the layer and its dequantized successor; a forward pass with its float32
+    input; the Grams (``grams``: "stage", one at a time, or "all" of a layer) and two matrices more while the largest is
+    factored; five float32 copies of the largest stage; or the embedding. ``resting``: hidden states that wait there.
     """
     sizes = [gram_bytes(K) for K, _, _ in shape.stages]
     stats = (max(sizes) if grams == "stage" else sum(sizes)) + 2 * max(sizes)

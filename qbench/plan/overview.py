@@ -12,7 +12,6 @@ from qbench.plan.machines import GIB, Machine
 from qbench.plan.status import Records
 
 HEAD = ("model", "cells", "done", "failed", "missing", "hours", "GPU GiB", "CPU GiB", "disk GiB")
-RECORD = 2 << 20  # bytes of all records of a cell with their samples
 
 
 @dataclass
@@ -37,8 +36,7 @@ class Row:
 
     @property
     def peak(self) -> fits.Bytes:
-        most = (max((getattr(cost, kind) for cost in self.costs), default=0) for kind in ("gpu", "cpu", "disk"))
-        gpu, cpu, disk = most
+        gpu, cpu, disk = (max((getattr(c, kind) for c in self.costs), default=0) for kind in ("gpu", "cpu", "disk"))
         return fits.Bytes(gpu, cpu, disk + sum(cost.left for cost in self.costs))
 
     def words(self) -> tuple[str, ...]:
@@ -92,12 +90,3 @@ def text(rows: list[Row], machine: Machine, results_dir: Path) -> str:
     if total.counts["part"]:
         lines.append(f"Of the missing, {total.counts['part']} lack only some of their evaluations.")
     return "\n".join(lines)
-
-
-def folder_problem(results_dir: Path, rows: list[Row]) -> str | None:
-    """A warning if the disk of the results folder has no room for the missing records."""
-    there, wanted = fits.free(results_dir), RECORD * sum(row.missing for row in rows)
-    if there >= wanted:
-        return None
-    what = f"records need about {wanted / GIB:.1f} GiB in {results_dir}, but {there / GIB:.1f} are free"
-    return f"{what}; set machine.results_dir to a larger disk"

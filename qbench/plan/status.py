@@ -1,8 +1,7 @@
 """Which cells of a plan are measured, without network, weights or data.
 
-Part of a record's identity only the data can tell: revisions, hashes, counts of windows, versions of tasks. A plan does
-not open data. It compares the rest, which it asks of the same objects as a run does: ``Config.settings`` and
-``Measure.settings``.
+Revisions, hashes and versions of tasks need data. The rest of a record's identity is compared, and asked of the same
+objects as a run asks: ``Config.settings`` and ``Measure.settings``.
 """
 
 import json
@@ -19,12 +18,12 @@ class Records:
     """The records and failures of a results folder."""
 
     def __init__(self, results_dir: str | Path):
-        store = Store(Path(results_dir).expanduser())
+        store = Store(results_dir)
         self._found: dict[str, list[tuple[dict, Measurement | Failure]]] = defaultdict(list)
-        found: list[tuple[dict, Measurement | Failure]] = [(m.science, m) for m in store.measurements()]
-        found += [(f["science"], f) for f in store.failures()]
-        for science, record in found:
-            self._found[_key(science)].append((science, record))
+        for m in store.measurements():
+            self._found[_key(m.science)].append((m.science, m))
+        for f in store.failures():
+            self._found[_key(f["science"])].append((f["science"], f))
 
     def find(self, config: Config, part: str) -> Measurement | Failure | None:
         """The record of one evaluation of a cell, or else its failure."""

@@ -1,12 +1,9 @@
 """The cells of a sweep, composed as Hydra composes them, but without asking it for each one.
 
-A sweep is a product of choices (``model=a,b``) and values (``grid.bits=4,3``). Hydra takes a fifth of a second for one
-configuration, and a matrix has 1,200. So Hydra composes once per combination of choices that can touch each other, and
-the rest is varied on the plain result:
-
-* A model or a grid is one file that owns its part of the tree, so that part is exchanged. Whether nothing else writes
-  there is checked; where something does, Hydra composes every cell.
-* A value is set where it stands. Interpolations are resolved afterwards, so that whatever refers to it follows.
+Hydra takes a fifth of a second for one configuration, and a matrix has 1,200. So Hydra composes once per combination of
+choices that can touch each other (method, protocol, evaluation), and the rest is varied on the plain result: a model or
+a grid is one file that owns its part of the tree, so that part is exchanged (where something else writes there, Hydra
+composes every cell), and a value such as ``grid.bits=3`` is set where it stands, before interpolations are resolved.
 """
 
 import copy
