@@ -140,6 +140,6 @@ def summary(outcomes: list[Outcome]) -> str:
     counts = {s: sum(o.status == s for o in outcomes) for s in STATUSES}
     lines = [", ".join(f"{n} {status}" for status, n in counts.items() if n) or "no cell finished"]
     if counts["elsewhere"]:
-        lines.append("  elsewhere: another process measures these cells; run the same command again when it is done")
+        lines.append("  elsewhere: another process is measuring these cells; run this command again when it is done")
     lines += [f"  {o.status:<8} {o.cell}: {o.message}" for o in outcomes if o.is_bad]
     return "\n".join(lines)
