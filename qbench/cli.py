@@ -132,9 +132,9 @@ def _prepared(args: list[str]) -> list[str]:
     """The arguments with checked overrides; Hydra's own flags stay as they are."""
     from qbench.overrides import prepared
 
-    is_override = ["=" in word and not word.startswith("-") for word in args]
-    ready = iter(prepared(word for word, yes in zip(args, is_override) if yes))
-    return [next(ready) if yes else word for word, yes in zip(args, is_override)]
+    words = [word for word in args if "=" in word and not word.startswith("-")]
+    ready = dict(zip(words, prepared(words)))
+    return [ready.get(word, word) for word in args]
 
 
 def _report(args: list[str]) -> int:

@@ -18,7 +18,7 @@ from qbench.measure.lm_eval.local_files import load_whole
 from qbench.models.checkpoint import PATTERNS, Checkpoint
 from qbench.models.gguf_file import GgufFile
 from qbench.overrides import sweep_arguments
-from qbench.plan import fits
+from qbench.plan import footprint
 from qbench.plan.sweep import configs
 
 ELSEWHERE = "fetch it where there is one, and copy the cache"
@@ -40,7 +40,7 @@ def main(args: list[str]) -> int:
         found = [model for model in models if model.repo], files, whole
         lines, missing = overview(*found)
         print("\n".join(lines), flush=True)
-        if (free := fits.free(constants.HF_HUB_CACHE)) < missing:
+        if (free := footprint.free(constants.HF_HUB_CACHE)) < missing:
             raise ValueError(f"{_words(missing)} are to be downloaded, but {_words(free)} are free there; set HF_HOME")
         if not options.dry_run:
             download(*found)

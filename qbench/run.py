@@ -17,7 +17,7 @@ from qbench.measure.base import Context
 from qbench.methods.base import Method
 from qbench.models.placement import Placement
 from qbench.outcomes import Outcome
-from qbench.plan import fits
+from qbench.plan import footprint
 from qbench.protocol import judge
 from qbench.quantization import Quantization
 from qbench.record import LayerReport, Measurement, digest
@@ -74,7 +74,7 @@ class Run:
         started = time.perf_counter()
         if not (missing := self._missing()):
             return self._outcome("present")
-        fits.check_room(self.ckpt, self.config.method, self.machine, self.quantized.cell)
+        footprint.check_room(self.ckpt, self.config.method, self.machine, self.quantized.cell)
         with self.store.claim(*(self.ids[name] for name in missing)) as mine:
             missing = self._missing()  # another process may have finished just now
             todo, errors = self._not_failed([name for name in missing if self.ids[name] in mine])

@@ -19,8 +19,8 @@ class Tracking:
         """ValueError where wandb is needed and not installed, or where ``online`` has no login."""
         if self.mode != "disabled" and find_spec("wandb") is None:
             raise ValueError(f"wandb.mode={self.mode} needs the package wandb: pip install 'qbench[wandb]'")
-        if self.mode == "online" and (problem := _login_problem()):
-            raise ValueError(f"wandb.mode=online: {problem} Or set wandb.mode=offline")
+        if self.mode == "online":
+            _log_in()
 
     def log(self, record: Measurement) -> None:
         if self.mode == "disabled":
@@ -45,12 +45,10 @@ class Tracking:
 
 
 @cache
-def _login_problem() -> str:
-    """Why nobody is logged in to Weights & Biases, or ""."""
+def _log_in() -> None:
     import wandb
 
     try:
         wandb.login()
     except wandb.errors.Error as e:
-        return str(e)
-    return ""
+        raise ValueError(f"wandb.mode=online: {e} Or set wandb.mode=offline") from e

@@ -528,15 +528,15 @@ def test_a_changed_model_is_refused_with_both_hashes(configure, tmp_path):
 
 
 def test_what_cannot_fit_is_refused_before_it_starts(configure, monkeypatch):
-    from qbench.plan import fits
+    from qbench.plan import footprint
 
-    monkeypatch.setattr(fits, "available", lambda *a: fits.Bytes(ram=2**40, disk=1000))
+    monkeypatch.setattr(footprint, "available", lambda *a: footprint.Bytes(ram=2**40, disk=1000))
     outcome = run(configure("method=gptq"))
     assert outcome.status == "refused"
     assert "disk space in machine.cache_dir" in outcome.message
     assert "set machine.cache_dir to a larger disk" in outcome.message
     assert run(configure("method=none")).status == "measured"
-    monkeypatch.setattr(fits, "available", lambda *a: fits.Bytes(ram=1, disk=1))
+    monkeypatch.setattr(footprint, "available", lambda *a: footprint.Bytes(ram=1, disk=1))
     assert run(configure("method=none")).status == "present", "what is measured needs no room"
 
 

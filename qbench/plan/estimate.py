@@ -12,7 +12,7 @@ from qbench.data.corpus import Calibration
 from qbench.measure.base import TextMeasure
 from qbench.models.checkpoint import NANO, Checkpoint
 from qbench.plan import footprint
-from qbench.plan.machines import GIB, Machine
+from qbench.plan.machines import Machine
 from qbench.plan.status import Records
 from qbench.record import Measurement
 from qbench.shape import QWEN3, Shape
@@ -59,7 +59,7 @@ def shares_statistics(config: Config, shape: Shape) -> bool:
     method = config.method
     if not config.quantizes or method.calibrates_on != "float" or method.reads_inputs:
         return False
-    return footprint.statistics_bytes(shape) <= config.machine.statistics_gib * GIB
+    return footprint.statistics_bytes(shape) <= config.machine.statistics_gib * footprint.GIB
 
 
 def windows(calib: Calibration) -> int:

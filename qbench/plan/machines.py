@@ -12,10 +12,10 @@ from torch.utils.benchmark import Timer
 
 from qbench import provenance
 from qbench.models.placement import check_device
+from qbench.plan.footprint import GIB
 
 GEMM_SHARE, FLOAT32_SHARE, MEMORY_SHARE = 0.45, 0.7, 0.6
 LAUNCH = 6e-6  # seconds from one small GPU kernel to the next when Python launches them: an assumption too
-GIB = 1 << 30
 
 
 @dataclass(frozen=True)

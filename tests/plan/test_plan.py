@@ -18,8 +18,9 @@ from qbench.measure.lm_eval.prefix_tree import Tree
 from qbench.measure.lm_eval.requests import build_requests
 from qbench.measure.lm_eval.tasks import SIZES
 from qbench.models.checkpoint import NANO
-from qbench.plan import estimate, fits, footprint, machines
-from qbench.plan.machines import GIB, NAMED
+from qbench.plan import estimate, footprint, machines
+from qbench.plan.footprint import GIB
+from qbench.plan.machines import NAMED
 from qbench.plan.status import Records
 from qbench.plan.sweep import cells, configs
 from qbench.printed import published
@@ -241,24 +242,24 @@ def test_this_machine_is_measured():
 def test_a_run_that_cannot_fit_is_refused():
     shape = QWEN3["32b"]
     gptq, none = (one(f"method={method}").method for method in ("gptq", "none"))
-    need = fits.needs(shape, gptq, "cuda")
+    need = footprint.needs(shape, gptq, "cuda")
     assert need.gpu >= 2 * shape.parameters
     assert (need.ram, need.disk) == (None, footprint.stored_bytes(shape, gptq))
-    need = fits.Bytes(need.gpu, 2 * GIB, 30 * GIB)
-    assert not fits.lacking(need, fits.Bytes(80 * GIB, 64 * GIB, 100 * GIB))
-    assert not fits.lacking(need, fits.Bytes())  # nothing is known, so nothing is lacking
+    need = footprint.Bytes(need.gpu, 2 * GIB, 30 * GIB)
+    assert not footprint.lacking(need, footprint.Bytes(80 * GIB, 64 * GIB, 100 * GIB))
+    assert not footprint.lacking(need, footprint.Bytes())  # nothing is known, so nothing is lacking
     for has, words in [
-        (fits.Bytes(48 * GIB, 64 * GIB, 100 * GIB), "61.0 GiB of GPU memory, but there are 48.0; use"),
-        (fits.Bytes(80 * GIB, 1 * GIB, 100 * GIB), "2.0 GiB of CPU memory"),
-        (fits.Bytes(80 * GIB, 64 * GIB, 29 * GIB), "30.0 GiB of disk space in machine.cache_dir"),
+        (footprint.Bytes(48 * GIB, 64 * GIB, 100 * GIB), "61.0 GiB of GPU memory, but there are 48.0; use"),
+        (footprint.Bytes(80 * GIB, 1 * GIB, 100 * GIB), "2.0 GiB of CPU memory"),
+        (footprint.Bytes(80 * GIB, 64 * GIB, 29 * GIB), "30.0 GiB of disk space in machine.cache_dir"),
     ]:
-        assert fits.lacking(need, has)[0].startswith(words)
-    assert fits.needs(shape, gptq, "cpu").gpu is None
-    assert fits.needs(shape, none, "cpu") == fits.Bytes(ram=shape.weight_bytes(), disk=0)
+        assert footprint.lacking(need, has)[0].startswith(words)
+    assert footprint.needs(shape, gptq, "cpu").gpu is None
+    assert footprint.needs(shape, none, "cpu") == footprint.Bytes(ram=shape.weight_bytes(), disk=0)
 
 
 def test_what_there_is(tmp_path):
-    has = fits.available("cpu", tmp_path / "not" / "yet")
+    has = footprint.available("cpu", tmp_path / "not" / "yet")
     assert has.gpu is None
     assert has.ram > 2**28
     assert has.disk > 0
