@@ -19,7 +19,7 @@ from qbench.config import Config
 from qbench.outcomes import columns
 from qbench.overrides import sweep_arguments
 from qbench.plan import footprint
-from qbench.plan.estimate import Estimate, corrections, estimate, shape_of, shares_statistics
+from qbench.plan.estimate import Estimate, cell_cost, corrections, shape_of, shares_statistics
 from qbench.plan.footprint import GIB
 from qbench.plan.machines import NAMES, Machine, machine
 from qbench.plan.status import Records
@@ -117,7 +117,7 @@ def _rows(configs: list[Config], records: Records, machine: Machine) -> list[Row
             row.costs.append(Estimate({}, 0, 0, 0, 0, ("what a model of unknown shape needs",)))
             continue
         data = (config.model, config.calib)
-        cost = estimate(config, shape, machine, todo, data in known)
+        cost = cell_cost(config, shape, machine, todo, data in known)
         cost.seconds["evaluate"] *= row.correction[0] if row.correction else 1
         row.costs.append(cost)
         known |= {data} if shares_statistics(config, shape) else set()

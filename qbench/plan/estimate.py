@@ -80,7 +80,7 @@ def quantization(config: Config, shape: Shape) -> dict[str, Work]:
     }
 
 
-def estimate(config: Config, shape: Shape, machine: Machine, parts: list[str], known: bool = False) -> Estimate:
+def cell_cost(config: Config, shape: Shape, machine: Machine, parts: list[str], known: bool = False) -> Estimate:
     """What measuring the evaluations ``parts`` of a cell costs; ``known``: its statistics are in the cache by then."""
     dtype, method, length = config.model.dtype, config.method, config.calib.length
     tokens, shares = windows(config.calib) * length, shares_statistics(config, shape)

@@ -185,7 +185,7 @@ def test_sizes_of_the_embedded_data():
 
 def test_what_is_estimated_follows_what_is_counted():
     shape, cell = QWEN3["8b"], one("model=qwen3-8b", "method=gptq", "eval=paper")
-    found = estimate.estimate(cell, shape, H200, ["wikitext2", "c4", "zeroshot", "mmlu"])
+    found = estimate.cell_cost(cell, shape, H200, ["wikitext2", "c4", "zeroshot", "mmlu"])
     text = cell.eval["wikitext2"].work(shape)
     assert text.model == costs.forward_flops(shape, 146, 2048)
     assert text.float32 == costs.head_flops(shape, 146 * 2047)
@@ -193,7 +193,7 @@ def test_what_is_estimated_follows_what_is_counted():
     assert found.gpu == footprint.peak_evaluate(shape, 2048) > shape.weight_bytes()
     assert found.disk == footprint.stored_bytes(shape, cell.method) + footprint.hidden_bytes(shape, 128 * 2048)
     half = one("model=qwen3-8b", "method=gptq", "eval=paper", "calib.n=64")
-    halved = estimate.estimate(half, shape, H200, ["mmlu"])
+    halved = estimate.cell_cost(half, shape, H200, ["mmlu"])
     assert halved.seconds["statistics"] == found.seconds["statistics"] / 2
     assert halved.seconds["solve"] == found.seconds["solve"]
     assert halved.seconds["evaluate"] < found.seconds["evaluate"]
@@ -201,7 +201,7 @@ def test_what_is_estimated_follows_what_is_counted():
 
 def test_statistics_are_paid_once():
     shape, cell = QWEN3["4b"], one("model=qwen3-4b", "method=rtn", "eval=mmlu")
-    first, second = (estimate.estimate(cell, shape, H200, [""], known) for known in (False, True))
+    first, second = (estimate.cell_cost(cell, shape, H200, [""], known) for known in (False, True))
     assert {"calibrate", "statistics"} <= set(first.seconds) - set(second.seconds)
     assert (first.left, second.left) == (footprint.statistics_bytes(shape), 0)
     big = one("model=qwen3-32b", "method=rtn", "eval=mmlu")
