@@ -1,6 +1,6 @@
 """Errors of the Hugging Face Hub, which are of several families and nested, as one line that says what to do."""
 
-from huggingface_hub import constants
+from huggingface_hub import constants, is_offline_mode
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -40,7 +40,8 @@ def hub_error(e: Exception, repo: str, revision: str | None = None, *, kind: str
         )
     if status == 401:
         return PermissionError(f"the Hub does not know your token ({status}): run `hf auth login`, or unset HF_TOKEN")
-    if any(isinstance(x, OfflineModeIsEnabled) for x in chain):
+    is_cut_off = is_offline_mode() and isinstance(e, ConnectionError)  # as `datasets` says it
+    if is_cut_off or any(isinstance(x, OfflineModeIsEnabled) for x in chain):
         return FileNotFoundError(
             f"{asked} is not completely in {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set; unset it to download, "
             f"or {instead}"

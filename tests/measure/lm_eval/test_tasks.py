@@ -14,7 +14,7 @@ from pyarrow import parquet
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from qbench.measure.lm_eval import requests
-from qbench.measure.lm_eval.local_files import Splits, pages, pinned_data_sets
+from qbench.measure.lm_eval.local_files import Splits, load_whole, pages, pinned_data_sets
 from qbench.measure.lm_eval.model import PrefixTreeLM
 from qbench.measure.lm_eval.tasks import Tasks
 from qbench.nano import world
@@ -189,6 +189,8 @@ def test_a_task_without_the_hub(ctx, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     with pytest.raises(FileNotFoundError, match=r"piqa at revision 142f.* is not completely in .*set machine.data_dir"):
         Tasks("piqa").science(ctx)
+    with pytest.raises(FileNotFoundError, match=r"org/never-seen is not completely in .* HF_HUB_OFFLINE is set"):
+        load_whole("org/never-seen", None)  # `datasets` has words of its own for it
 
 
 def test_wikitext_pages():
