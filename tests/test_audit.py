@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.audit.__main__ import doubts_csv, to_latex, to_markdown, write
+from experiments.audit.__main__ import doubts_csv, to_markdown, write
 from experiments.audit.book import Book, billions
 from experiments.audit.rules import doubted, findings
 from qbench.files import packaged
@@ -211,7 +211,6 @@ def test_the_page_and_its_figure_show_every_finding_and_are_stable(rows, found, 
 def test_what_is_committed_is_what_the_rules_say(rows, found):
     page = Path(__file__).parents[1] / "results" / "audit" / "audit.md"
     assert page.read_text() == to_markdown(rows, found), "run python -m experiments.audit"
-    assert page.with_suffix(".tex").read_text() == to_latex(rows, found)
     assert (packaged("paper/published") / "doubts.csv").read_text() == doubts_csv(rows, found)
 
 

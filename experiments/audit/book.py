@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from itertools import combinations
 
-from qbench.printed.published import PERPLEXITIES, Printed, PrintedCell
+from qbench.printed.published import NAMES, PERPLEXITIES, Printed, PrintedCell
 
 OTHER_GROUPING = {1: 3, 2: 4, 3: 1, 4: 2}  # tables 1 and 2 have one scale per row, 3 and 4 groups of 128
 
@@ -66,3 +66,16 @@ def worse(metric: str, a: Printed, b: Printed) -> bool | None:
     if math.isnan(x) or math.isnan(y):
         return None
     return x > y if metric in PERPLEXITIES else x < y
+
+
+def setting(row: Printed) -> str:
+    """GPTQ W4 per row, SmoothQuant W8A8, 16 bit."""
+    if row.method == "none":
+        return "16 bit"
+    acts = f"A{row.a_bits}" if row.a_bits < 16 else ""
+    group = "" if row.method in ("billm", "smoothquant") else f" {row.grouping}"
+    return f"{NAMES[row.method]} W{row.w_bits:g}{acts}{group}"
+
+
+def place(row: Printed) -> str:
+    return f"Table {row.table}, {row.size}, {setting(row)}"

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from experiments.audit.book import Book, billions
+from experiments.audit.book import Book, billions, setting
 from experiments.audit.rules_cells import TOLERANCE
 from qbench.printed.published import NAMES, Printed
 from qbench.render.style import INK, SOFT, heading, look, save, styled
@@ -86,7 +86,7 @@ def _means(ax: Axes, rows: list[Printed]) -> None:
         shift = 4 if left else 0 if not ahead else -5 if ahead[0][1] > 0 else 6
         tables = f"Table{'s' * (len(same) > 1)} {' and '.join(str(r.table) for r in same)}"
         style = dict(textcoords="offset points", ha="right" if left else "left", va="center", size=6.8, color=INK)
-        ax.annotate(f"{same[0].size} {same[0].setting}, {tables}", (x, y), (-6 if left else 6, shift), **style)
+        ax.annotate(f"{same[0].size} {setting(same[0])}, {tables}", (x, y), (-6 if left else 6, shift), **style)
     most = max(abs(y) for _, y, _ in gaps)
     ax.set(ylim=(-1.12 * most, 1.12 * most), xlabel="mean of the six tasks, %", ylabel="printed − recomputed, points")
     ax.set_xlim(math.floor(min(x for x, _, _ in gaps)) - 4, 88)

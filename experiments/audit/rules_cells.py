@@ -6,7 +6,7 @@ standard error of at most sqrt(2 p (1 - p) / n), and of less where the questions
 
 import math
 
-from experiments.audit.book import Book, Found
+from experiments.audit.book import Book, Found, place
 from experiments.audit.rules_rows import exchanged_pairs
 from qbench.printed.published import HEADERS, METRICS, PERPLEXITIES, TASKS, Printed
 
@@ -31,7 +31,7 @@ def misprints(book: Book) -> Found:
             if rest <= 1.5 and gaps[odd] > 4 and abs(float(fit) - base.values[odd]) <= 1.5:
                 whose = "its own" if owner is row else f"{owner.size}'s"
                 evidence = (
-                    f"{row.place}, {HEADERS[odd]} {row.text[odd]}: the other five tasks are within {rest:.1f} of "
+                    f"{place(row)}, {HEADERS[odd]} {row.text[odd]}: the other five tasks are within {rest:.1f} of "
                     f"{whose} 16-bit row, this one is {gaps[odd]:.1f} off ({base.text[odd]}); {fit} would fit."
                 )
                 yield row.cells(odd), evidence
@@ -48,7 +48,7 @@ def impossible(book: Book) -> Found:
             peers = [r.values[odd] for r in book.same_setting(row)]
             usual = sum(peers) / len(peers)
             evidence = (
-                f"{row.place}: {HEADERS[odd]} {row.text[odd]} beside {others}; the other models print {min(peers):g} "
+                f"{place(row)}: {HEADERS[odd]} {row.text[odd]} beside {others}; the other models print {min(peers):g} "
                 f"to {max(peers):g} there. The printed mean {row.text['zeroshot_mean']} contains it: with "
                 f"{usual:.1f} instead it would be {row.task_mean + (usual - row.values[odd]) / len(TASKS):.1f}."
             )
@@ -65,7 +65,7 @@ def above_16_bit(book: Book) -> Found:
             if sigmas > SIGMAS:
                 found[task] = f"{HEADERS[task]} {row.text[task]} over {base.text[task]} ({sigmas:.1f} standard errors)"
         if found:
-            yield row.cells(*found), f"{row.place}: {', '.join(found.values())}."
+            yield row.cells(*found), f"{place(row)}: {', '.join(found.values())}."
 
 
 def below_16_bit(book: Book) -> Found:
@@ -75,7 +75,7 @@ def below_16_bit(book: Book) -> Found:
         for m in PERPLEXITIES:
             unit = max(row.step(m), base.step(m))
             if base.values[m] - row.values[m] > max(1.5 * unit, 0.005 * base.values[m]):
-                evidence = f"{row.place}: {HEADERS[m]} {row.text[m]} is below the 16-bit model's {base.text[m]}."
+                evidence = f"{place(row)}: {HEADERS[m]} {row.text[m]} is below the 16-bit model's {base.text[m]}."
                 yield row.cells(m), evidence
 
 
@@ -85,14 +85,14 @@ def means(book: Book) -> Found:
     for gap, row in sorted(gaps, key=lambda pair: -abs(pair[0])):
         if abs(gap) > TOLERANCE:
             words = f"printed {row.text['zeroshot_mean']}, the six tasks average {row.task_mean:.2f} ({gap:+.2f})"
-            yield row.cells("zeroshot_mean"), f"{row.place}: {words}."
+            yield row.cells("zeroshot_mean"), f"{place(row)}: {words}."
 
 
 def nans(book: Book) -> Found:
     """Finds rows that print NaN."""
     for row in book.rows:
         if lost := [m for m in METRICS if math.isnan(row.values[m])]:
-            yield row.cells(*lost), f"{row.place}: {' and '.join(HEADERS[m] for m in lost)}."
+            yield row.cells(*lost), f"{place(row)}: {' and '.join(HEADERS[m] for m in lost)}."
 
 
 def _one_digit_changed(text: str) -> list[str]:

@@ -7,7 +7,7 @@ another model's. The same method with finer groups has more freedom, so it canno
 import math
 from collections import defaultdict
 
-from experiments.audit.book import Book, Found, billions, worse
+from experiments.audit.book import Book, Found, billions, place, setting, worse
 from qbench.printed.published import HEADERS, METRICS, NAMES, PERPLEXITIES, TASKS, Printed
 
 OTHERS = (*PERPLEXITIES, "mmlu")  # what stands beside the six tasks
@@ -53,7 +53,7 @@ def repeated_rows(book: Book) -> Found:
             strange, home = sorted((a, b), key=lambda r: -_perplexity_distance(r, book.base(r)))
             own = book.base(strange).text
             evidence = (
-                f"{strange.place} repeats {home.size}'s row in {len(same)} of {len(METRICS)} cells (C4 "
+                f"{place(strange)} repeats {home.size}'s row in {len(same)} of {len(METRICS)} cells (C4 "
                 f"{strange.text['c4_ppl']}, MMLU {strange.text['mmlu']}); {strange.size}'s own 16-bit row has C4 "
                 f"{own['c4_ppl']} and MMLU {own['mmlu']}."
             )
@@ -72,7 +72,7 @@ def exchanged(book: Book) -> Found:
         base_a, base_b = book.base(a), book.base(b)
         kept = sum(worse(m, a, b) == worse(m, base_a, base_b) for m in OTHERS)
         evidence = (
-            f"Table {a.table}, {a.setting}: the six tasks of {a.size} are {_task_distance(a, base_a):.1f} points per "
+            f"Table {a.table}, {setting(a)}: the six tasks of {a.size} are {_task_distance(a, base_a):.1f} points per "
             f"task from its own 16-bit row and {_task_distance(a, base_b):.1f} from {b.size}'s; those of {b.size} are "
             f"{_task_distance(b, base_b):.1f} from its own and {_task_distance(b, base_a):.1f} from {a.size}'s. "
             f"Of perplexities and MMLU, {kept} of {len(OTHERS)} keep the order of the two models."
@@ -83,7 +83,7 @@ def exchanged(book: Book) -> Found:
             continue
         if a.task_mean > b.task_mean + 1 and all(worse(m, a, b) for m in OTHERS):
             evidence = (
-                f"Table {a.table}, {a.setting}: probably too. {a.size} is ahead of {b.size} in the six tasks "
+                f"Table {a.table}, {setting(a)}: probably too. {a.size} is ahead of {b.size} in the six tasks "
                 f"({a.task_mean:.1f} and {b.task_mean:.1f}) and behind in both perplexities and MMLU "
                 f"({a.text['mmlu']} and {b.text['mmlu']}), as where the exchange is clear."
             )
@@ -108,7 +108,7 @@ def near_equal(book: Book) -> Found:
         gaps = [abs(math.log(a.values[m] / b.values[m])) for m in PERPLEXITIES]
         broken = all(r.values[m] > 100 * book.base(r).values[m] for r in (a, b) for m in PERPLEXITIES)
         if broken and max(gaps) < 0.01:
-            evidence = f"Table {a.table}, {a.setting}: {a.size} and {b.size} print {_both(a)} and {_both(b)}."
+            evidence = f"Table {a.table}, {setting(a)}: {a.size} and {b.size} print {_both(a)} and {_both(b)}."
             yield a.cells(*PERPLEXITIES) + b.cells(*PERPLEXITIES), evidence
 
 
@@ -119,11 +119,11 @@ def larger_worse(book: Book) -> Found:
         rtn = (a.method, a.w_bits, a.group_size) == ("rtn", 4, None)
         larger_is_better = billions(a.model) < billions(b.model) and not worse("c4_ppl", book.base(b), book.base(a))
         if rtn and larger_is_better and all(worse(m, b, a) for m in PERPLEXITIES):
-            beaten[b.place].append((a, b))
-    for place, pairs in beaten.items():
+            beaten[place(b)].append((a, b))
+    for where, pairs in beaten.items():
         larger = pairs[0][1]
         smaller = ", ".join(f"{a.size} {_both(a)}" for a, _ in pairs)
-        evidence = f"{place}: {_both(larger)} on WikiText2 / C4, worse than {smaller}; at 16 bits it has "
+        evidence = f"{where}: {_both(larger)} on WikiText2 / C4, worse than {smaller}; at 16 bits it has "
         yield larger.cells(*PERPLEXITIES), f"{evidence}{_both(book.base(larger))}."
 
 

@@ -4,7 +4,7 @@ The sentences are data and the verdicts are computed: which table has the number
 group size, and what remains of the sentence if AWQ's group sizes are exchanged.
 """
 
-from experiments.audit.book import Book, Found, worse
+from experiments.audit.book import Book, Found, setting, worse
 from experiments.audit.rules_rows import group_order
 from qbench.printed.published import HEADERS, Printed
 
@@ -55,8 +55,8 @@ def victories(book: Book) -> Found:
     """Finds a victory that does not hold against every printed group size of the loser."""
     for said, winner, loser, metric in VICTORIES:
         first, rows = book.all_tables(*winner)[0], book.all_tables(*loser)
-        if unbeaten := [row.setting for row in rows if worse(metric, first, row)]:
-            against = ", ".join(f"{row.setting} {row.text[metric]} (Table {row.table})" for row in rows)
+        if unbeaten := [setting(row) for row in rows if worse(metric, first, row)]:
+            against = ", ".join(f"{setting(row)} {row.text[metric]} (Table {row.table})" for row in rows)
             verdict = f"{HEADERS[metric]} {first.text[metric]} against {against}; it does not surpass {_list(unbeaten)}"
             yield _told([first, *rows], metric, f"The text: {said}. {verdict}")
 

@@ -1,15 +1,12 @@
-"""The numbers of the paper as printed: four tables, one csv file each, read and checked.
+"""The numbers of the paper as printed: four tables, one csv file each.
 
-The reader accepts no cell that it does not understand: what is missing, doubled or misspelt is named by file, line and
-column. A printed NaN is NaN and a misprint stays; ``doubts.csv`` beside the tables lists the cells that can hardly be
-right, as ``python -m experiments.audit`` found them.
+A printed NaN is NaN and a misprint stays; ``doubts.csv`` beside the tables lists the cells that can hardly be right, as
+``python -m experiments.audit`` found them.
 """
 
 import csv
-import re
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 from qbench.files import packaged
@@ -34,15 +31,6 @@ DOUBTS = {  # the kinds of doubt about a printed cell, in the order in which the
     "not_mean": "Mean is not that of the six tasks",
     "near_equal": "Two models with the same perplexities",
 }
-_NUMBER = r"\d+(\.\d+)?(E\d+)?"
-_VALID = {  # per column the pattern of a cell, and what it is called in an error
-    "model": (r"[\w.-]+", "the name of a model"),
-    "method": ("|".join(METHODS), f"one of {', '.join(METHODS)}"),
-    "w_bits": (_NUMBER, "a number of bits"),
-    "a_bits": (r"\d+", "a whole number of bits"),
-    "group_size": (r"none|per-channel|\d+", "none, per-channel or a number of columns"),
-} | {metric: (f"NaN|{_NUMBER}", "a number as printed, such as 52.3, 5.25E4 or NaN") for metric in METRICS}
-COLUMNS = tuple(_VALID)
 
 
 class PrintedCell(NamedTuple):
@@ -101,88 +89,44 @@ class Printed:
     def grouping(self) -> str:
         return "per row" if self.group_size is None else f"g{self.group_size}"
 
-    @property
-    def setting(self) -> str:
-        """GPTQ W4 per row, SmoothQuant W8A8, 16 bit."""
-        if self.method == "none":
-            return "16 bit"
-        acts = f"A{self.a_bits}" if self.a_bits < 16 else ""
-        group = "" if self.method in ("billm", "smoothquant") else f" {self.grouping}"
-        return f"{NAMES[self.method]} W{self.w_bits:g}{acts}{group}"
 
-    @property
-    def place(self) -> str:
-        return f"Table {self.table}, {self.size}, {self.setting}"
-
-
-def load(folder: str | Path | None = None) -> list[Printed]:
-    """All rows of table1.csv .. table4.csv in ``folder`` (default: those shipped), in the paper's order.
-
-    ValueError with file, line and column for a cell, a column, a name or a row that is missing, malformed,
-    unknown or there twice; FileNotFoundError for a table that is not there.
-    """
-    folder = Path(folder or packaged("paper/published"))
-    return [row for k in TABLES for row in _table(folder / f"table{k}.csv", k)]
+@cache
+def load() -> list[Printed]:
+    """All rows of table1.csv .. table4.csv, in the paper's order."""
+    return [_row(k, cells) for k in TABLES for cells in _read(f"table{k}.csv")]
 
 
 @cache
 def doubts() -> dict[PrintedCell, tuple[str, ...]]:
     """The kinds of doubt about each printed cell, in the order of ``DOUBTS``; cells without a doubt are not in it."""
     found: dict[PrintedCell, tuple[str, ...]] = {}
-    with (packaged("paper/published") / "doubts.csv").open(newline="", encoding="utf-8") as f:
-        for line in csv.DictReader(f):
-            who = int(line["table"]), line["model"], METHODS[line["method"]], float(line["w_bits"]), int(line["a_bits"])
-            for metric in METRICS if line["metrics"] == "all" else line["metrics"].split():
-                cell = PrintedCell(*who, metric)
-                found[cell] = (*found.get(cell, ()), line["kind"])
+    for line in _read("doubts.csv"):
+        who = int(line["table"]), line["model"], METHODS[line["method"]], float(line["w_bits"]), int(line["a_bits"])
+        for metric in METRICS if line["metrics"] == "all" else line["metrics"].split():
+            cell = PrintedCell(*who, metric)
+            found[cell] = (*found.get(cell, ()), line["kind"])
     return found
 
 
-def is_printed(table: int, model: str, method: str, w_bits: float, a_bits: int = 16) -> bool:
-    """Whether ``table`` prints this cell; any ``w_bits`` for BiLLM, any bits for the unquantized model ``none``.
-
-    ValueError for a table other than 1 to 4.
-    """
+def rows_of(table: int) -> list[Printed]:
+    """The rows of one table; ValueError for a table other than 1 to 4."""
     if table not in TABLES:
         raise ValueError(f"table {table!r}: the paper's result tables are 1, 2, 3 and 4; choose one of them")
+    return [row for row in load() if row.table == table]
+
+
+def is_printed(table: int, model: str, method: str, w_bits: float, a_bits: int = 16) -> bool:
+    """Whether ``table`` prints this cell; any ``w_bits`` for BiLLM, any bits for the unquantized model ``none``."""
     bits = {"none": (16.0, 16), "billm": (0.0, 16)}.get(method, (float(w_bits or 0), int(a_bits or 16)))
-    return (table, model, method, *bits) in _printed_cells()
+    return any(row.cell == (model, method, *bits) for row in rows_of(table))
 
 
-@cache
-def _printed_cells() -> set[tuple]:
-    return {(row.table, *row.cell) for row in load()}
+def _read(name: str) -> list[dict[str, str]]:
+    with (packaged("paper/published") / name).open(newline="", encoding="utf-8") as f:
+        return list(csv.DictReader(f))
 
 
-def _table(path: Path, table: int) -> list[Printed]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; a folder of printed numbers holds table1.csv to table4.csv")
-    with path.open(newline="", encoding="utf-8") as f:
-        head, *lines = list(csv.reader(f)) or [[]]
-    if missing := [name for name in COLUMNS if name not in head]:
-        raise ValueError(f"{path}, line 1: no column {missing[0]!r} among {', '.join(head) or 'nothing'}; add it")
-    if unknown := [name for name in head if name not in COLUMNS]:
-        raise ValueError(f"{path}, line 1: unknown column {unknown[0]!r}; the columns are {', '.join(COLUMNS)}")
-    rows: dict[tuple, tuple[int, Printed]] = {}
-    for number, cells in enumerate(lines, 2):
-        where = f"{path}, line {number}"
-        if len(cells) != len(head):
-            raise ValueError(f"{where}: {len(cells)} cells under {len(head)} columns; fill in the rest")
-        row = _row(where, table, dict(zip(head, cells)))
-        first, same = rows.setdefault((*row.cell, row.group_size), (number, row))
-        if same is not row:
-            what = f"{row.model} {row.method} W{row.w_bits:g}A{row.a_bits}"
-            raise ValueError(f"{where}: {what} is on line {first} already; keep one of them")
-    return [row for _, row in rows.values()]
-
-
-def _row(where: str, table: int, cells: dict[str, str]) -> Printed:
-    for column, (pattern, wanted) in _VALID.items():
-        if re.fullmatch(pattern, cells[column]) and column in METRICS[2:] and float(cells[column]) > 100:
-            wanted = "an accuracy in per cent"
-        elif re.fullmatch(pattern, cells[column]):
-            continue
-        raise ValueError(f"{where}, column {column}: {cells[column]!r} is not {wanted}; correct it")
+def _row(table: int, cells: dict[str, str]) -> Printed:
     return Printed(
         table=table,
         model=cells["model"].lower(),

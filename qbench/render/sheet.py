@@ -26,7 +26,6 @@ class Sheet:
     ``align``         "l" or "r" per column; the leading "l" columns name the row, numbers are "r"
     ``blocks``        (title or "", rows). A title stands above its rows. Where a row's first cell repeats the one
                       above, LaTeX and text leave it empty.
-    ``over``          per column, the upper of two heads or ""; equal neighbours share one
     ``csv_head``, ``csv_rows``  the same in long form, with all digits; None and NaN become empty
     ``lines``         sentences below the table that hold for all of it
     ``tex_align``     for LaTeX, where another than ``align``
@@ -38,7 +37,6 @@ class Sheet:
     head: list[str]
     align: str
     blocks: list[tuple[str, list[list[Cell]]]] = field(default_factory=list)
-    over: list[str] = field(default_factory=list)
     csv_head: list[str] = field(default_factory=list)
     csv_rows: list[list] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
@@ -48,7 +46,3 @@ class Sheet:
     def mark(self, text: str, count: int = 0) -> str:
         """The letter of a footnote, as ``Footnotes.mark``."""
         return self.footnotes.mark(text, count)
-
-    def full_head(self) -> list[str]:
-        """Both heads in one line, for formats that cannot join columns."""
-        return [" ".join(filter(None, pair)) for pair in zip(self.over, self.head)] if self.over else self.head

@@ -5,7 +5,6 @@ import io
 import textwrap
 from collections.abc import Iterable
 from dataclasses import replace
-from itertools import groupby
 from pathlib import Path
 
 from qbench.files import write_atomic
@@ -46,7 +45,7 @@ def pipes(s: Sheet) -> list[str]:
     def row(cells: Iterable[str]) -> str:
         return f"| {' | '.join(cells)} |"
 
-    head = [row(map(md, s.full_head())), "|" + "".join({"l": "---|", "r": "---:|"}[a] for a in s.align)]
+    head = [row(map(md, s.head)), "|" + "".join({"l": "---|", "r": "---:|"}[a] for a in s.align)]
     lines: list[str] = []
     for title, rows in s.blocks:
         if title or not lines:
@@ -65,8 +64,7 @@ def to_latex(s: Sheet) -> str:
         rf"\begingroup\scriptsize\setlength{{\tabcolsep}}{{{2 if wide else 3}pt}}",
         rf"\begin{{longtable}}{{{s.tex_align or s.align}}}",
         rf"\caption{{{tex(s.caption)}}}\label{{tab:{s.name}}}\\",
-        *(r"\toprule", *_tex_head(s), r"\midrule", r"\endfirsthead"),
-        *(r"\toprule", *_tex_head(s), r"\midrule", r"\endhead", r"\bottomrule", r"\endfoot"),
+        *(*_tex_head(s), r"\endfirsthead", *_tex_head(s), r"\endhead", r"\bottomrule", r"\endfoot"),
         *_tex_rows(s),
         *(r"\end{longtable}", r"\noindent " + "\\\\\n".join(feet), r"\par\endgroup"),
         *[r"\end{landscape}"] * wide,
@@ -77,7 +75,7 @@ def to_latex(s: Sheet) -> str:
 def to_tabular(s: Sheet) -> str:
     """A bare LaTeX tabular without caption, marks and notes, for a text that brings its own; needs booktabs."""
     s = replace(s, blocks=[(title, [[replace(c, marks=[]) for c in row] for row in rows]) for title, rows in s.blocks])
-    lines = [rf"\begin{{tabular}}{{{s.tex_align or s.align}}}", r"\toprule", *_tex_head(s), r"\midrule", *_tex_rows(s)]
+    lines = [rf"\begin{{tabular}}{{{s.tex_align or s.align}}}", *_tex_head(s), *_tex_rows(s)]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
@@ -119,14 +117,7 @@ def _tex(c: Cell) -> str:
 
 
 def _tex_head(s: Sheet) -> list[str]:
-    lines, column = [], 1
-    if s.over:
-        spans = [(text, len(list(same))) for text, same in groupby(s.over)]
-        lines.append(" & ".join(rf"\multicolumn{{{n}}}{{c}}{{{tex(text)}}}" for text, n in spans) + r" \\")
-        for text, n in spans:
-            lines += [rf"\cmidrule(lr){{{column}-{column + n - 1}}}"] * bool(text)
-            column += n
-    return [*lines, " & ".join(map(tex, s.head)) + r" \\"]
+    return [r"\toprule", " & ".join(map(tex, s.head)) + r" \\", r"\midrule"]
 
 
 def _tex_rows(s: Sheet) -> list[str]:
@@ -159,7 +150,7 @@ def _text_rows(s: Sheet) -> list[str]:
     texts = [
         [c.text + f"{_tail(c):{tail if a == 'r' and c.text else 0}}" for c, a in zip(row, s.align)] for row in rows
     ]
-    head = s.full_head()
+    head = s.head
     widths = [max(len(t[j]) for t in [head, *texts]) for j in range(len(s.align))]
 
     def halves(cells: list[str]) -> tuple[str, str]:

@@ -8,6 +8,8 @@ with our numbers beside the printed ones as far as measured.
 import warnings
 from pathlib import Path
 
+import pandas as pd
+
 from qbench.files import write_atomic
 from qbench.printed.published import METRICS
 from qbench.record import Failure, Measurement
@@ -17,7 +19,7 @@ from qbench.report.latency import write_latency
 from qbench.report.page import can_write, write_page
 from qbench.report.quality.frame import frame, layer_frame
 from qbench.report.quality.packed_models import KERNEL_TABLES, kernel_sheet
-from qbench.report.quality.table import make_table, specs
+from qbench.report.quality.table import families, make_table
 from qbench.report.quality.text import matrix_sheet, summary_sheet
 from qbench.report.quality.variants import flaw
 from qbench.report.reproduction import write_reproduction
@@ -25,7 +27,7 @@ from qbench.report.reproduction.compare import reproduce
 from qbench.report.reproduction.sheet import sheet
 from qbench.store import Store
 
-__all__ = ["build", "frame", "layer_frame", "load", "main", "make_table", "paper_table", "specs", "summary"]
+__all__ = ["build", "frame", "layer_frame", "load", "main", "make_table", "paper_table", "summary"]
 
 
 def load(results_dir: str | Path) -> tuple[list[Measurement], list[Failure]]:
@@ -53,19 +55,18 @@ def build(
     of the paper. ValueError, after all else is written, where records contradict each other in a cell of those tables.
     """
     measurements, failures = load(results_dir)
-    out, df, written = Path(out or results_dir), frame(measurements, failures), []
+    out, df, layers, written = Path(out or results_dir), frame(measurements, failures), layer_frame(measurements), []
     tables = out / "tables"
-    for spec in specs(df["model"].unique()):
-        table = make_table(spec, df)
-        for t in (table, make_table(spec, df, delta=True)) if spec.is_matrix else (table,):
-            written += write(matrix_sheet(t), tables) if t.rows and t.columns else []
-        if spec.is_matrix:
-            written.append(tables / f"{spec.family}_summary.md")
-            write_atomic(written[-1], f"```text\n{to_text(summary_sheet(table, Footnotes()))}```\n")
-        if spec.is_matrix and figures:
+    for name, mine in families(df).items():
+        shown = [make_table(mine), make_table(mine, delta=True)]
+        shown += [make_table(mine, subjects=True)] * (name == "nano")
+        written += [path for t in shown if t.rows and t.columns for path in write(matrix_sheet(t), tables)]
+        written.append(tables / f"{name}_summary.md")
+        write_atomic(written[-1], f"```text\n{_summaries([mine])}```\n")
+        if figures:
             from qbench.report.figures import draw  # matplotlib takes a second to import
 
-            written += draw(table, df, layer_frame(measurements), out / "figures")
+            written += draw(shown[0].name, mine, layers[layers["model"].isin(mine["model"])], out / "figures")
     kernels = frame(measurements, failures, kernels=True)
     for s in (kernel_sheet(kernels, table) for table in KERNEL_TABLES):
         written += write(s, tables) if s.csv_rows else []
@@ -85,9 +86,13 @@ def paper_table(results_dir: str | Path, table: int, protocol: str | None = None
 
 def summary(results_dir: str | Path) -> str:
     """The compact tables as text for a terminal, at most 100 columns wide; "" where there is no record."""
-    df, footnotes = frame(*load(results_dir)), Footnotes()
-    tables = [make_table(spec, df) for spec in specs(df["model"].unique()) if spec.is_matrix]
-    return to_text(*(summary_sheet(t, footnotes) for t in tables)) if tables else ""
+    parts = families(frame(*load(results_dir)))
+    return _summaries(list(parts.values())) if parts else ""
+
+
+def _summaries(parts: list[pd.DataFrame]) -> str:
+    footnotes = Footnotes()
+    return to_text(*(summary_sheet(make_table(part, compact=True), footnotes) for part in parts))
 
 
 def main(

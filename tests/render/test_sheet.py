@@ -13,7 +13,6 @@ from qbench.render.writers import to_csv, to_latex, to_markdown, to_tabular, to_
 @pytest.fixture
 def sheet():
     s = Sheet("study", "A study of 5 % & more", ["Model", "Method", "8 bit", "4 bit"], "llrr")
-    s.over = ["", "", "perplexity", "perplexity"]
     a, b = s.mark("damping raised to 0.1"), s.mark("failed: no scale")
     rows = [["s", "RTN", Cell("2.84"), Cell("3.29", [a])], ["s", "GPTQ", Cell("2.85", bold=True), Cell("failed", [b])]]
     s.blocks = [("", [[Cell(x) if isinstance(x, str) else x for x in row] for row in rows])]
@@ -31,7 +30,7 @@ def test_markdown(sheet):
     assert to_markdown(sheet).splitlines() == [
         "**A study of 5 % & more**",
         "",
-        "| Model | Method | perplexity 8 bit | perplexity 4 bit |",
+        "| Model | Method | 8 bit | 4 bit |",
         "|---|---|---:|---:|",
         "| s | RTN | 2.84 | 3.29<sup>a</sup> |",
         "| s | GPTQ | **2.85** | failed<sup>b</sup> |",
@@ -42,19 +41,18 @@ def test_markdown(sheet):
     ]
 
 
-def test_latex_names_a_group_once_and_joins_the_upper_head(sheet):
+def test_latex_names_a_group_once(sheet):
     for text, a, b in ((to_latex(sheet), "$^{a}$", "$^{b}$"), (to_tabular(sheet), "", "")):
         assert rf"s & RTN & 2.84 & 3.29{a} \\" in text
         assert f"\n & GPTQ & \\textbf{{2.85}} & failed{b} \\\\\n" in text
-        assert r"\multicolumn{2}{c}{} & \multicolumn{2}{c}{perplexity} \\" + "\n\\cmidrule(lr){3-4}" in text
+        assert r"Model & Method & 8 bit & 4 bit \\" in text
     assert r"\caption{A study of 5 \% \& more}\label{tab:study}\\" in to_latex(sheet)
     assert "landscape" not in to_latex(sheet)
-    sheet.head, sheet.align, sheet.over = ["x"] * 15, "r" * 15, []
+    sheet.head, sheet.align = ["x"] * 15, "r" * 15
     assert to_latex(sheet).count("landscape") == 2
 
 
 def test_text_aligns_numbers_and_keeps_marks_behind_them(sheet):
-    sheet.over = []
     assert to_text(sheet).splitlines() == [
         "A study of 5 % & more",
         "",
@@ -69,7 +67,6 @@ def test_text_aligns_numbers_and_keeps_marks_behind_them(sheet):
 
 
 def test_text_puts_a_title_in_the_head_and_a_long_name_above_its_cells(sheet):
-    sheet.over = []
     sheet.blocks = [("accuracy", [[Cell("s"), Cell("a name " * 20), Cell("1"), Cell("2")]])]
     lines = to_text(sheet).splitlines()
     assert lines[2] == "accuracy  8 bit 4 bit"

@@ -13,8 +13,8 @@ from fakes.report_records import evals, measure, metric, science, study
 
 from qbench.record import Metric, digest
 from qbench.report import build, frame, layer_frame, load, main, make_table, summary
-from qbench.report.quality.frame import paired_difference
-from qbench.report.quality.table import one_evaluation, specs, winners
+from qbench.report.quality.statistics import paired_difference
+from qbench.report.quality.table import winners
 from qbench.report.quality.variants import distinguish
 from qbench.store import Store
 
@@ -42,9 +42,8 @@ def with_science(m, **parts):
     return replace(m, science=whole, id=digest(whole))
 
 
-def table_of(measurements, failures=(), delta=False):
-    df = frame(measurements, failures)
-    return make_table(specs(df["model"])[0], df, delta=delta)
+def table_of(measurements, failures=(), **options):
+    return make_table(frame(measurements, failures), **options)
 
 
 def best(t, key):
@@ -113,7 +112,7 @@ def test_baseline_of_another_evaluation_is_not_used():
 
 def test_rows_are_in_the_papers_order(results):
     df = frame(*load(results))
-    t = make_table(specs(df["model"])[0], df)
+    t = make_table(df)
     assert list(dict.fromkeys(r.model for r in t.rows)) == ["nano-s", "nano-m", "nano-l"]
     axis = [(m, b) for m in ("rtn", "gptq", "awq", "smoothquant") for b in BITS]
     small = [(r.method, r.bits) for r in t.rows if r.model == "nano-s"]
@@ -178,7 +177,7 @@ def test_failure_is_forgotten_once_measured():
 
 def test_bold_goes_to_the_best_at_equal_bits(results):
     df = frame(*load(results))
-    t = make_table(specs(df["model"])[0], df)
+    t = make_table(df)
     assert {r.method for r in best(t, "nano/ppl") if r.model == "nano-s" and r.bits == 4} == {"gptq"}
     lone = table_of(records((science(), 0), (science("nano-s", "rtn", 4), 1)))
     assert best(lone, "nano/ppl") == []
@@ -224,44 +223,47 @@ def mixed():
 
 def test_a_cell_is_of_its_rows_evaluation(mixed):
     t = table_of(mixed)
-    by = {(r.method, r.how): r.cells for r in t.rows}
+    by = {(r.method, r.variant): r.cells for r in t.rows}
     full, few = "divergence limit=48", "perplexity limit=24"
     assert set(by) == {("none", full), ("rtn", full), ("gptq", full), ("awq", few)}
     extra = measure(science("nano-s", "gptq", 4), evals()[0], 0.3, windows=24)
     t = table_of([*mixed, with_science(extra, eval=mixed[-1].science["eval"])])
-    by = {(r.method, r.how): r.cells for r in t.rows}
+    by = {(r.method, r.variant): r.cells for r in t.rows}
     assert by["gptq", few]["nano/kl"].state == "missing", "a divergence over 48 windows is no part of this row"
     assert by["gptq", few]["nano/ppl"].value == extra.metrics["nano/ppl"].value
     assert by["gptq", few]["nano_world/acc"].state == "ok"
-    assert {(r.method, r.how) for r in best(t, "nano/ppl")} == {("gptq", full), ("awq", few)}
-    delta = {(r.method, r.how): r.cells["nano/ppl"] for r in table_of([*mixed], delta=True).rows}
+    assert {(r.method, r.variant) for r in best(t, "nano/ppl")} == {("gptq", full), ("awq", few)}
+    delta = {(r.method, r.variant): r.cells["nano/ppl"] for r in table_of([*mixed], delta=True).rows}
     assert delta["gptq", full].state == "ok"
     assert delta["awq", few].state == "missing"
 
 
 def test_metrics_of_other_tables_split_no_row(mixed):
-    df = frame(mixed)
-    subjects = make_table(specs(df["model"])[1], df)
-    assert [(r.method, r.how) for r in subjects.rows] == [("none", ""), ("rtn", ""), ("gptq", "")]
+    subjects = table_of(mixed, subjects=True)
+    assert [(r.method, r.variant) for r in subjects.rows] == [("none", ""), ("rtn", ""), ("gptq", "")]
 
 
 def test_summary_and_figures_show_one_evaluation_and_name_the_others(mixed, tmp_path):
     for m in mixed:
         Store(tmp_path).put(m)
-    text, t = summary(tmp_path), one_evaluation(table_of(mixed))
-    assert "nano PPL by divergence limit=48; left out: 1 record by perplexity limit=24" in " ".join(text.split())
+    text, t = summary(tmp_path), table_of(mixed, compact=True)
+    assert "One evaluation per metric; left out: 1 record by perplexity limit=24" in " ".join(text.split())
     assert "AWQ" not in text
-    assert len({r.quant for r in t.rows}) == len(t.rows) == 4
+    assert [(r.method, r.variant) for r in t.rows] == [("none", ""), ("rtn", ""), ("gptq", "")]
     assert main(tmp_path) == 0
     more = [with_science(m, eval=m.science["eval"] | {"limit": 96}) for m in mixed if "nano/kl" in m.metrics]
-    assert one_evaluation(table_of([*mixed, *more[:2]])).chosen["nano/ppl"][0] == "divergence limit=48", "most rows"
-    assert one_evaluation(table_of([*mixed, *more])).chosen["nano/ppl"][0] == "divergence limit=96", "equal rows: order"
+
+    def kept(records):
+        return set(table_of(records, compact=True).records["evaluation"]) - {"tasks"}
+
+    assert kept([*mixed, *more[:2]]) == {"divergence limit=48"}, "most rows"
+    assert kept([*mixed, *more]) == {"divergence limit=96"}, "equal rows: order"
 
 
 def test_what_follows_from_a_tokenizer_is_no_other_evaluation():
     ms = [with_science(m, eval=m.science["eval"] | {"data": f"{i}" * 16, "windows": 40 + i})
           for i, m in enumerate(records((science("nano-s"), 0), (science("nano-m"), 0)))]  # fmt: skip
-    assert {r.how for r in table_of(ms).rows} == {""}
+    assert {r.variant for r in table_of(ms).rows} == {""}
     assert set(frame(ms)["evaluation"]) == {"ppl"}
 
 

@@ -213,8 +213,9 @@ def test_own_settings_and_records_without_a_protocol_are_left_out_with_a_note():
 def test_the_head_is_read_from_the_records():
     rows = [printed(3, "qwen3-8b-base", "gptq", 4), printed(3, "qwen3-8b-base", "awq", 4)]
     notes = reproduce([m for row in rows for m in records(row, protocol="released")], 3).notes
-    assert "Calibration: c4, 128 × 512 tokens, seed 42, drawn as lines (awq)." in notes
-    assert "Evaluation: num_fewshot 5, max_prompt 2048 (mmlu_hendrycks/acc)." in notes
+    assert "Calibration: data=cccccccc, draw=lines, length=512, n=128, seed=42, source=c4 (awq)." in notes
+    (mmlu,) = (note for note in notes if note.startswith("MMLU by tasks: "))
+    assert "max_prompt=2048, num_fewshot=5" in mmlu
     assert "Differs from paper: method.act_order=True (gptq)." in notes
     assert reproduce([], 3).notes == ["Measured: 0 of 45 rows."]
 

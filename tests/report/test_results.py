@@ -53,7 +53,7 @@ def test_every_record_is_whole_and_there_once(records):
 
 def test_tables_are_made_from_the_records_byte_for_byte(tmp_path):
     build(RESULTS, tmp_path, figures=False)
-    made = sorted((tmp_path / "tables").iterdir())
+    made = [p for p in sorted((tmp_path / "tables").iterdir()) if p.suffix in (".csv", ".md")]  # tex is not committed
     assert made
     for file in made:
         assert (RESULTS / "tables" / file.name).read_bytes() == file.read_bytes(), f"{file.name}: run qbench report"

@@ -3,7 +3,6 @@
 These say nothing of how good a model is, so no table of quality has their metrics or counts them.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import pandas as pd
@@ -13,25 +12,19 @@ from qbench.report.quality.columns import METHODS, column
 from qbench.report.quality.rows import bits_text, row_order
 from qbench.report.quality.text import model_cell
 
-DIGITS = "{:.3g}".format
-
-
-def percent(value: float) -> str:
-    return f"{100 * value:.1f}"
-
 
 @dataclass(frozen=True)
 class KernelTable:
     """The table ``name`` of the records of one evaluation.
 
-    ``metrics``: {metric: (header, how it is shown)}; one that is not listed gets a column behind them.
-    ``settings``: {header: field of the evaluation}. ``lines`` explain the headers.
+    ``metrics``: {metric: (header, format)}; one that is not listed gets a column behind them. ``settings``: {header:
+    field of the evaluation}. ``lines`` explain the headers.
     """
 
     evaluation: str
     name: str
     caption: str
-    metrics: dict[str, tuple[str, Callable[[float], str]]]
+    metrics: dict[str, tuple[str, str]]
     settings: dict[str, str]
     lines: tuple[str, ...]
 
@@ -42,10 +35,10 @@ KERNEL_TABLES = (
         "agreement",
         "Packed weights on the kernels against dequantized weights",
         {
-            "agreement/error": ("logits", "{:.2g}".format),
-            "agreement/rounding": ("one rounding", "{:.2g}".format),
-            "agreement/worst_layer": ("worst linear", "{:.2g}".format),
-            "agreement/top1": ("top-1, %", percent),
+            "agreement/error": ("logits", ".2g"),
+            "agreement/rounding": ("one rounding", ".2g"),
+            "agreement/worst_layer": ("worst linear", ".2g"),
+            "agreement/top1": ("top-1, %", ".1%"),
         },
         {"dtype": "dtype", "kernels": "kernels"},
         (
@@ -61,11 +54,11 @@ KERNEL_TABLES = (
         "quantized_latency",
         "A step of decoding with quantized weights, packed",
         {
-            "latency/decode_ms": ("ms", DIGITS),
-            "latency/tokens_per_s": ("tokens/s", DIGITS),
-            "latency/bf16_ms": ("bf16 ms", DIGITS),
-            "latency/speedup": ("speed-up", DIGITS),
-            "latency/floor_share": ("of the floor, %", percent),
+            "latency/decode_ms": ("ms", ".3g"),
+            "latency/tokens_per_s": ("tokens/s", ".3g"),
+            "latency/bf16_ms": ("bf16 ms", ".3g"),
+            "latency/speedup": ("speed-up", ".3g"),
+            "latency/floor_share": ("of the floor, %", ".1%"),
         },
         {"batch": "batch", "context": "context", "dtype": "dtype", "GPU": "gpu"},
         (
@@ -80,12 +73,11 @@ def kernel_sheet(df: pd.DataFrame, table: KernelTable) -> Sheet:
     """A row per quantized model and place where the kernels ran; ``df`` is ``frame(..., kernels=True)``."""
     df = df[df["science"].map(lambda s: s["eval"]["name"]) == table.evaluation]
     others = sorted(set(df["metric"]) - {table.evaluation, *table.metrics})
-    metrics = table.metrics | {key: (column(key).header, DIGITS) for key in others}
+    metrics = table.metrics | {key: (column(key).header, ".3g") for key in others}
     s = Sheet(table.name, table.caption, [], "llrrr" + "r" * len(metrics) + "l" * len(table.settings))
     s.head = ["Model", "Method", "#W", "#A", "#G", *(head for head, _ in metrics.values()), *table.settings]
     s.csv_head = ["model", "method", "w_bits", "a_bits", "group_size", *metrics, *table.settings.values(), "notes"]
-    s.blocks, s.lines = [("", [])], list(table.lines)
-    sizes = df.groupby("model")["model_bytes"].max().fillna(0)
+    sizes, rows = df.groupby("model")["model_bytes"].max().fillna(0), []
 
     def order(part: pd.DataFrame) -> tuple:
         r = part.iloc[0]
@@ -93,18 +85,13 @@ def kernel_sheet(df: pd.DataFrame, table: KernelTable) -> Sheet:
 
     for part in sorted((part for _, part in df.groupby("id")), key=order):
         r, found = part.iloc[0], dict(zip(part["metric"], part["value"]))
-        failed, values = f"failed: {r.error}" * (r.status == "failed"), [found.get(key) for key in metrics]
-        settings = [r.science["eval"].get(key) for key in table.settings.values()]
+        failed = f"failed: {r.error}" * (r.status == "failed")
+        values, settings = [*map(found.get, metrics)], [*map(r.science["eval"].get, table.settings.values())]
         s.csv_rows.append([r.model, r.method, r.bits, r.act_bits, r.group_size, *values, *settings, failed])
-        who = [METHODS.get(r.method, r.method), *bits_text(r)]
-        shown = ["–" if v is None else text(v) for (_, text), v in zip(metrics.values(), values)]
+        shown = ["–" if v is None else f"{v:{digits}}".rstrip("%") for v, (_, digits) in zip(values, metrics.values())]
         cells = [Cell("failed", [s.mark(failed)]) for _ in metrics] if failed else map(Cell, shown)
-        s.blocks[0][1].append(
-            [
-                model_cell(s, r.model, r.science),
-                *map(Cell, who),
-                *cells,
-                *(Cell("–" if x is None else f"{x}") for x in settings),
-            ]
-        )
+        who = [METHODS.get(r.method, r.method), *bits_text(r)]
+        rows.append([model_cell(s, r.model, r.science), *map(Cell, who), *cells])
+        rows[-1] += [Cell("–" if x is None else f"{x}") for x in settings]
+    s.blocks, s.lines = [("", rows)], list(table.lines)
     return s

@@ -47,16 +47,13 @@ class Value:
 class Row:
     """One quantized model.
 
-    ``quant``         its quantization, as ``variants.canon``
     ``bits``          the nominal ones where the method is outside the bits axis (``on_axis``)
     ``name``          the method as printed; the number format where nothing is quantized
-    ``differs``       what sets its quantization apart from others of the table, beyond its columns
-    ``how``           what sets its evaluation apart
+    ``variant``       what sets its quantization or evaluation apart from others of the table, beyond its columns
     ``notes``         how many linears have each note
     ``cells``         a Value per metric
     """
 
-    quant: str
     model: str
     method: str
     bits: float
@@ -65,15 +62,10 @@ class Row:
     stored_bits: float
     model_bytes: float
     name: str
-    differs: str
-    how: str
+    variant: str
     on_axis: bool
     notes: Counter
     cells: dict[str, Value]
-
-    @property
-    def variant(self) -> str:
-        return "; ".join(v for v in (self.differs, self.how) if v)
 
     @property
     def series(self) -> tuple:
@@ -104,19 +96,18 @@ def make_rows(df: pd.DataFrame, metrics: list[str], delta: bool = False) -> list
             notes |= n
         dtype = first["science"]["model"].get("dtype") or "unquantized"
         unquantized, off_axis = first["method"] == UNQUANTIZED, math.isnan(first["bits"])
-        shared = first[["quant", "model", "method", "act_bits", "group_size"]].to_dict() | dict(
+        shared = first[["model", "method", "act_bits", "group_size"]].to_dict() | dict(
             bits=float(most["nominal_bits"] if off_axis else first["bits"]),
             stored_bits=float(most["stored_bits"]),
             model_bytes=float(most["model_bytes"]),
             name=_DTYPES.get(dtype, dtype) if unquantized else METHODS.get(first["method"], first["method"]),
-            differs=labels[quant],
             on_axis=not off_axis and not unquantized,
             notes=notes,
         )
         for how in sorted(set(part["how"]) - {""}) or [""]:
             records = part[part["how"].isin(["", how])].to_dict("records")
             cells = dict.fromkeys(metrics, Value()) | {r["metric"]: Value.of(r, delta) for r in records}
-            rows.append(Row(**shared, how=how, cells=cells))
+            rows.append(Row(**shared, variant="; ".join(filter(None, (labels[quant], how))), cells=cells))
     return sorted(rows, key=lambda r: (sizes[r.model], r.model, *row_order(r)))
 
 

@@ -115,26 +115,22 @@ def eval_labels(df: pd.DataFrame) -> pd.Series:
     that follow from the tokenizer and have one value per model (the digest of the tokens, the number of windows) do
     not count as a difference.
     """
-    labels, evals = pd.Series("", index=df.index), df["science"].map(lambda s: canon(s.get("eval") or {}))
-    kin: list[set[str]] = []
-    for metrics in df.groupby(evals)["metric"].agg(set):
-        touching = [k for k in kin if k & metrics]
-        kin = [k for k in kin if not k & metrics] + [metrics.union(*touching)]
-    for metrics in kin:
-        rows = df[df["metric"].isin(metrics)]
-        unique = {key: json.loads(key) for key in evals[rows.index]}
-        per_model: dict[str, dict[str, set]] = defaultdict(lambda: defaultdict(set))
-        for model, key in {*zip(rows["model"], evals[rows.index])}:
-            for field, value in flatten(unique[key]).items():
-                if is_hash(value) or field == "windows":
-                    per_model[field][model].add(canon(value))
-        ignore = {field for field, models in per_model.items() if all(len(v) == 1 for v in models.values())}
-        for (key, ev), label in zip(unique.items(), distinguish(list(unique.values()), ignore)):
-            if label:
-                name = ev.get("name", "eval")
-                rest = [part for part in label.split(", ") if part != f"name={name}"]
-                labels[rows.index[evals[rows.index] == key]] = " ".join([str(name), ", ".join(rest)]).strip()
-    return labels
+    evals = df["science"].map(lambda s: canon(s.get("eval") or {}))
+    metrics, models = ({key: set(part) for key, part in df.groupby(evals)[column]} for column in ("metric", "model"))
+    labels = {}
+    for key in metrics:
+        near = {other: json.loads(other) for other in metrics if metrics[other] & metrics[key]}
+        values: dict[str, dict[str, set]] = defaultdict(lambda: defaultdict(set))  # by field and model
+        for other, ev in near.items():
+            for field, value in flatten(ev).items():
+                for model in models[other] if is_hash(value) or field == "windows" else ():
+                    values[field][model].add(canon(value))
+        ignore = {field for field, by_model in values.items() if all(len(v) == 1 for v in by_model.values())}
+        label = dict(zip(near, distinguish(list(near.values()), ignore)))[key]
+        name = str(near[key].get("name", "eval"))
+        rest = [part for part in label.split(", ") if part != f"name={name}"]
+        labels[key] = " ".join([name, ", ".join(rest)]).strip() if label else ""
+    return evals.map(labels)
 
 
 def short_value(v: object) -> str:

@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from qbench.printed.published import TABLES, load
-from qbench.protocol import PROTOCOLS, name_of
+from qbench.printed.published import TABLES
+from qbench.protocol import PROTOCOLS
 from qbench.record import Failure, Measurement
 from qbench.render.writers import write
 from qbench.report.reproduction.compare import reproduce
-from qbench.report.reproduction.measured_cells import of_table
 from qbench.report.reproduction.sheet import sheet
 
 
@@ -18,15 +17,16 @@ def write_reproduction(
 
     ValueError, after all else is written, where records contradict each other in a cell.
     """
-    printed, refused, written = load(), [], []
+    refused, written = [], []
     for protocol in PROTOCOLS:
         tables = []
         for k in TABLES:
-            if protocol == "paper" or any(name_of(m.protocol) == protocol for m in of_table(measurements, k, printed)):
-                try:
-                    tables.append(reproduce(measurements, k, protocol, failures=failures))
-                except ValueError as e:
-                    refused.append(f"table {k}, protocol {protocol}: {e}")
+            try:
+                tables.append(reproduce(measurements, k, protocol, failures=failures))
+            except ValueError as e:
+                refused.append(f"table {k}, protocol {protocol}: {e}")
+        if protocol != "paper":
+            tables = [t for t in tables if any(line.ours for line in t.lines)]
         written += [path for t in tables for path in write(sheet(t), out / "tables")]
         if figures and any(line.measured for t in tables for line in t.lines):
             from qbench.report.reproduction.figure import draw  # matplotlib takes a second to import

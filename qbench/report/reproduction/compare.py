@@ -12,12 +12,20 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from qbench.printed.published import DOUBTS, METRICS, TABLES, TASKS, Printed, doubts, load
+from qbench.printed.published import DOUBTS, METRICS, TASKS, Printed, doubts, load, rows_of
 from qbench.protocol import PROTOCOLS, check, name_of
 from qbench.record import Failure, Measurement
 from qbench.report.quality.variants import UNQUANTIZED
-from qbench.report.reproduction.measured_cells import Ours, failed, measured, of_table, printed_cell
-from qbench.report.reproduction.notes import data_of, left_out, settings_of
+from qbench.report.reproduction.measured_cells import (
+    KEYS,
+    Ours,
+    about,
+    cell_of,
+    failed,
+    left_out,
+    measured,
+    printed_cell,
+)
 
 OTHER_GROUPING = {1: 3, 2: 4, 3: 1, 4: 2}  # tables 1 and 2 have one scale per row, 3 and 4 groups of 128
 
@@ -84,32 +92,30 @@ def reproduce(
     ValueError for an unknown table, protocol or metric, for records of two protocols where none is named, and for two
     records of one cell that differ in revision, data or settings.
     """
-    if table not in TABLES:
-        raise ValueError(f"table {table!r}: the paper's result tables are 1, 2, 3 and 4; choose one of them")
+    rows = rows_of(table)
     if unknown := [m for m in metrics if m not in METRICS]:
         raise ValueError(f"unknown metric {unknown[0]!r}; the tables have {', '.join(METRICS)}")
-    rows = load()
-    candidates = of_table(measurements, table, rows)
+    cells = {printed_cell(row) for row in rows}
+    candidates = [m for m in measurements if cell_of(m.science) in cells and KEYS.keys() & m.metrics.keys()]
     follow = sorted({name_of(m.protocol) for m in candidates} & set(PROTOCOLS))
     if protocol is None and len(follow) > 1:
         raise ValueError(f"table {table} has records of two protocols, {' and '.join(follow)}; ask for one")
     protocol = protocol or (follow or ["paper"])[0]
     check(protocol)
     used = [m for m in candidates if name_of(m.protocol) == protocol]
-    ours = failed(failures, protocol) | measured(used)
-    lines = _compare([r for r in rows if r.table == table], rows, ours, metrics)
+    lines = _compare(rows, failed(failures, protocol) | measured(used), metrics)
     shown = [cells for x in lines for cells in (x.printed, x.other if x.ours else {})]
     kinds = {kind for cells in shown for a in cells.values() for kind in a.doubts}
     count = f"Measured: {sum(line.measured for line in lines)} of {len(lines)} rows."
-    notes = [*settings_of(used), *data_of(used), count, *left_out(candidates, protocol)]
+    notes = [*about(used), count, *left_out(candidates, protocol)]
     return Reproduction(table, protocol, metrics, lines, notes, tuple(k for k in DOUBTS if k in kinds))
 
 
-def _compare(wanted: list[Printed], rows: list[Printed], ours: dict, metrics: tuple[str, ...]) -> list[Line]:
-    """A line per ``wanted`` row; the other group size belongs to methods whose group sizes are doubted."""
-    by_cell, lines = {(r.table, *r.cell): r for r in rows}, []
+def _compare(rows: list[Printed], ours: dict, metrics: tuple[str, ...]) -> list[Line]:
+    """A line per printed row; the other group size belongs to methods whose group sizes are doubted."""
+    by_cell, lines = {(r.table, *r.cell): r for r in load()}, []
     swapped = {cell.method for cell, kinds in doubts().items() if "group_order" in kinds}
-    for row in wanted:
+    for row in rows:
         mine = {m: ours[printed_cell(row), m] for m in metrics if (printed_cell(row), m) in ours}
         other = by_cell.get((OTHER_GROUPING[row.table], *row.cell)) if row.method in swapped else None
         pair = [{m: _against(r, m, mine.get(m)) for m in metrics} if r else {} for r in (row, other)]

@@ -34,13 +34,13 @@ def sheet(t: Reproduction) -> Sheet:
     """
     caption = f"Table {t.table} of arXiv 2505.02214v1 and ours: {CAPTIONS[t.table]}. Protocol: {t.protocol}"
     s = Sheet(t.name, caption, [], "", lines=[*t.notes, LEGEND], csv_head=CSV)
-    letters = {kind: s.mark(f"in doubt: {DOUBTS[kind].lower()}.") for kind in t.doubts}
-    rows = [(line, _who(line, letters), _parts(t.metrics, line, letters)) for line in t.lines]
     s.csv_rows = [_csv_row(t, line, metric) for line in t.lines for metric in t.metrics]
+    letters = {kind: s.mark(f"in doubt: {DOUBTS[kind].lower()}.") for kind in t.doubts}
+    rows = [(line, *_parts(t.metrics, line, letters)) for line in t.lines]
     if len(t.metrics) == 1:
         columns = list(dict.fromkeys(name for *_, parts in rows for name in parts))
         s.head, s.align = [HEADERS[t.metrics[0]], *columns], "l" + "r" * len(columns)
-        s.blocks = [("", [[_name(who), *(parts.get(c, [Cell("")])[0] for c in columns)] for _, who, parts in rows])]
+        s.blocks = [("", [[_in_one(who), *(parts.get(c, [Cell("")])[0] for c in columns)] for _, who, parts in rows])]
         return s
     arrows = [" ↓" if m in PERPLEXITIES else " ↑" for m in t.metrics]
     s.head = ["Model", "Method", "#W", "#A", "", *(HEADERS[m] + arrow for m, arrow in zip(t.metrics, arrows))]
@@ -53,53 +53,43 @@ def sheet(t: Reproduction) -> Sheet:
     return s
 
 
-def _parts(metrics: tuple[str, ...], line: Line, letters: dict[str, str]) -> dict[str, list[Cell]]:
-    """What is known of a printed row, by name, one cell per metric."""
-    out = {"printed": _printed(metrics, line.printed, letters)}
+def _parts(metrics: tuple[str, ...], line: Line, letters: dict[str, str]) -> tuple[list[Cell], dict[str, list[Cell]]]:
+    """Model, method, #W and #A of a printed row, and what is known of it: by name, one cell per metric.
+
+    A doubt about the whole row is marked at its method and not again at its cells.
+    """
+
+    def printed(cells: dict[str, Against]) -> tuple[list[str], list[Cell]]:
+        whole = set.intersection(*(set(a.doubts) for a in cells.values())) if len(cells) > 1 else set()
+        marks = {m: [letter for k, letter in letters.items() if k in set(cells[m].doubts) - whole] for m in metrics}
+        at_method = [letter for kind, letter in letters.items() if kind in whole]
+        return at_method, [Cell(cells[m].text, marks[m]) for m in metrics]
+
+    r = line.row
+    marks, shown = printed(line.printed)
+    out = {"printed": shown}
     if line.ours:
         out["ours"] = [Cell(_ours(m, line.ours.get(m))) for m in metrics]
         out["Δ"] = [_difference(m, line.printed[m]) for m in metrics]
     if line.ours and line.other_row:
         name = line.other_row.grouping
-        out[f"printed {name} (Table {line.other_row.table})"] = _printed(metrics, line.other, letters)
+        out[f"printed {name} (Table {line.other_row.table})"] = printed(line.other)[1]
         out[f"Δ {name}"] = [_difference(m, line.other[m]) for m in metrics]
-    return out
+    return [Cell(r.size), Cell(NAMES[r.method], marks), Cell(f"{r.w_bits:g}"), Cell(str(r.a_bits))], out
 
 
-def _printed(metrics: tuple[str, ...], cells: dict[str, Against], letters: dict[str, str]) -> list[Cell]:
-    """The printed cells; a doubt about the whole row is marked at its method and not again here."""
-    whole = _whole(cells)
-    marks = {m: [letter for kind, letter in letters.items() if kind in set(cells[m].doubts) - whole] for m in metrics}
-    return [Cell(cells[m].text, marks[m]) for m in metrics]
-
-
-def _who(line: Line, letters: dict[str, str]) -> list[Cell]:
-    """Model, method, #W and #A as printed; the method with the doubts about its whole row."""
-    marks = [letter for kind, letter in letters.items() if kind in _whole(line.printed)]
-    r = line.row
-    return [Cell(r.size), Cell(NAMES[r.method], marks), Cell(f"{r.w_bits:g}"), Cell(str(r.a_bits))]
-
-
-def _name(who: list[Cell]) -> Cell:
-    """All of ``_who`` in one cell."""
+def _in_one(who: list[Cell]) -> Cell:
+    """Model, method, #W and #A in one cell."""
     model, method, w_bits, a_bits = (c.text for c in who)
     return Cell(f"{model} {method}" + (f" W{w_bits}A{a_bits}" if w_bits != "16" else ""), who[1].marks)
 
 
-def _whole(cells: dict[str, Against]) -> set[str]:
-    """The kinds of doubt about every cell of a row."""
-    return set.intersection(*(set(a.doubts) for a in cells.values())) if len(cells) > 1 else set()
-
-
 def _ours(metric: str, ours: Ours | None) -> str:
-    if ours is None:
-        return "–"
-    if ours.failed:
-        return "failed"
+    if ours is None or ours.failed:
+        return "failed" if ours else "–"
     text = _like_print(metric, ours.value)
-    if not math.isfinite(ours.stderr) or "e" in text:
-        return text
-    return f"{text} ± {ours.stderr:.{len(text.partition('.')[2])}f}"
+    digits = len(text.partition(".")[2])
+    return f"{text} ± {ours.stderr:.{digits}f}" if math.isfinite(ours.stderr) and "e" not in text else text
 
 
 def _difference(metric: str, a: Against) -> Cell:

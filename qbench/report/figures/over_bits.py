@@ -7,14 +7,15 @@ distribution, from the standard error over the items of an evaluation.
 import math
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from qbench.render.style import INK, SOFT, heading, plain, styled
+from qbench.report.figures.panels import chosen, handles, looks, quality_axis, quantized, value
 from qbench.report.quality.columns import Column
 from qbench.report.quality.rows import Row
-from qbench.report.quality.series import handles, looks, quality_axis, quantized, value
 from qbench.report.quality.table import Table
 from qbench.report.quality.variants import UNQUANTIZED
 
@@ -24,8 +25,9 @@ STORED = dict(markerfacecolor="white", markeredgewidth=0.8, markersize=7)
 
 
 @styled
-def bits_figure(t: Table, columns: list[Column]) -> Figure:
-    """The values of ``t``, which has one evaluation per metric, with one line per method and 95 % intervals."""
+def quality_by_bits(df: pd.DataFrame, metrics: tuple[str, ...] = ()) -> Figure:
+    """Each metric over weight bits, one line per method, with 95 % intervals over the items."""
+    t, columns = chosen(df, metrics)
     fig, axes, models = _panels(t, columns)
     styles, levels = looks(quantized(t.rows)), dict(color=INK, lw=0.9, zorder=1.5)
     for c, line in zip(columns, axes):
@@ -47,8 +49,9 @@ def bits_figure(t: Table, columns: list[Column]) -> Figure:
 
 
 @styled
-def differences_figure(t: Table, columns: list[Column]) -> Figure:
-    """The paired differences of a ``delta`` table with 95 % intervals, on axes that are linear around zero."""
+def differences(df: pd.DataFrame, metrics: tuple[str, ...] = ()) -> Figure:
+    """Differences to the unquantized model, paired item by item, with their 95 % intervals; axes linear around 0."""
+    t, columns = chosen(df, metrics, delta=True)
     fig, axes, models = _panels(t, columns)
     styles = looks(t.rows)
     for c, line in zip(columns, axes):
@@ -126,4 +129,4 @@ def _finish(fig: Figure, t: Table, columns: list[Column], legend: list[Line2D], 
     fig.align_ylabels()
     ncols = 2 if fig.get_figwidth() < 5 else 5 if len(legend) == 5 else 4
     fig.legend(handles=legend, loc="outside lower center", ncols=ncols)
-    heading(fig, title, t.left_out(columns))
+    heading(fig, title, t.left_out)

@@ -1,18 +1,38 @@
-"""What the figures of quality share: one look per series of rows, the legend, and the axis of a metric."""
+"""What the figures of quality share: their table, one look per series of rows, the legend, and the axis of a metric."""
 
 import math
 from collections import Counter
 from collections.abc import Sequence
 
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from qbench.render.style import SOFT, look, plain, value_axis
 from qbench.report.quality.columns import Column
 from qbench.report.quality.rows import Row
+from qbench.report.quality.table import Table, make_table
 from qbench.report.quality.variants import UNQUANTIZED
 
+PANELS = ("nano/ppl", "wikitext2/ppl", "*/kl", "nano_world/acc", "mmlu/acc", "*/ppl", "*/acc")  # the first four
 BEYOND = 4.0  # a perplexity axis ends at this multiple of the worst unquantized model's perplexity
+
+
+class NothingToShow(ValueError):
+    """The records lack what a figure shows."""
+
+
+def chosen(df: pd.DataFrame, metrics: tuple[str, ...], *, delta: bool = False) -> tuple[Table, list[Column]]:
+    """The compact table of ``df``, and its columns of ``metrics`` (default: at most four) that have a finite value.
+
+    ValueError where ``df`` has several families of models; NothingToShow without a column or a quantized model.
+    """
+    t = make_table(df, delta=delta, compact=True)
+    columns = [c for c in t.choose(metrics or PANELS, 4) if any(r.cells[c.key].finite for r in t.rows)]
+    if not columns or not quantized(t.rows):
+        what = f"no value of {', '.join(metrics) or 'any metric'}" if not columns else "no quantized model"
+        raise NothingToShow(f"{what} in the {len(t.rows)} rows of the figure")
+    return t, columns
 
 
 def quantized(rows: list[Row]) -> list[Row]:

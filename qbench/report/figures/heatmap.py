@@ -9,19 +9,24 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from qbench.render.style import SOFT, heading, log_locator, plain, styled
+from qbench.report.figures.panels import NothingToShow
 from qbench.report.quality.columns import METHODS, curve_name, method_order
+from qbench.report.quality.variants import quant_labels
 
 BITS, MODELS = (4, 3, 2), 3
 NAMED = 60  # of more linears than these only the blocks are named
 
 
 @styled
-def layer_heatmap(layers: pd.DataFrame, variants: dict[str, str]) -> Figure:
-    """One strip per model: linears in network order across, methods at 4, 3 and 2 bits down, one log scale.
+def layer_errors(layers: pd.DataFrame) -> Figure:
+    """The relative output error of every linear as a heat map; ``layers`` is a ``layer_frame``.
 
-    Of more than three models the smallest, the middle one and the largest are shown; ``variants`` names what
-    sets quantizations apart beyond model, method and bits. Cells without a finite error are grey.
+    One strip per model: linears in network order across, methods at 4, 3 and 2 bits down, one log scale. Of more than
+    three models the smallest, the middle one and the largest are shown. Cells without a finite error are grey.
     """
+    if layers.empty:
+        raise NothingToShow("no errors of linears: only quantized models have them")
+    variants = quant_labels(list(layers["science"]))
     on_axis = set(layers["bits"].dropna())
     bits = [b for b in BITS if b in on_axis] or sorted(on_axis, reverse=True)[:3]
     layers = layers[layers["bits"].isna() | layers["bits"].isin(bits)]
