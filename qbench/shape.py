@@ -1,4 +1,4 @@
-"""The shape of a decoder, the sizes of Qwen3, and what one linear layer costs in operations and bytes.
+"""The shape of a decoder, the sizes of released models, and what one linear layer costs in operations and bytes.
 
 Everything is plain arithmetic, so it needs no torch, and a test compares each count with the real modules. A matrix
 product of [M, K] with [K, N] takes 2 M K N operations.
@@ -6,10 +6,11 @@ product of [M, K] with [K, N] takes 2 M K N operations.
 Dimension key: M rows of activations, N output channels, K input channels, D hidden width.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 PASS_TOKENS = 2048  # enough to keep a GPU busy
+QKV = ("q_proj", "k_proj", "v_proj")
 
 
 def sequences_per_pass(length: int) -> int:
@@ -23,7 +24,10 @@ def sequences_per_pass(length: int) -> int:
 
 @dataclass(frozen=True)
 class Shape:
-    """A dense decoder with grouped-query attention, a gated MLP and norms on queries and keys (Qwen3)."""
+    """A dense decoder with grouped-query attention and a gated MLP.
+
+    ``qk_norms``: each head's queries and keys are normed, as in Qwen3. ``biases``: the linears that have one.
+    """
 
     hidden: int
     intermediate: int
@@ -34,21 +38,35 @@ class Shape:
     vocab: int
     tied: bool
     positions: int = 40_960  # tokens of the longest sequence
+    qk_norms: bool = True
+    biases: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config) -> "Shape":
-        """From a transformers configuration, or from the mapping that config.json holds."""
-        get = config.__getitem__ if isinstance(config, dict) else config.__getattribute__
-        names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
-        names += ("head_dim", "vocab_size", "tie_word_embeddings", "max_position_embeddings")
-        return cls(*map(get, names))
+        """From the transformers configuration of a model type in ``qbench.models.anatomies``."""
+        biases = QKV if config.model_type == "qwen2" else ()
+        biases += (*QKV, "o_proj") if getattr(config, "attention_bias", False) else ()
+        biases += ("gate_proj", "up_proj", "down_proj") if getattr(config, "mlp_bias", False) else ()
+        return cls(
+            hidden=config.hidden_size,
+            intermediate=config.intermediate_size,
+            layers=config.num_hidden_layers,
+            heads=config.num_attention_heads,
+            kv_heads=config.num_key_value_heads,
+            head_dim=getattr(config, "head_dim", config.hidden_size // config.num_attention_heads),
+            vocab=config.vocab_size,
+            tied=config.tie_word_embeddings,
+            positions=config.max_position_embeddings,
+            qk_norms=config.model_type == "qwen3",
+            biases=biases,
+        )
 
     @property
     def stages(self) -> tuple[tuple[int, dict[str, int], bool], ...]:
         """(K, {linear: N}, whether a scale folds into what comes before) for linears that read the same tensor."""
         D, query, kv = self.hidden, self.heads * self.head_dim, self.kv_heads * self.head_dim
         return (
-            (D, {"q_proj": query, "k_proj": kv, "v_proj": kv}, True),
+            (D, dict(zip(QKV, (query, kv, kv))), True),
             (query, {"o_proj": D}, self.heads == self.kv_heads),
             (D, {"gate_proj": self.intermediate, "up_proj": self.intermediate}, True),
             (self.intermediate, {"down_proj": D}, True),
@@ -72,8 +90,10 @@ class Shape:
 
     @property
     def layer_parameters(self) -> int:
-        """One layer: its linears, two norms of D and two of a head."""
-        return sum(N * K for N, K in self.linears) + 2 * self.hidden + 2 * self.head_dim
+        """One layer: its linears, norms and biases."""
+        biases = sum(N for _, names, _ in self.stages for name, N in names.items() if name in self.biases)
+        norms = 2 * self.hidden + 2 * self.head_dim * self.qk_norms
+        return sum(N * K for N, K in self.linears) + norms + biases
 
     @property
     def parameters(self) -> int:
@@ -98,8 +118,16 @@ QWEN3 = {
     "32b": _qwen3(5120, 25600, 64, 64, False),
 }
 
-QWEN2_5_7B = Shape(3584, 18944, 28, heads=28, kv_heads=4, head_dim=128, vocab=152064, tied=False)  # kernels only: the
-# model has biases and no norms on queries and keys
+QWEN2_5_7B = Shape(
+    3584, 18944, 28, heads=28, kv_heads=4, head_dim=128, vocab=152064, tied=False,
+    positions=131_072, qk_norms=False, biases=QKV,
+)  # fmt: skip
+RELEASED = {  # by the name of the model choice
+    **{f"qwen3-{size}": shape for size, shape in QWEN3.items()},
+    **{f"qwen3-{size}-base": replace(shape, positions=32_768) for size, shape in QWEN3.items()},
+    "qwen2.5-7b": QWEN2_5_7B,
+    "qwen2.5-7b-instruct": replace(QWEN2_5_7B, positions=32_768),
+}
 
 
 # -- one linear: operations, and bytes that its product has to move

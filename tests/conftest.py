@@ -29,8 +29,16 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
 
 
+FAMILIES = {
+    **{family: dict(family=family) for family in ANATOMIES},
+    "llama-biases": dict(family="llama", attention_bias=True, mlp_bias=True),
+}
+BIASED = [name for name in FAMILIES if name in ("qwen2", "llama-biases")]
+
+
 def tiny_config(family: str = "qwen3", **changes) -> PretrainedConfig:
-    shape = dict(hidden_size=128, num_attention_heads=4, num_key_value_heads=2, head_dim=64, intermediate_size=256)
+    shape = dict(hidden_size=128, num_attention_heads=4, num_key_value_heads=2, intermediate_size=256)
+    shape |= {} if family == "qwen2" else dict(head_dim=64)
     shape |= dict(num_hidden_layers=3, vocab_size=1024, tie_word_embeddings=True, max_position_embeddings=512)
     return AutoConfig.for_model(family, **shape | changes)
 
@@ -55,10 +63,10 @@ def tiny(tmp_path_factory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("tiny"))
 
 
-@pytest.fixture(scope="session", params=ANATOMIES)
+@pytest.fixture(scope="session", params=FAMILIES)
 def every_family(request, tmp_path_factory) -> Path:
-    """A small model of each supported model type in turn."""
-    return save_tiny(tmp_path_factory.mktemp(request.param), family=request.param)
+    """A small model of each supported family in turn."""
+    return save_tiny(tmp_path_factory.mktemp(request.param), **FAMILIES[request.param])
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Qwen2Config
 
 from experiments import random_weights as shapes
 from qbench import costs
@@ -57,13 +57,25 @@ def counted(work) -> int:
 @pytest.mark.parametrize("size", PARAMETERS)
 def test_shapes_are_qwen3s(size):
     config = shapes.config(f"qwen3-{size}")
-    assert Shape.of(config) == Shape.of(config.to_dict()) == QWEN3[size]
+    assert Shape.of(config) == QWEN3[size]
     assert QWEN3[size].parameters == PARAMETERS[size]
     assert QWEN3[size].weight_bytes("bfloat16") == 2 * PARAMETERS[size]
 
 
+def test_the_shape_of_qwen2_5_is_the_models():
+    """The number of parameters is that of the Hub's page of Qwen/Qwen2.5-7B."""
+    sizes = dict(hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28)
+    sizes |= dict(num_key_value_heads=4, vocab_size=152064, max_position_embeddings=131072)
+    config = Qwen2Config(**sizes, sliding_window=131072)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    assert Shape.of(config) == QWEN2_5_7B
+    assert QWEN2_5_7B.parameters == sum(p.numel() for p in model.parameters()) == 7_615_616_512
+
+
 @pytest.mark.parametrize("tied", [True, False])
-def test_parameters_and_linears_are_the_models(ckpt, tied):
+def test_parameters_and_linears_are_the_models(every_family, tied):
+    ckpt = Checkpoint("tiny", path=str(every_family), dtype="float32").open()
     config = copy.deepcopy(ckpt.config)
     config.tie_word_embeddings = tied
     with torch.device("meta"):

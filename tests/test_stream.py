@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 import torch
-from conftest import save_tiny
+from conftest import BIASED, FAMILIES, save_tiny
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -119,8 +119,9 @@ def test_what_is_saved_is_what_was_quantized(tiny, tmp_path, ids, method):
 
 @pytest.mark.parametrize("method", [AWQ(), AWQ(loss="module"), SmoothQuant()], ids=["awq", "awq-module", "smoothquant"])
 @pytest.mark.parametrize("kv", [2, 4])
-def test_transform_keeps_the_function(tmp_path, ids, method, kv):
-    ckpt = opened(save_tiny(tmp_path, num_key_value_heads=kv))
+@pytest.mark.parametrize("family", ["qwen3", *BIASED])
+def test_transform_keeps_the_function(tmp_path, ids, method, kv, family):
+    ckpt = opened(save_tiny(tmp_path, num_key_value_heads=kv, **FAMILIES[family]))
     model, hidden = ckpt.load("cpu"), inputs_of(ckpt, ids)
     before = logits(model, ids[:3])
     moved = 0
@@ -139,6 +140,28 @@ def test_transform_keeps_the_function(tmp_path, ids, method, kv):
         model.model.layers[block.index] = block.module
     assert moved == 3
     torch.testing.assert_close(logits(model, ids[:3]), before, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m.name}-{getattr(m, 'loss', '')}")
+@pytest.mark.parametrize("family", BIASED)
+def test_biases_survive_every_method(tmp_path, ids, method, family):
+    """Bit for bit where no scale folds into the linear, else divided by it; each block from the cache."""
+    ckpt = opened(save_tiny(tmp_path / "model", num_key_value_heads=4, **FAMILIES[family]))
+    model, _ = through(ckpt, method, ids, tmp_path / "quantized")
+    hidden, seen = inputs_of(ckpt, ids), 0
+    for block in blocks(ckpt):
+        before = {name: p.clone() for name, p in block.module.named_parameters() if name.endswith("bias")}
+        calib = BlockCalibration(block, hidden, "cpu")
+        hidden = calib.observe((Gram, AbsMax))
+        if method.calibrates_on == "float":
+            method.transform(block, calib)
+        for name, old in before.items():
+            bias, folded = model.model.layers[block.index].get_parameter(name), block.module.get_parameter(name)
+            assert torch.equal(bias, folded), name
+            folds = isinstance(method, AWQ) and name.split(".")[1] in ("v_proj", "up_proj")
+            assert torch.equal(bias, old) != folds, name
+            seen += 1
+    assert seen == 3 * (3 if family == "qwen2" else 7)
 
 
 def test_smoothquant_scales_are_the_papers(tiny, ids):

@@ -44,7 +44,11 @@ class Decoder(nn.Module):
         """Random weights of a real shape, made on the device. ``linear(N, K)`` gives a product with a random weight.
 
         All layers hold the same numbers, each in memory of its own, so a step reads as many bytes as a trained model's.
+
+        Raises: ValueError for a shape with biases or without norms on queries and keys.
         """
+        _refuse(bool(shape.biases), f"biases in {', '.join(shape.biases)}", "the shape of a dense Qwen3")
+        _refuse(not shape.qk_norms, "layers without norms on queries and keys", "the shape of a dense Qwen3")
         draw = torch.Generator(device).manual_seed(seed)
 
         def normal(*size, scale):
@@ -64,19 +68,11 @@ class Decoder(nn.Module):
 
         Packed linears (``QuantLinear``) stay packed; those that read the same tensor become one product.
 
-        Raises: ValueError for a model with biases, sliding windows, scaled positions, heads that the kernels cannot
-        take, or linears of other classes.
+        Raises: ValueError for what ``check_model`` refuses, and for linears of other classes.
         """
         config = model.config
+        check_model(config)
         rope = config.rope_parameters
-        _refuse(config.model_type != "qwen3", f"model type {config.model_type}", "a dense Qwen3")
-        _refuse(config.attention_bias, "biases in attention", "a model without")
-        _refuse(rope["rope_type"] != "default", f"rope_type {rope['rope_type']}", "the default one")
-        _refuse(set(config.layer_types) != {"full_attention"}, "sliding windows", "full attention")
-        _refuse(config.hidden_act != "silu", f"hidden_act {config.hidden_act}", "silu")
-        d, group = config.head_dim, config.num_attention_heads // config.num_key_value_heads
-        _refuse(d & (d - 1) > 0 or d < 16, f"head width {d}", "a power of two from 16")
-        _refuse(group > 16, f"{group} query heads per key-value head", "at most 16")
 
         def product(*linears):
             if all(isinstance(x, QuantLinear) and x.packed is not None for x in linears):
@@ -181,6 +177,20 @@ def attention_splits(programs: int, device: torch.device) -> int:
     if device.type != "cuda":
         return 3  # the interpreter runs one after the other
     return max(1, min(MAX_SPLITS, torch.cuda.get_device_properties(device).multi_processor_count // programs))
+
+
+def check_model(config) -> None:
+    """ValueError for the transformers configuration of anything but a dense Qwen3 with full attention, the default
+    rotary positions, no biases, and heads that the kernels can take."""
+    rope = config.rope_parameters["rope_type"]
+    _refuse(config.model_type != "qwen3", f"decoder layers of {config.model_type}", "a dense Qwen3")
+    _refuse(config.attention_bias, "biases in attention", "a model without")
+    _refuse(rope != "default", f"rope_type {rope}", "the default one")
+    _refuse(set(config.layer_types) != {"full_attention"}, "sliding windows", "full attention")
+    _refuse(config.hidden_act != "silu", f"hidden_act {config.hidden_act}", "silu")
+    d, group = config.head_dim, config.num_attention_heads // config.num_key_value_heads
+    _refuse(d & (d - 1) > 0 or d < 16, f"head width {d}", "a power of two from 16")
+    _refuse(group > 16, f"{group} query heads per key-value head", "at most 16")
 
 
 def _refuse(wrong: bool, got: str, wanted: str) -> None:

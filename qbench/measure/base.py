@@ -2,6 +2,7 @@
 
 A measurement is a frozen dataclass whose fields are its settings. The runner calls, in this order,
 
+    measure.check_model(config) whether it can measure a model of this architecture
     measure.science(ctx)        what will be measured, JSON-able: settings() and data(ctx); bad input fails here
     measure.prepare(ctx)        work on the unquantized model alone, before the quantized one takes its memory
     measure.run(model, ctx)     {"<data>/<quantity>": Metric}
@@ -17,7 +18,7 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from qbench.costs import Work, forward_flops, head_flops
 from qbench.data.corpus import TOKENS, Corpus, Source, sha256_of_tokens
@@ -59,6 +60,9 @@ class Measure:
     def data(self, ctx: Context) -> dict:
         """The rest of the identity, such as the hash of the tokens; raises on bad input, loads no weights."""
         return {}
+
+    def check_model(self, config: PretrainedConfig) -> None:
+        """Raises ValueError for a model that this measurement cannot run. Default: for none."""
 
     def science(self, ctx: Context) -> dict:
         """This measurement's part of a record's identity."""

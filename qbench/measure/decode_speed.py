@@ -41,6 +41,11 @@ class DecodeSpeed(Measure):
     context: Positive = 1024
     dtype: Literal["float16", "bfloat16"] = "bfloat16"
 
+    def check_model(self, config) -> None:
+        from qbench.decoder.model import check_model  # needs Triton, which other evaluations do without
+
+        check_model(config)
+
     def data(self, ctx: Context) -> dict:
         if ctx.packed is None:
             raise ValueError("eval=latency times a quantized model against bfloat16; choose a method, not none")
@@ -50,7 +55,7 @@ class DecodeSpeed(Measure):
     @torch.inference_mode()
     def run(self, model: nn.Module, ctx: Context) -> dict[str, Metric]:
         from qbench.decoder.model import Decoder
-        from qbench.latency.ceilings import copy_bandwidth  # needs Triton, which other evaluations do without
+        from qbench.latency.ceilings import copy_bandwidth
         from qbench.latency.models import random_dense, timed
         from qbench.latency.record import BF16, ModelRow
 

@@ -14,7 +14,16 @@ def gated_decoder(config: PretrainedConfig) -> Anatomy:
 
     o_proj reads the value heads. Under grouped-query attention several query heads share one value head, so v_proj has
     fewer rows than o_proj has columns, and the scale of a single column cannot be folded into it.
+
+    Raises: ValueError for attention that does not reach all earlier tokens, as scoring with shared prefixes assumes.
     """
+    window, positions = getattr(config, "sliding_window", None), config.max_position_embeddings
+    slides = set(getattr(config, "layer_types", None) or ["sliding_attention"]) != {"full_attention"}
+    if slides and window is not None and window < positions:
+        raise ValueError(
+            f"layers that attend to the last {window} tokens alone (sliding_window) are not supported; for texts that "
+            f"are not longer, set max_position_embeddings in the model's config.json from {positions} to {window}"
+        )
     heads, kv = config.num_attention_heads, config.num_key_value_heads
     shared = f"v_proj to o_proj not scaled: grouped-query attention, {heads} query heads on {kv} value heads"
     stages = (
@@ -65,4 +74,4 @@ def _without(module: nn.Module, name: str):
         setattr(module, name, kept)
 
 
-ANATOMIES = {"qwen3": gated_decoder, "llama": gated_decoder}  # by config.json's model_type
+ANATOMIES = dict.fromkeys(("qwen3", "qwen2", "llama", "mistral"), gated_decoder)  # by config.json's model_type

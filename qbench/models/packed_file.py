@@ -52,13 +52,15 @@ def load_packed(ckpt: OpenCheckpoint, path: Path, device: Device) -> nn.Module:
         for name, what in about.items():
             buffers = [key and state.pop(f"{name}.packed.{key}") for key in what["buffers"]]
             kernel = kinds[what["kind"]](*buffers, **what["settings"])
-            linear = model.get_submodule(name)
+            linear, bias = model.get_submodule(name), state.get(f"{name}.bias")
             if (linear.out_features, linear.in_features) != (kernel.N, kernel.K):
                 raise ValueError(
                     f"{name} is [{kernel.N}, {kernel.K}], this model's is [{linear.out_features}, {linear.in_features}]"
                 )
+            if (bias is None) != (linear.bias is None):
+                raise ValueError(f"the file has {'no' if bias is None else 'a'} bias of {name}")
             acts = what["acts"] and ActQuant(what["acts"])
-            model.set_submodule(name, QuantLinear.of(kernel, state.pop(f"{name}.bias", None), acts))
+            model.set_submodule(name, QuantLinear.of(kernel, bias, acts))
     except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as e:
         raise ValueError(f"{path} is not this model packed, or damaged ({type(e).__name__}: {e}); pack it again") from e
     missing = model.load_state_dict(state, strict=False, assign=True).missing_keys

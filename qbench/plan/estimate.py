@@ -1,27 +1,27 @@
 """Seconds, memory and disk of one cell on one machine; its phases run one after another, nothing overlaps."""
 
-import json
 import math
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from qbench.config import Config
 from qbench.costs import Work, error_flops, forward_flops, rounding
 from qbench.data.corpus import Calibration
 from qbench.measure.base import TextMeasure
+from qbench.models.anatomies import ANATOMIES
 from qbench.models.checkpoint import NANO, Checkpoint
+from qbench.models.files import read_config
 from qbench.plan import footprint
 from qbench.plan.machines import Machine
 from qbench.plan.status import Records
 from qbench.record import Measurement
-from qbench.shape import QWEN3, Shape
+from qbench.shape import RELEASED, Shape
 from qbench.stats import Gram
 
 READ, WRITE = 2e9, 1e9  # bytes per second from and to a disk: assumptions
 SHORT = 203  # mean tokens of a C4 document of at most 512
 PROCESS = 4 << 30  # bytes of Python, libraries, texts and rendered prompts in CPU memory: an assumption
-BASE_POSITIONS = 32_768  # of Qwen3's base models
 
 
 @dataclass(frozen=True)
@@ -38,20 +38,14 @@ class Estimate:
 
 
 def shape_of(model: Checkpoint) -> Shape | None:
-    """Qwen3's by its name, a folder's by its config.json; None where neither tells."""
+    """That of a released model by its name, a folder's by its config.json; None where neither tells."""
     folder = NANO / model.nano if model.nano else model.path and Path(model.path).expanduser()
     if model.gguf and model.gguf.folder.is_dir():
         folder = model.gguf.folder
     if folder:
-        file = folder / "config.json"
-        if not file.is_file():
-            raise FileNotFoundError(f"model {model.name}: there is no {file}; set model.path to a checkpoint's folder")
-        return Shape.of(json.loads(file.read_text()))
-    for name in (model.name.lower(), (model.repo or "").rpartition("/")[2].lower()):
-        size = name.removeprefix("qwen3-").removesuffix("-base")
-        if size in QWEN3 and name.startswith("qwen3-"):
-            return replace(QWEN3[size], positions=BASE_POSITIONS) if name.endswith("-base") else QWEN3[size]
-    return None
+        return Shape.of(read_config(folder, ANATOMIES))
+    names = (model.name.lower(), (model.repo or "").rpartition("/")[2].lower())
+    return next((RELEASED[name] for name in names if name in RELEASED), None)
 
 
 def shares_statistics(config: Config, shape: Shape) -> bool:

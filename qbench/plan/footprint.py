@@ -46,9 +46,9 @@ def gram_bytes(K: int) -> int:
 
 
 def stored_bytes(shape: Shape, method: Method) -> int:
-    """Quantized weights as they lie on disk, and norms at 2 bytes; embedding and head stay in the original."""
-    norms = shape.layer_parameters - sum(N * K for N, K in shape.linears)
-    return shape.layers * (sum(method.stored_bytes(N, K) for N, K in shape.linears) + 2 * norms)
+    """Quantized weights as they lie on disk, the rest of each layer at 2 bytes; embedding and head are not copied."""
+    rest = shape.layer_parameters - sum(N * K for N, K in shape.linears)
+    return shape.layers * (sum(method.stored_bytes(N, K) for N, K in shape.linears) + 2 * rest)
 
 
 def activation_bytes(shape: Shape, tokens: int, dtype: str = "bfloat16") -> int:

@@ -15,7 +15,7 @@ from fakes.oracles import weight_only_bytes
 from torch.nn import functional as F
 from transformers import DynamicCache, Qwen3ForCausalLM
 
-from qbench.decoder.model import Decoder
+from qbench.decoder.model import Decoder, check_model
 from qbench.grid import ActQuant, Grid
 from qbench.kernels.attention import decode_attention
 from qbench.kernels.fused import add_rms_norm, rope_cache, silu_mul
@@ -226,6 +226,12 @@ def test_decoder_refuses():
     ):
         with pytest.raises(ValueError, match=message):
             Decoder.of(qwen3(torch.float16, **change), 1, 4)
+    for family in ("qwen2", "llama", "mistral"):
+        with pytest.raises(ValueError, match=f"no decoder layers of {family}; give it a dense Qwen3"):
+            check_model(tiny_config(family))
+    for field, message in ((dict(biases=("q_proj",)), "biases in q_proj"), (dict(qk_norms=False), "without norms")):
+        with pytest.raises(ValueError, match=message):
+            Decoder.random(replace(TINY, **field), partial(random_dense, device=DEVICE), 1, 4, torch.float16, DEVICE)
     model = qwen3(torch.float16)
     model.model.layers[1].mlp.up_proj = torch.nn.Sequential()
     with pytest.raises(ValueError, match="Sequential as a linear"):

@@ -6,10 +6,11 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import save_tiny
+from conftest import BIASED, FAMILIES, save_tiny
 from fakes.latency_fakes import FakeClock
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from transformers import AutoModelForCausalLM
 
 from qbench.decoder.model import Decoder
 from qbench.files import packaged
@@ -81,6 +82,28 @@ def test_a_packed_model_is_smaller_and_moves_between_files(small, ids, tmp_path)
         save_packed(model, tmp_path / "x.safetensors")
 
 
+@pytest.mark.parametrize("name", ["rtn-4", "gptq-order", "awq-4-g32", "smoothquant-8", "billm"])
+@pytest.mark.parametrize("family", BIASED)
+def test_models_with_biases_agree_in_every_form(ids, tmp_path, family, name):
+    """Packed, packed and read from a file, and dequantized in a folder of plain transformers."""
+    sizes = dict(num_hidden_layers=1, intermediate_size=384, num_key_value_heads=4)
+    ckpt = Checkpoint("b", path=str(save_tiny(tmp_path / "model", **FAMILIES[family], **sizes))).open()
+    model, packed = both(ckpt, METHODS[name], ids, tmp_path / "quantized")
+    x = ids[4:5, :16].to(DEVICE)
+    assert 0 < compare(model, packed, [x])["agreement/rounding"].value < 1
+    save_packed(packed, tmp_path / "packed.safetensors")
+    again = load_packed(ckpt, tmp_path / "packed.safetensors", DEVICE)
+    with torch.no_grad():
+        assert torch.equal(again(x).logits, packed(x).logits)
+        if METHODS[name].acts is None:
+            model.save_pretrained(tmp_path / "plain")
+            plain = AutoModelForCausalLM.from_pretrained(tmp_path / "plain", dtype=torch.bfloat16).to(DEVICE).eval()
+            assert torch.equal(plain(x).logits, model(x).logits)
+        for linear in (m for m in again.modules() if isinstance(m, QuantLinear) and m.bias is not None):
+            linear.bias.zero_()
+        assert not torch.allclose(again(x).logits, packed(x).logits, rtol=0.1)
+
+
 def test_damaged_or_foreign_packed_files_are_refused(small, ids, tmp_path):
     _, packed = both(small, RTN(Grid(4, 128)), ids, tmp_path / "quantized")
     path = tmp_path / "packed.safetensors"
@@ -93,6 +116,9 @@ def test_damaged_or_foreign_packed_files_are_refused(small, ids, tmp_path):
     wider = save_tiny(tmp_path / "wider", num_hidden_layers=1, hidden_size=128, intermediate_size=512)
     with pytest.raises(ValueError, match=r"gate_proj is \[384, 128\], this model's is \[512, 128\]"):
         load_packed(Checkpoint("wider", path=str(wider)).open(), path, DEVICE)
+    biased = save_tiny(tmp_path / "biased", num_hidden_layers=1, intermediate_size=384, attention_bias=True)
+    with pytest.raises(ValueError, match=r"the file has no bias of model.layers.0.self_attn.q_proj"):
+        load_packed(Checkpoint("biased", path=str(biased)).open(), path, DEVICE)
 
 
 def test_a_packed_model_writes_the_same_text(tmp_path):
@@ -197,10 +223,13 @@ def test_latency_is_of_the_quantized_weights(configure, tmp_path, monkeypatch, m
     assert metrics["weight_bytes"] == decoder.weight_bytes
 
 
-def test_latency_needs_a_gpu(configure):
+def test_latency_needs_a_gpu_and_a_qwen3(configure, tmp_path):
     if DEVICE == "cpu":
         assert "times kernels on a GPU" in run(configure("method=rtn", "eval=latency", small=False)).message
     assert "choose a method, not none" in run(configure("method=none", "eval=latency", small=False)).message
+    llama = save_tiny(tmp_path / "llama", family="llama", hidden_size=128, intermediate_size=384)
+    outcome = run(configure("method=rtn", "eval=latency", f"model.path={llama}", small=False))
+    assert "the lean decoder has no decoder layers of llama; give it a dense Qwen3" in outcome.message
     outcome = run(configure("method=rtn", "eval=latency", "eval.batch=0", small=False))
     assert "eval.batch must be a whole number of at least 1, got 0" in outcome.message
 

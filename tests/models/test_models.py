@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import save_tiny, tiny_config
+from conftest import BIASED, FAMILIES, save_tiny, tiny_config
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from experiments import random_weights as shapes
 from qbench.methods.rtn import RTN
-from qbench.models.anatomies import ANATOMIES, gated_decoder
+from qbench.models.anatomies import gated_decoder
 from qbench.models.checkpoint import NANO, Checkpoint
 from qbench.models.placement import Placement
 from qbench.models.quantized import QuantizedFolder
@@ -23,9 +23,9 @@ def opened(folder, dtype="float32", **fields):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("family", ANATOMIES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_loading_equals_transformers(tmp_path, ids, dtype, tied, family):
-    folder = save_tiny(tmp_path, family=family, tie_word_embeddings=tied)
+    folder = save_tiny(tmp_path, tie_word_embeddings=tied, **FAMILIES[family])
     ours = opened(folder, dtype).load("cpu")
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
     with torch.no_grad():
@@ -65,21 +65,35 @@ def test_value_heads_fold_into_o_proj_only_without_grouped_queries():
     assert own[1].fold == "self_attn.v_proj"
 
 
-def test_rescaling_keeps_the_function(tmp_path, ids):
-    """Every stage that folds, MHA so that o_proj is one of them, in float32: logits move by rounding only."""
-    ckpt = opened(save_tiny(tmp_path, num_key_value_heads=4))
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("powers", [True, False])
+def test_rescaling_keeps_the_function(tmp_path, ids, family, powers):
+    """Every stage that folds, MHA so that o_proj is one of them: by powers of two to the bit, else up to rounding."""
+    ckpt = opened(save_tiny(tmp_path, num_key_value_heads=4, **FAMILIES[family]))
     model = ckpt.load("cpu")
     with torch.no_grad():
-        before = model(ids).logits
+        before, moved = model(ids).logits, 0
         for index in range(3):
             block = ckpt.block(index, "cpu")
             for stage in block.stages:
-                K = block[stage.linears[0]].weight.shape[1]
-                block.rescale(stage, torch.rand(K).mul(6).sub(3).exp())
+                w = block[stage.linears[0]].weight
+                kept, s_K = w.clone(), torch.rand(w.shape[1]).mul(6).sub(3)
+                block.rescale(stage, s_K.round().exp2() if powers else s_K.exp())
+                moved += not torch.equal(w, kept)
             model.model.layers[index] = block.module
         after = model(ids).logits
-    assert not torch.equal(after, before)
+    assert moved == 3 * 4
+    assert torch.equal(after, before) == powers
     torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("family", BIASED)
+def test_a_missing_bias_is_named(tmp_path, family):
+    folder = save_tiny(tmp_path, **FAMILIES[family])
+    for path in folder.glob("model-*.safetensors"):
+        save_file({k: v for k, v in load_file(path).items() if k != "model.layers.1.self_attn.k_proj.bias"}, path)
+    with pytest.raises(ValueError, match=r"model.layers.1.self_attn.k_proj.bias is in no file"):
+        opened(folder)
 
 
 def test_rescaling_in_bfloat16_leaves_no_wrong_gain(tmp_path):
@@ -143,6 +157,25 @@ def test_a_broken_shard_is_named(tmp_path):
         opened(folder)
 
 
+@pytest.mark.parametrize(
+    ("family", "fields"),
+    [
+        ("mistral", dict(sliding_window=256)),
+        ("qwen2", dict(use_sliding_window=True, sliding_window=256, max_window_layers=1)),
+        ("qwen3", dict(use_sliding_window=True, sliding_window=256, max_window_layers=1)),
+    ],
+)
+def test_windows_that_slide_are_refused(tmp_path, ids, family, fields):
+    """Unless no text is longer than the window."""
+    folder = save_tiny(tmp_path, family=family, **fields)
+    with pytest.raises(ValueError, match=r"last 256 tokens alone .* max_position_embeddings .* from 512 to 256"):
+        opened(folder)
+    set_config(folder, max_position_embeddings=256)
+    ours, theirs = opened(folder).load("cpu"), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        assert torch.equal(ours(ids.view(4, 256)).logits, theirs(ids.view(4, 256)).logits)
+
+
 @pytest.fixture
 def one_file(tmp_path):
     """A model of one file, with the tokenizer of a nano."""
@@ -166,7 +199,7 @@ def set_config(folder, **fields):
     [
         ({"num_hidden_layers": 4, "layer_types": None}, r"the tensor model.layers.3.* is in no file"),
         ({"intermediate_size": 512}, r"has shape \(.*\), config.json says"),
-        ({"model_type": "gpt2"}, "is a gpt2; supported: .*qwen3"),
+        ({"model_type": "gpt2"}, "is a gpt2; supported: qwen3, qwen2, llama, mistral"),
         ({"hidden_size": "wide"}, "config.json is not the configuration of a qwen3"),
         (
             {"quantization_config": {"quant_method": "fp8"}},

@@ -27,7 +27,7 @@ from qbench.plan.sweep import cells, configs
 from qbench.printed import published
 from qbench.record import digest
 from qbench.run import Run, run
-from qbench.shape import QWEN3
+from qbench.shape import QWEN3, RELEASED
 from qbench.store import Store
 
 H200 = NAMED["h200"]
@@ -205,6 +205,17 @@ def test_what_is_estimated_follows_what_is_counted():
     assert halved.seconds["statistics"] == found.seconds["statistics"] / 2
     assert halved.seconds["solve"] == found.seconds["solve"]
     assert halved.seconds["evaluate"] < found.seconds["evaluate"]
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (packaged("conf") / "model").glob("qwen*.yaml")))
+def test_the_shape_of_every_choice_is_known(name):
+    assert estimate.shape_of(one(f"model={name}").model) is RELEASED[name]
+
+
+def test_a_folder_of_another_family_is_refused(tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    assert plan.main(["model=local", f"model.path={tmp_path}", "method=rtn", "--on", "H200"]) == 1
+    assert "is a gpt2; supported: qwen3, qwen2, llama, mistral" in capsys.readouterr().out
 
 
 def test_statistics_are_paid_once():

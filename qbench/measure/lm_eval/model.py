@@ -38,15 +38,10 @@ class PrefixTreeLM(HFLM):
     """A causal model for lm-eval; ``tokens`` counts what it has forwarded.
 
     ``max_length``: the longest input in tokens, longer ones are cut from the left; None: the model's own. A forward
-    pass takes PACK tokens, or one longer sequence.
-
-    Raises: ValueError for a model with layers whose attention does not reach all earlier tokens.
+    pass takes PACK tokens, or one longer sequence. Every layer's attention must reach all earlier tokens.
     """
 
     def __init__(self, model: nn.Module, ctx: Context, max_length: int | None):
-        kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
-        if kinds != {"full_attention"}:
-            raise ValueError(f"this model has layers of {', '.join(sorted(kinds))}; only full attention is supported")
         settings = dict(max_length=max_length, add_bos_token=False, softmax_dtype="float32")
         with without_warnings():
             super().__init__(pretrained=model, tokenizer=ctx.tokenizer, batch_size=1, **settings)
