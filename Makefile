@@ -56,7 +56,9 @@ results: $(STAMP)
 	@$(BIN)/python experiments/study.py --results results --workers $(WORKERS) experiment=agreement $(ONLY)
 	@$(BIN)/python experiments/study.py --results results --workers $(WORKERS) $(ONLY)
 	@$(BIN)/qbench records results eval=agreement --fold agreement
-	@$(BIN)/qbench records results eval=divergence,tasks --fold study
+	@$(BIN)/qbench run -m model=nano-s,nano-m,nano-l method=none eval=noise_floor machine.results_dir=results
+	@$(BIN)/qbench records results eval=divergence,tasks,noise_floor --fold study
+	@$(BIN)/qbench report results
 	@$(BIN)/python -m experiments.audit
 	@$(BIN)/python experiments/readme.py
 

@@ -17,10 +17,11 @@ from qbench.render.footnotes import Footnotes
 from qbench.render.writers import to_text, write
 from qbench.report.latency import write_latency
 from qbench.report.page import can_write, write_page
+from qbench.report.quality.comparison import comparison_sheet
 from qbench.report.quality.frame import frame, layer_frame
 from qbench.report.quality.packed_models import KERNEL_TABLES, kernel_sheet
-from qbench.report.quality.table import families, make_table
-from qbench.report.quality.text import matrix_sheet, summary_sheet
+from qbench.report.quality.table import SUMMARY, families, make_table
+from qbench.report.quality.text import divergence_sheet, matrix_sheet, summary_sheet
 from qbench.report.quality.variants import flaw
 from qbench.report.reproduction import write_reproduction
 from qbench.report.reproduction.compare import reproduce
@@ -56,18 +57,21 @@ def build(
     """
     measurements, failures = load(results_dir)
     out, df, layers, written = Path(out or results_dir), frame(measurements, failures), layer_frame(measurements), []
-    tables = out / "tables"
+    kernels, tables = frame(measurements, failures, kernels=True), out / "tables"
     for name, mine in families(df).items():
         shown = [make_table(mine), make_table(mine, delta=True)]
         shown += [make_table(mine, subjects=True)] * (name == "nano")
         written += [path for t in shown if t.rows and t.columns for path in write(matrix_sheet(t), tables)]
+        pairs = comparison_sheet(compact := make_table(mine, compact=True), compact.choose(SUMMARY, 2))
+        written += write(pairs, tables) if pairs.csv_rows else []
+        if mine["metric"].str.contains("/kl_p").any():
+            written += write(divergence_sheet(make_table(mine, tokens=True), kernels), tables)
         written.append(tables / f"{name}_summary.md")
         write_atomic(written[-1], f"```text\n{_summaries([mine])}```\n")
         if figures:
             from qbench.report.figures import draw  # matplotlib takes a second to import
 
             written += draw(shown[0].name, mine, layers[layers["model"].isin(mine["model"])], out / "figures")
-    kernels = frame(measurements, failures, kernels=True)
     for s in (kernel_sheet(kernels, table) for table in KERNEL_TABLES):
         written += write(s, tables) if s.csv_rows else []
     written += write_latency(results_dir, out, figures=figures)

@@ -13,9 +13,9 @@ from fakes.report_records import evals, measure, metric, science, study
 
 from qbench.record import Metric, digest
 from qbench.report import build, frame, layer_frame, load, main, make_table, summary
-from qbench.report.quality.statistics import paired_difference
-from qbench.report.quality.table import winners
+from qbench.report.quality.comparison import winners
 from qbench.report.quality.variants import distinguish
+from qbench.significance import paired_difference
 from qbench.store import Store
 
 BITS = (8, 4, 3, 2, 1)
@@ -47,8 +47,7 @@ def table_of(measurements, failures=(), **options):
 
 
 def best(t, key):
-    (c,) = (c for c in t.columns if c.key == key)
-    bold = winners(t.rows, c, c.text)
+    bold = winners(t)
     return [r for r in t.rows if id(r.cells[key]) in bold]
 
 
@@ -194,6 +193,115 @@ def test_bold_goes_to_the_best_at_equal_bits(results):
     assert best(lone, "nano/ppl") == []
 
 
+def with_samples(m, key, samples):
+    return replace(m, metrics={key: metric(m.metrics[key].unit, samples)})
+
+
+def cells_with(key, ev, **samples):
+    """Records of nano-s at 4 bits, one per method, with these outcomes per item."""
+    cells = {name: science("nano-s", *([] if name == "none" else [name, 4])) for name in samples}
+    return [with_samples(measure(cells[name], ev), key, x) for name, x in samples.items()]
+
+
+def test_a_star_needs_more_than_noise():
+    rng, (ppl, _, tasks) = np.random.default_rng(1), evals()
+    base = rng.normal(1, 0.3, 48)
+    noise, gain = base + rng.normal(0, 0.05, 48), base - 0.1 + rng.normal(0, 0.05, 48)
+    key = "nano/ppl"
+    assert best(table_of(cells_with(key, ppl, rtn=base, gptq=noise)), key) == []
+    assert [r.method for r in best(table_of(cells_with(key, ppl, rtn=base, gptq=gain, awq=noise)), key)] == ["gptq"]
+    lost = with_samples(measure(science("nano-s", "awq", 4), ppl), key, base)
+    lost.metrics[key] = Metric(math.inf, "perplexity", 48, None, [900.0] * 48)
+    assert [r.method for r in best(table_of([*cells_with(key, ppl, rtn=base), lost]), key)] == ["rtn"]
+    right, key = [1.0] * 60 + [0.0] * 40, "nano_world/acc"
+    for lost, stars in ((5, []), (6, ["rtn"])):  # six flips in one direction: p = 2 / 2^6
+        fewer = [0.0] * lost + right[lost:]
+        assert [r.method for r in best(table_of(cells_with(key, tasks, rtn=right, gptq=fewer)), key)] == stars
+    (m,) = cells_with(key, tasks, gptq=[0.0] * 100)
+    m.metrics[key] = replace(m.metrics[key], samples=None)
+    assert best(table_of([*cells_with(key, tasks, rtn=right), m]), key) == [], "without outcomes there is no test"
+
+
+def test_the_best_of_a_group_must_beat_every_rival():
+    """The second is surely worse; the third, whose outcomes scatter, may be better."""
+    rng, (ppl, *_) = np.random.default_rng(2), evals()
+    base = rng.normal(1, 0.1, 48)
+    scattered = base + 0.3 + rng.normal(0, 3, 48)
+    found = table_of(cells_with("nano/ppl", ppl, rtn=base, gptq=base + rng.normal(0.01, 0.001, 48), awq=scattered))
+    values = {r.method: r.cells["nano/ppl"].value for r in found.rows}
+    assert values["rtn"] < values["gptq"] < values["awq"]
+    assert best(found, "nano/ppl") == []
+
+
+def test_stars_are_corrected_for_the_size_of_the_table():
+    """Six flips in one direction are significant alone, p = 0.031, and not beside another group."""
+    (_, _, tasks), key, right = evals(), "nano_world/acc", [1.0] * 60 + [0.0] * 40
+    one = cells_with(key, tasks, rtn=right, gptq=[0.0] * 6 + right[6:])
+    other = [
+        with_science(m, grid={**m.science["grid"], "bits": 3}) for m in cells_with(key, tasks, rtn=right, gptq=right)
+    ]
+    assert [r.bits for r in best(table_of(one), key)] == [4]
+    assert best(table_of([*one, *other]), key) == []
+
+
+def test_pairs_of_methods_are_compared(results, built):
+    with (built[0] / "tables" / "nano_comparison.csv").open() as f:
+        rows = [r for r in csv.DictReader(f) if r["model"] == "nano-s" and r["metric"] == "nano_world/acc"]
+    found = {(r["method"], r["against"], r["w_bits"]): r for r in rows}
+    assert {key[:2] for key in found if key[2] == "4"} == {
+        *((m, "none") for m in ("rtn", "gptq", "awq", "smoothquant")),
+        *(("gptq", "rtn"), ("awq", "rtn"), ("awq", "gptq")),
+    }
+    df = frame(load(results)[0]).query("metric == 'nano_world/acc' and model == 'nano-s' and bits == 4")
+    by = {method: np.array(outcomes.samples) for method, outcomes in zip(df["method"], df["outcomes"])}
+    row, a, b = found["gptq", "rtn", "4"], by["gptq"], by["rtn"]
+    assert float(row["difference"]) == pytest.approx(a.mean() - b.mean(), abs=1e-6)
+    assert float(row["stderr"]) == pytest.approx(np.std(a - b, ddof=1) / math.sqrt(len(a)), rel=1e-4)
+    assert (int(row["right_to_wrong"]), int(row["wrong_to_right"])) == ((b > a).sum(), (a > b).sum())
+    halves = (a - b).reshape(2, 120) - (a - b).mean()
+    assert float(row["stderr_by_subject"]) == pytest.approx(math.sqrt(2 * (halves.sum(1) ** 2).sum()) / 240, rel=1e-4)
+    p = [(float(r["p"]), float(r["p_holm"])) for r in found.values() if r["p"]]
+    assert all(corrected == 1 or corrected >= 30 * raw for raw, corrected in p if raw > 0.01)
+    assert not found["awq", "none", "1"]["p"], "a failed cell has no test"
+    text = (built[0] / "tables" / "nano_comparison.md").read_text()
+    lost, won = (b > a).sum(), (a > b).sum()
+    assert re.search(rf"\| nano-s \| 4 \| 16 \| 128 \| GPTQ \| RTN \|.*\| {lost} / {won} \|", text)
+
+
+def test_errors_by_subject_are_beside_the_others(results, built):
+    df = frame(load(results)[0]).query("metric == 'nano_world/acc' and model == 'nano-l' and bits == 3")
+    for outcomes, found in zip(df["outcomes"], df["stderr_by_subject"]):
+        x = np.array(outcomes.samples).reshape(2, 120)
+        assert found == pytest.approx(np.std(x.mean(1), ddof=1) / math.sqrt(2))
+    with (built[0] / "tables" / "nano_matrix.csv").open() as f:
+        rows = list(csv.DictReader(f))
+    assert all(float(r["nano_world/acc_stderr_by_subject"]) >= 0 for r in rows if r["nano_world/acc_stderr"])
+    assert "nano/ppl_stderr_by_subject" not in rows[0]
+    text = (built[0] / "tables" / "nano_matrix.md").read_text()
+    assert re.search(r"if the questions of a subject depend on each other, .* 0\.\d to \d+\.\d times as large", text)
+
+
+def test_tokens_have_a_table_with_the_noise_floor_below(tmp_path):
+    _, kl, _ = evals()
+    values = {"p50": 2e-6, "p99": 0.5, "p99.9": 3.0}
+    tail = {f"nano/kl_{q}": Metric(x, "nats/token", 48, x / 10, higher_is_better=False) for q, x in values.items()}
+    for s, harm in ((science(), 0), (science("nano-s", "rtn", 4), 1)):
+        m = measure(s, kl, harm)
+        Store(tmp_path).put(replace(m, metrics=m.metrics | tail))
+    floor = with_science(measure(science(), kl, 0.01), eval=kl | {"name": "noise_floor", "dtype": "bfloat16"})
+    Store(tmp_path).put(replace(floor, metrics=floor.metrics | tail))
+    build(tmp_path, figures=False, paper=False)
+    text = (tmp_path / "tables" / "nano_divergence.md").read_text()
+    assert "| nano KL ↓ | nano KL median ↓ | nano KL 99 % ↓ | nano KL 99.9 % ↓ | nano top-1 ↑, % |" in text
+    above, below = text.split("Noise floor")
+    assert "| 2.0e-06 ± 2e-07 | 0.500 ± 0.050 | 3.000 ± 0.300 |" in above
+    assert "| nano-s | unquantized in bfloat16 | 16 | 16 | – | 16 |" in below
+    rows = list(csv.DictReader((tmp_path / "tables" / "nano_divergence.csv").open()))
+    assert [r["variant"] for r in rows] == ["", "", "noise floor of bfloat16"]
+    assert float(rows[2]["nano/kl"]) == pytest.approx(floor.metrics["nano/kl"].value, rel=1e-5)
+    assert "kl_p" not in (tmp_path / "tables" / "nano_matrix.csv").read_text()
+
+
 @pytest.mark.parametrize(
     ("change", "label"),
     [
@@ -313,7 +421,16 @@ def test_tables_are_byte_stable_and_need_no_torch(results, built, tmp_path):
     env = {"PYTHONHASHSEED": "7", "PATH": "", "PYTHONPATH": ":".join(p for p in sys.path if p)}
     subprocess.run([sys.executable, "-c", code, results, tmp_path], check=True, env=env)
     tables = [p for p in built[1] if p.parent.name == "tables"]
-    names = ("nano_matrix", "nano_matrix_delta", "nano_subjects", "table1", "table2", "table3", "table4")
+    names = (
+        "nano_matrix",
+        "nano_matrix_delta",
+        "nano_subjects",
+        "nano_comparison",
+        "table1",
+        "table2",
+        "table3",
+        "table4",
+    )
     assert {p.name for p in tables} == {f"{n}.{e}" for n in names for e in ("csv", "md", "tex")} | {"nano_summary.md"}
     for path in tables:
         assert (tmp_path / "tables" / path.name).read_bytes() == path.read_bytes()

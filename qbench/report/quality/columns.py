@@ -5,12 +5,19 @@ from dataclasses import dataclass
 
 METHODS = {"none": "unquantized", "rtn": "RTN", "gptq": "GPTQ", "awq": "AWQ"}
 METHODS |= {"smoothquant": "SmoothQuant", "billm": "BiLLM"}
-COMPARISONS = ("kl", "top1")  # metrics that are themselves a comparison with the unquantized model
+COMPARISONS = (
+    "kl",
+    "kl_p50",
+    "kl_p99",
+    "kl_p99.9",
+    "top1",
+)  # metrics that are themselves a comparison with the unquantized model
 
 _DATA = {"wikitext2": "WikiText2", "c4": "C4", "mmlu": "MMLU", "nano_world": "nano tasks"}
 _DATA |= {"piqa": "PIQA", "arc_easy": "ARC-e", "arc_challenge": "ARC-c", "hellaswag": "HellaSwag"}
 _DATA |= {"winogrande": "WinoGrande", "boolq": "BoolQ"}
 _KINDS = {"acc": "", "acc_norm": "(norm)", "top1": "top-1", "kl": "KL", "ppl": "PPL"}
+_KINDS |= {"kl_p50": "KL median", "kl_p99": "KL 99 %", "kl_p99.9": "KL 99.9 %"}
 _KINDS |= {"word_perplexity": "word PPL", "byte_perplexity": "byte PPL", "perplexity": "PPL"}
 _FRACTIONS, _LOSSES = ("acc", "acc_norm", "top1"), ("kl", "ppl", "perplexity", "bits_per_byte")
 
@@ -45,6 +52,8 @@ class Column:
             return f"{value:+}" if signed and math.isinf(value) else str(value)
         if abs(value) >= 1e4:
             return f"{value:{'+' if signed else ''}.1e}".replace("e+0", "e").replace("e+", "e")
+        if 0 < abs(value) < 1e-4 and not signed:
+            return f"{value:.1e}" + ("" if math.isnan(stderr) else f" ± {stderr:.0e}")
         digits = 1 if self.scale == 100 or abs(value) >= 100 else 2 if abs(value) >= 10 else 3
         while digits < 5 and self.scale != 100 and 0 < stderr < 0.5 * 10**-digits:
             digits += 1

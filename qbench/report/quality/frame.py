@@ -26,7 +26,9 @@ def frame(measurements: Iterable[Measurement], failures: Iterable[Failure] = (),
     """One row per measurement and metric, and one per failed measurement and metric that it would have had.
 
     ``delta`` is the value minus that of the unquantized model under the same evaluation, ``delta_stderr`` its paired
-    standard error; both are NaN where nothing is paired, and ``delta_note`` says why. ``bits`` is NaN for a method
+    standard error; both are NaN where nothing is paired, and ``delta_note`` says why. ``stderr_by_subject`` is the
+    standard error of a task group if the questions of a subject depend on each other. ``outcomes`` is the Metric with
+    its outcomes per item, and ``subjects`` has a number per item, equal within a subject. ``bits`` is NaN for a method
     without a choice of bits (BiLLM); a ``group_size`` of -1 means one group per row. ``variant`` sets apart
     quantizations that agree in these columns, ``evaluation`` the ways in which a metric was evaluated. ``failures`` are
     as ``Store.failures`` gives them; those that have been measured since are ignored. With ``kernels`` the frame has
@@ -35,16 +37,17 @@ def frame(measurements: Iterable[Measurement], failures: Iterable[Failure] = (),
     measurements = [m for m in measurements if of_kernels(m.science) == kernels]
     failures = [f for f in failures if of_kernels(f["science"]) == kernels]
     unquantized = [m for m in measurements if method_of(m.science)["name"] == UNQUANTIZED]
-    baselines = {canon([m.science["model"], m.science["eval"]]): m for m in unquantized}
+    outcomes = {m.id: statistics.with_subjects(m.metrics) for m in measurements}
+    baselines = {canon([m.science["model"], m.science["eval"]]): outcomes[m.id] for m in unquantized}
     rows = []
     for m in measurements:
-        base = baselines.get(canon([m.science["model"], m.science["eval"]]))
+        base = baselines.get(canon([m.science["model"], m.science["eval"]]), {})
         shared = _identity(m.id, m.science, m.protocol, m.nominal_bits) | dict(status="ok", error="")
         shared |= dict(model_bytes=m.model_bytes, stored_bits=m.stored_bits)
         shared |= dict(notes=Counter(note for layer in m.layers for note in layer.notes))
-        for key, metric in m.metrics.items():
+        for key, (metric, subjects) in outcomes[m.id].items():
             own = {f.name: getattr(metric, f.name) for f in fields(metric) if f.name in COLUMNS}
-            difference = statistics.compared(key, metric, base.metrics.get(key) if base else None)
+            difference = statistics.compared(key, metric, subjects, base.get(key, (None,))[0])
             rows.append(shared | own | difference | dict(metric=key))
     rows += _failed_rows(failures, measurements)
     df = pd.DataFrame(rows, columns=COLUMNS)

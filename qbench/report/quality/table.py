@@ -6,18 +6,19 @@ metric that no pattern names gets a column of its own behind the others.
 
 import fnmatch
 import re
-from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import pandas as pd
 
 from qbench.report.quality.columns import Column, column
 from qbench.report.quality.rows import Row, make_rows
-from qbench.report.quality.variants import UNQUANTIZED, canon
+from qbench.report.quality.variants import UNQUANTIZED
 
 ZERO_SHOT = ("piqa", "arc_easy", "arc_challenge", "hellaswag", "winogrande", "boolq")
 NANO_SUBJECTS, MMLU_SUBJECTS = "nano_*/acc*", "mmlu_*/acc*"  # parts of nano_world and MMLU, which have a column
+QUANTILES = "*/kl_p*"
+DIVERGENCES = ("*/kl", QUANTILES, "*/top1")
+SUMMARY = ("nano/ppl", "wikitext2/ppl", "nano_world/acc", "mmlu/acc", "*/acc", "*/ppl", "*/kl")
 COLUMNS: tuple[str, ...] = ("nano/ppl", "wikitext2/ppl*", "c4/ppl*", "*/ppl", "*perplexity", "*/kl", "*/top1")
 COLUMNS += ("nano_world/acc", *(f"{task}/acc*" for task in ZERO_SHOT), "mmlu/acc", "mmlu_hendrycks/acc", "*")
 
@@ -57,11 +58,14 @@ def families(df: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {name: parts[name] for name in sorted(parts, key=lambda name: (name != "nano", name))}
 
 
-def make_table(df: pd.DataFrame, *, delta: bool = False, subjects: bool = False, compact: bool = False) -> Table:
+def make_table(
+    df: pd.DataFrame, *, delta: bool = False, subjects: bool = False, tokens: bool = False, compact: bool = False
+) -> Table:
     """The main table of the models in ``df``, which are of one family (ValueError if not).
 
     With ``delta`` it shows the paired differences to the unquantized models, with ``subjects`` the parts of the nano
-    tasks. A ``compact`` table has one evaluation per metric and so one row per quantization.
+    tasks, with ``tokens`` how far the predictions of single tokens move. A ``compact`` table has one evaluation per
+    metric and so one row per quantization.
     """
     if len(names := families(df)) != 1:
         models = ", ".join(sorted(set(df["model"]))) or "none"
@@ -72,27 +76,29 @@ def make_table(df: pd.DataFrame, *, delta: bool = False, subjects: bool = False,
         caption = "The study in small: five methods on the embedded models"
     if subjects:
         caption = "Accuracy on the subjects of the nano tasks"
-    name += "_subjects" if subjects else "_matrix"
+    if tokens:
+        caption = f"KL divergence of single tokens from the unquantized {name} models: mean, median and tail"
+    name += "_subjects" if subjects else "_divergence" if tokens else "_matrix"
     notes, left_out = [], []
     if compact:
         df, left_out = _one_evaluation(df, name)
-    columns = _columns(df, (NANO_SUBJECTS,) if subjects else COLUMNS)
+    columns = _columns(df, (NANO_SUBJECTS,) if subjects else DIVERGENCES if tokens else COLUMNS)
     if delta:
         paired = set(df[(df["status"] == "ok") & (df["delta_note"] == "") & (df["method"] != UNQUANTIZED)]["metric"])
         if unpaired := sorted({c.key for c in columns if c.delta} - paired):
             notes = [f"Left out, as nothing is paired: {', '.join(unpaired)}."]
         columns = [c for c in columns if c.delta and c.key in paired]
-    elif parts := set(fnmatch.filter(df["metric"], MMLU_SUBJECTS)) - {c.key for c in columns}:
+    elif (parts := set(fnmatch.filter(df["metric"], MMLU_SUBJECTS)) - {c.key for c in columns}) and not tokens:
         notes = [f"Left out: the accuracies of {len(parts)} subjects of MMLU, which are in the records."]
     rows = [r for r in make_rows(df, [c.key for c in columns], delta) if not (delta and r.method == UNQUANTIZED)]
     return Table(name, caption, columns, rows, df.drop_duplicates("id"), notes, left_out, delta)
 
 
 def _columns(df: pd.DataFrame, patterns: tuple[str, ...]) -> list[Column]:
-    """What ``patterns`` stand for among the metrics of ``df``, as measures declare them; "*": all but subjects."""
+    """What ``patterns`` stand for among the metrics of ``df``, as measures declare them; "*": all but details."""
     said = df[["metric", "unit", "header", "higher_is_better", "chance"]]
     said = said.replace({"header": {"": None}}).groupby("metric").first()  # the first that says it
-    parts = {key for p in (NANO_SUBJECTS, MMLU_SUBJECTS) for key in fnmatch.filter(said.index, p)}
+    parts = {key for p in (NANO_SUBJECTS, MMLU_SUBJECTS, QUANTILES) for key in fnmatch.filter(said.index, p)}
     keys = [k for p in patterns for k in fnmatch.filter(said.index, p) if p != "*" or k not in parts]
     told = {key: {k: v for k, v in said.loc[key].items() if not pd.isna(v)} for key in dict.fromkeys(keys)}
     return [column(key, **fields) for key, fields in told.items()]
@@ -106,22 +112,3 @@ def _one_evaluation(df: pd.DataFrame, name: str) -> tuple[pd.DataFrame, list[str
     lost = df[~keep].groupby("evaluation")["id"].nunique()
     said = ", ".join(f"{n} record{'s' * (n > 1)} by {way}" for way, n in lost.items())
     return df[keep], [f"One evaluation per metric; left out: {said}, which are in tables/{name}.md"] if said else []
-
-
-def winners(rows: list[Row], c: Column, text: Callable[[float], str]) -> set[int]:
-    """The ``id`` of each cell of ``c`` that prints like the best finite one of its rivals; none where all print alike.
-
-    Rivals have one model, equal weight and activation bits and group size, and the same calibration and evaluation.
-    """
-    rivals = defaultdict(list)
-    for r in rows:
-        if x := r.cells[c.key].record:
-            same = (canon(x["science"]["model"]), canon(x["science"].get("calib")), x["evaluation"])
-            rivals[f"{r.bits:.3g}", r.act_bits, str(r.group_size), *same].append(r.cells[c.key])
-    best = set()
-    for cells in rivals.values() if c.higher_is_better is not None else ():
-        values = [v.value for v in cells if v.finite]
-        top = text((max if c.higher_is_better else min)(values)) if values else ""
-        first = {id(v) for v in cells if v.finite and text(v.value) == top}
-        best |= first if len(first) < len(cells) else set()
-    return best

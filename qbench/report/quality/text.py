@@ -5,18 +5,20 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from itertools import zip_longest
 
+import pandas as pd
+
 from qbench.protocol import NOT_STORED, OWN, PROTOCOLS
 from qbench.render.footnotes import Footnotes
 from qbench.render.sheet import Cell, Sheet
-from qbench.report.quality.columns import Column
+from qbench.report.quality.columns import METHODS, Column
+from qbench.report.quality.comparison import winners
 from qbench.report.quality.rows import Row, Value, bits_text
-from qbench.report.quality.table import Table, winners
+from qbench.report.quality.table import SUMMARY, Table
 from qbench.report.quality.variants import UNQUANTIZED, flatten, method_of, short_value
 
-SUMMARY = ("nano/ppl", "wikitext2/ppl", "nano_world/acc", "mmlu/acc", "*/acc", "*/ppl", "*/kl")
 BEST = (
-    "Bold: the best method at equal model, #W, #A and #G under the same calibration and evaluation, compared as "
-    "printed; nothing is bold where all tie. –: not measured."
+    "Bold: the best method at equal model, #W, #A and #G under the same calibration and evaluation, if it differs from "
+    "each other one by more than noise: paired tests at 5 % with Holm's correction over this table. –: not measured."
 )
 VALUES = (
     "±: one standard error over the items. #A 16: activations stay in 16 bits. #G: weights per scale; row: one scale "
@@ -33,8 +35,11 @@ def matrix_sheet(t: Table) -> Sheet:
     head += [("Δ " if t.delta else "") + c.titled for c in t.columns]
     s = Sheet(t.name + suffix, caption, head, "llrrrr" + "l" * variant + "r" * len(t.columns))
     s.csv_head = ["model", "method", "w_bits", "a_bits", "group_size", "stored_bits", "variant"]
-    s.csv_head += [*(c.key + suffix + x for c in t.columns for x in ("", "_stderr")), "notes"]
-    best = set().union(*(winners(t.rows, c, c.text) for c in t.columns))
+    grouped = {} if t.delta else {c.key: ratios for c in t.columns if (ratios := _by_subject(t, c))}
+    for c in t.columns:
+        s.csv_head += [c.key + suffix + x for x in ("", "_stderr", *["_stderr_by_subject"] * (c.key in grouped))]
+    s.csv_head.append("notes")
+    best = winners(t)
     rows: list[list[Cell]] = []
     for r in t.rows:
         stored = "–" if math.isnan(r.stored_bits) else f"{r.stored_bits:.3g}"
@@ -44,11 +49,35 @@ def matrix_sheet(t: Table) -> Sheet:
         rows.append(cells)
     texts = s.footnotes.texts()
     for r, cells in zip(t.rows, rows):
-        numbers = [x for c in t.columns for x in _csv(r.cells[c.key])]
+        numbers = [x for c in t.columns for x in _csv(r.cells[c.key], c.key in grouped)]
         notes = "; ".join(texts[m] for m in dict.fromkeys(m for cell in cells for m in cell.marks))
         who = [r.model, r.method, r.bits, r.act_bits, r.group_size, r.stored_bits, r.variant]
         s.csv_rows.append([*who, *numbers, notes])
     s.blocks, s.lines = [("", rows)], [f"{DELTAS if t.delta else VALUES} {BEST}", *_protocol(t), *t.notes]
+    for c, ratios in ((c, grouped[c.key]) for c in t.columns if c.key in grouped):
+        s.lines.append(
+            f"{c.header}: if the questions of a subject depend on each other, the standard errors (in the csv) are "
+            f"{min(ratios):.1f} to {max(ratios):.1f} times as large."
+        )
+    return s
+
+
+def divergence_sheet(t: Table, kernels: pd.DataFrame) -> Sheet:
+    """The table of single tokens, and below it the models' noise floors, which are in the frame of ``kernels``."""
+    s, rows = matrix_sheet(t), []
+    floors = kernels[kernels["metric"].isin([c.key for c in t.columns])]
+    for model in dict.fromkeys(r.model for r in t.rows):
+        for _, part in floors[floors["model"] == model].groupby("id"):
+            found = {r["metric"]: Value.of(r, False) for r in part.to_dict("records")}
+            values = [found.get(c.key, Value()) for c in t.columns]
+            r, numbers = part.iloc[0], [x for v in values for x in _csv(v)]
+            name = f"{METHODS.get(r.method, r.method)} in {r.science['eval']['dtype']}"
+            who = [model, name, *bits_text(r), f"{r.stored_bits:.3g}", *[""] * (len(s.head) - len(values) - 6)]
+            rows.append([*map(Cell, who), *(Cell(v.text(c)) for v, c in zip(values, t.columns))])
+            floor = f"noise floor of {r.science['eval']['dtype']}"
+            s.csv_rows.append([model, r.method, r.bits, r.act_bits, r.group_size, r.stored_bits, floor, *numbers, ""])
+    if rows:
+        s.blocks.append(("Noise floor: a model in 16 bits against itself in float32", rows))
     return s
 
 
@@ -58,10 +87,11 @@ def bits_across(t: Table, columns: list[Column], footnotes: Footnotes | None = N
     bits = bits or [1] * any(r.method != UNQUANTIZED for r in t.rows)
     head = ["Model", "Method", "16 bit", *(f"{b} bit" for b in bits)]
     s = Sheet(t.name, t.caption, head, "ll" + "r" * (1 + len(bits)), footnotes=footnotes or Footnotes())
+    best = winners(t)
     for c in columns:
-        best, rows = winners(t.rows, c, c.short), []
+        rows = []
 
-        def shown(v: Value | None, c=c, best=best) -> Cell:
+        def shown(v: Value | None, c=c) -> Cell:
             if v is None:
                 return Cell("")
             text = c.short(v.value) if v.state == "ok" else v.text(c)
@@ -92,7 +122,7 @@ def summary_sheet(t: Table, footnotes: Footnotes) -> Sheet:
         s.lines = ["Nothing is measured yet."]
         return s
     if len(s.head) > 3:
-        s.lines = ["* the best method at equal bits of weights and of activations and equal group size"]
+        s.lines = ["* the best method at equal bits of weights and of activations and equal group size, beyond noise"]
     s.lines += t.left_out
     if apart := dict.fromkeys(r.name for r in t.rows if not r.on_axis and r.method != UNQUANTIZED):
         s.lines.append(f"{', '.join(apart)} in the last column: nominal bits per weight, in brackets the stored ones")
@@ -122,10 +152,17 @@ def _marks(s: Sheet, r: Row) -> list[str]:
     return sorted({s.mark(text, n) for text, n in sorted(r.notes.items())})
 
 
-def _csv(v: Value) -> tuple:
+def _csv(v: Value, by_subject: bool = False) -> tuple:
+    own = (v.record.get("stderr_by_subject"),) * by_subject
     if v.state != "ok":
-        return ("failed" if v.state == "failed" else None, None)
-    return ("nan" if math.isnan(v.value) else v.value, v.stderr)
+        return ("failed" if v.state == "failed" else None, None, *own)
+    return ("nan" if math.isnan(v.value) else v.value, v.stderr, *own)
+
+
+def _by_subject(t: Table, c: Column) -> list[float]:
+    """How much larger the standard errors are if the questions of a subject depend on each other, per row."""
+    values = [v for v in (r.cells[c.key] for r in t.rows) if v.state == "ok" and v.stderr > 0]
+    return [x for v in values if not math.isnan(x := v.record["stderr_by_subject"] / v.stderr)]
 
 
 def _protocol(t: Table) -> list[str]:
