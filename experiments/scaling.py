@@ -18,6 +18,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -29,7 +30,7 @@ from qbench.render.sheet import Cell, Sheet
 from qbench.render.style import INK, heading, log_ticks, look, save, styled
 from qbench.render.writers import write
 from qbench.report import frame
-from qbench.shape import QWEN3, Shape
+from qbench.shape import RELEASED, Shape
 from qbench.store import Store
 
 METHODS = ("rtn", "gptq", "awq")  # weight only, at chosen bits
@@ -82,7 +83,7 @@ def printed() -> list[Point]:
     points = []
     cells = {(row.model, row.method, row.w_bits, row.group_size): row for row in rows if row.method in METHODS}
     for row in cells.values():  # a cell that two tables print is one point
-        shape = QWEN3[row.model.removeprefix("qwen3-").removesuffix("-base")]
+        shape = RELEASED[row.model]
         (cell,) = row.cells("wikitext2_ppl")
         loss = math.log(row.values["wikitext2_ppl"] / full[row.model])
         group = row.group_size or shape.hidden  # one scale per row: most rows have that many weights
@@ -110,8 +111,9 @@ def measured(results: Path) -> list[Point]:
 def shape_of(model: str) -> Shape | None:
     """The shape of a model by its name; None for one that is not known here."""
     if model.startswith("nano-"):
-        return Shape.of(json.loads((packaged("nano/models") / model / "config.json").read_text()))
-    return QWEN3.get(model.removeprefix("qwen3-").removesuffix("-base"))
+        config = json.loads((packaged("nano/models") / model / "config.json").read_text())
+        return Shape.of(SimpleNamespace(**config))
+    return RELEASED.get(model)
 
 
 def fit(points: list[Point]) -> Fit:

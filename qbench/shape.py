@@ -100,6 +100,11 @@ class Shape:
         """layers + embedding (+ head, if it is not the embedding) + the last norm."""
         return self.layers * self.layer_parameters + (2 - self.tied) * self.vocab * self.hidden + self.hidden
 
+    @property
+    def cache_bytes(self) -> int:
+        """Keys and values of one token in all layers, 16 bits each."""
+        return self.layers * 2 * self.kv_heads * self.head_dim * 2
+
     def weight_bytes(self, dtype: str = "bfloat16") -> int:
         """Of the whole model, on the Hub and in memory; the Hub's file may hold a tied head once more."""
         return self.parameters * BYTES[dtype]
@@ -122,9 +127,15 @@ QWEN2_5_7B = Shape(
     3584, 18944, 28, heads=28, kv_heads=4, head_dim=128, vocab=152064, tied=False,
     positions=131_072, qk_norms=False, biases=QKV,
 )  # fmt: skip
+SMOLLM2_135M = Shape(
+    576, 1536, 30, heads=9, kv_heads=3, head_dim=64, vocab=49152, tied=True, positions=8192, qk_norms=False
+)
 RELEASED = {  # by the name of the model choice
     **{f"qwen3-{size}": shape for size, shape in QWEN3.items()},
     **{f"qwen3-{size}-base": replace(shape, positions=32_768) for size, shape in QWEN3.items()},
+    "smollm2-135m": Shape(
+        576, 1536, 30, 9, kv_heads=3, head_dim=64, vocab=49152, tied=True, positions=8192, qk_norms=False
+    ),
     "qwen2.5-7b": QWEN2_5_7B,
     "qwen2.5-7b-instruct": replace(QWEN2_5_7B, positions=32_768),
 }

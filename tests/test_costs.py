@@ -23,7 +23,7 @@ from qbench.methods.gptq import GPTQ
 from qbench.methods.rtn import RTN
 from qbench.models.checkpoint import Checkpoint
 from qbench.plan import footprint
-from qbench.shape import QWEN2_5_7B, QWEN3, Shape, linear_flops
+from qbench.shape import QWEN2_5_7B, QWEN3, RELEASED, Shape, linear_flops
 from qbench.stats import Gram
 
 PARAMETERS = {
@@ -60,6 +60,11 @@ def test_shapes_are_qwen3s(size):
     assert Shape.of(config) == QWEN3[size]
     assert QWEN3[size].parameters == PARAMETERS[size]
     assert QWEN3[size].weight_bytes("bfloat16") == 2 * PARAMETERS[size]
+
+
+def test_the_shape_of_smollm2_has_its_parameters():
+    """The number is that of the Hub's page of HuggingFaceTB/SmolLM2-135M."""
+    assert RELEASED["smollm2-135m"].parameters == 134_515_008
 
 
 def test_the_shape_of_qwen2_5_is_the_models():

@@ -498,6 +498,23 @@ def test_a_figure_shows_what_is_in_the_frame(results):
         figures.pareto(frame(records((science("nano-s"), 0), (science("qwen3-8b"), 0))))
 
 
+def test_memory_is_weights_and_the_keys_and_values_of_all_tokens():
+    """Qwen3-8B: 36 layers x (keys + values) x 8 heads x 128 x 2 bytes = 147,456 bytes per token."""
+    from qbench.report import figures
+
+    cells = (science("qwen3-8b"), 0), (science("qwen3-8b", "gptq", 4), 1)
+    df = frame(records(*cells))
+    ppl = df[df["metric"] == "nano/ppl"]
+    axes = figures.memory(df, ("nano/ppl",)).axes
+    assert [ax.get_title("left") for ax in axes[:2]] == ["1 token, batch 1", "4,096 tokens, batch 1"]
+    for ax, tokens in zip(axes, (1, 4096, 32768, 16, 16 * 4096, 16 * 32768), strict=True):
+        drawn = {line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == "None"}
+        expected = [(size + 147_456 * tokens) / 2**30 for size in ppl["model_bytes"]]
+        assert sorted(drawn) == pytest.approx(sorted(expected))
+    with pytest.raises(figures.NothingToShow, match="no model of known shape that takes 4,096 tokens"):
+        figures.memory(frame(records((science("nano-s"), 0), (science("nano-s", "gptq", 4), 1))))
+
+
 @pytest.mark.parametrize("case", ["one cell", "unquantized only", "failure only", "all diverged", "one model"])
 def test_any_part_of_the_records_can_be_shown(tmp_path, case, capsys):
     store = Store(tmp_path)

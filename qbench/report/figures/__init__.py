@@ -14,13 +14,19 @@ import pandas as pd
 
 from qbench.render.style import save
 from qbench.report.figures.heatmap import layer_errors
+from qbench.report.figures.memory import memory
 from qbench.report.figures.over_bits import differences, quality_by_bits
 from qbench.report.figures.panels import NothingToShow
 from qbench.report.figures.pareto import pareto
 
-__all__ = ["FIGURES", "NothingToShow", "differences", "draw", "layer_errors", "pareto", "quality_by_bits"]
+__all__ = ["FIGURES", "NothingToShow", "differences", "draw", "layer_errors", "memory", "pareto", "quality_by_bits"]
 
-FIGURES = {"bits": quality_by_bits, "pareto": pareto, "differences": differences}  # by the end of their files' names
+FIGURES = {
+    "bits": quality_by_bits,
+    "pareto": pareto,
+    "differences": differences,
+    "memory": memory,
+}  # by the end of their files' names
 
 
 def draw(name: str, df: pd.DataFrame, layers: pd.DataFrame, folder: Path) -> list[Path]:
