@@ -17,7 +17,7 @@ for line in sys.stdin:
     checkpoint._snapshot.cache_clear()
     try:
         said = checkpoint.Checkpoint("tiny", repo=repo, revision=revision, dtype="float32").open().revision
-    except OSError as e:
+    except (OSError, ValueError) as e:
         said = f"{type(e).__name__} {e}"
     print(json.dumps(said), flush=True)
 """
@@ -89,6 +89,15 @@ def test_a_model_of_the_hub_online_then_offline(hub, cache, client, model):
     hub.add("models", model, hub.repos["models", model].files | {"generation_config.json": b"{}"})
     assert client.opened(model) == hub.repos["models", model].commit != commit
     assert client.opened(model, commit) == commit
+
+
+def test_weights_of_another_family_are_not_downloaded(hub, client):
+    name = next(NAMES)
+    hub.add("models", name, {"config.json": b'{"model_type": "gpt2"}', "model.safetensors": bytes(10_000)})
+    assert "is a gpt2; supported: qwen3, qwen2, llama, mistral" in client.opened(name)
+    asked = [request for request in hub.requests if name in request]
+    assert any("config.json" in request for request in asked)
+    assert not any("model.safetensors" in request for request in asked)
 
 
 @pytest.mark.parametrize(

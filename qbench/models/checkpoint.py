@@ -74,8 +74,13 @@ class Checkpoint:
 
 @lru_cache
 def _snapshot(repo: str, revision: str | None) -> Path:
+    files.read_config(_download(repo, revision, ["config.json"]), ANATOMIES)  # refused before weights are downloaded
+    return _download(repo, revision, PATTERNS)
+
+
+def _download(repo: str, revision: str | None, patterns: list[str]) -> Path:
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=PATTERNS))
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
     except Exception as e:
         instead = "use a folder: model=local model.path=FOLDER, or try model=nano-s, which is shipped"
         raise hub_error(e, repo, revision, instead=instead) from e

@@ -297,7 +297,7 @@ def test_no_folder_no_config_no_choice(tmp_path):
         opened("Qwen/Qwen3-0.6B")
     with pytest.raises(FileNotFoundError, match=r"no config.json in"):
         opened(tmp_path)
-    with pytest.raises(ValueError, match="set one of repo, path or nano"):
+    with pytest.raises(ValueError, match="set one of repo, path, nano and gguf"):
         Checkpoint("x")
     with pytest.raises(ValueError, match=r"model.dtype must be float32, bfloat16 or float16, got 'int8'"):
         Checkpoint("x", path="y", dtype="int8")
