@@ -12,8 +12,6 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, NotRequired, TypedDict
 
-from qbench.protocol import judge
-
 SCHEMA = 1
 
 
@@ -136,8 +134,6 @@ def measurement(d: dict, where: str) -> Measurement:
                 f"{where} was made by a newer qbench (schema {schema}; this one knows {SCHEMA}); upgrade qbench, or "
                 "set machine.results_dir to another folder"
             )
-        if "protocol" not in d:  # delete this line and _judged once results/ has been measured again
-            d = d | {"protocol": _judged(d["science"])}
         metrics = {k: Metric(**back(v)) for k, v in d["metrics"].items()}
         m = Measurement(**d | {"metrics": metrics, "layers": [LayerReport.of(r) for r in d["layers"]]})
         _check_numbers(m)
@@ -148,13 +144,6 @@ def measurement(d: dict, where: str) -> Measurement:
     if m.schema != SCHEMA or m.id != digest(m.science):
         raise ValueError(f"{where}: id or schema does not fit its content; delete it to measure again")
     return m
-
-
-def _judged(science: dict) -> dict:
-    try:
-        return judge(science)
-    except (AttributeError, KeyError, TypeError):
-        return {}
 
 
 def _check_numbers(m: Measurement) -> None:
