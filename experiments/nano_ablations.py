@@ -24,6 +24,7 @@ from qbench.records.folding import fold
 from qbench.render.sheet import Cell, Sheet
 from qbench.render.writers import to_csv, to_latex, to_markdown
 from qbench.run import run
+from qbench.significance import LEVEL, compare, holm
 from qbench.store import Store
 
 STUDY = ["eval=study"]
@@ -53,13 +54,13 @@ CHANGES = [  # method, bits, what all share, {change: overrides}
 
 @dataclass
 class Line:
-    """One change on one model: the default's metric and the difference the change makes, with its paired error."""
+    """One change on one model: the default's metrics and the differences that the change makes."""
 
     method: str
     bits: int
     change: str
     model: str
-    cells: dict[str, tuple[float, float, float]]  # metric: value by default, difference, standard error
+    cells: dict[str, tuple[float, float, float, float]]  # metric: value by default, difference, standard error, p
 
 
 def main() -> int:
@@ -100,8 +101,8 @@ def measured(overrides: list[str]) -> dict[str, Metric]:
     return {key: metric for key, metric in outcome.metrics.items() if metric.samples}
 
 
-def differences(before: dict[str, Metric], after: dict[str, Metric]) -> dict[str, tuple[float, float, float]]:
-    """{"ppl" and "acc": (value before, change, its paired standard error)}: perplexity in per cent, accuracy in points.
+def differences(before: dict[str, Metric], after: dict[str, Metric]) -> dict[str, tuple[float, float, float, float]]:
+    """{"ppl" and "acc": (value before, change, its standard error, p)}: perplexity in per cent, accuracy in points.
 
     With d the mean difference of the windows' log-likelihoods, perplexity changes by exp(d) - 1, whose standard error
     is exp(d) times that of d (delta method).
@@ -113,31 +114,33 @@ def differences(before: dict[str, Metric], after: dict[str, Metric]) -> dict[str
             d = np.asarray(b.samples) - np.asarray(a.samples)
             change, slope = (math.expm1(d.mean()), math.exp(d.mean())) if key.endswith("/ppl") else (d.mean(), 1.0)
             stderr = slope * d.std(ddof=1) / math.sqrt(len(d))
-            found[key.rpartition("/")[2]] = (a.value, 100 * float(change), 100 * float(stderr))
+            found[key.rpartition("/")[2]] = (a.value, 100 * float(change), 100 * float(stderr), compare(b, a).p)
     return found
 
 
 def per_model(lines: list[Line]) -> Sheet:
     """One row per change and model, with the default's values."""
     head = ["method", "bits", "change", "model", "PPL", "change in PPL, %", "accuracy, %", "change, points"]
-    rows, numbers = [], []
+    rows, numbers, corrected = [], [], iter(holm([found[3] for x in lines for found in x.cells.values()]))
     for x in lines:
+        p = {metric: next(corrected) for metric in x.cells}
         ppl, acc = x.cells["ppl"], x.cells.get("acc")
         cells = [Cell(text) for text in (x.method, str(x.bits), x.change, x.model, f"{ppl[0]:.4g}")]
-        cells += [_signed(ppl), Cell(f"{100 * acc[0]:.1f}" if acc else "–"), _signed(acc) if acc else Cell("–")]
-        rows.append(cells)
-        numbers += [[x.method, x.bits, x.change, x.model, metric, *found] for metric, found in x.cells.items()]
+        cells += [_signed(ppl, p["ppl"]), Cell(f"{100 * acc[0]:.1f}" if acc else "–")]
+        rows.append([*cells, _signed(acc, p["acc"]) if acc else Cell("–")])
+        numbers += [[x.method, x.bits, x.change, x.model, name, *found, p[name]] for name, found in x.cells.items()]
     return Sheet(
         "quirks",
         "What single changes do on the nano models",
         head,
         "lrllrrrr",
         [("", rows)],
-        csv_head=["method", "bits", "change", "model", "metric", "default", "difference", "stderr"],
+        csv_head=["method", "bits", "change", "model", "metric", "default", "difference", "stderr", "p", "p_holm"],
         csv_rows=numbers,
         lines=[
-            "PPL and accuracy are the default's; each change is ± its paired standard error, and bold where it is more "
-            "than twice that error. logits=model is in bfloat16, all else in float32."
+            "PPL and accuracy are the default's; each change is ± its paired standard error. Bold: p below 5 % by the "
+            "paired t test (PPL) or McNemar's exact test (accuracy), with Holm's correction over this table. "
+            "logits=model is in bfloat16, all else in float32."
         ],
     )
 
@@ -146,22 +149,24 @@ def per_change(lines: list[Line]) -> Sheet:
     """One row per change, with the change in perplexity of each model."""
     models = list(dict.fromkeys(x.model for x in lines))
     rows: dict[tuple, dict[str, Cell]] = {}
-    for x in lines:
-        rows.setdefault((x.method, str(x.bits), x.change), {})[x.model] = _signed(x.cells["ppl"])
+    for x, p in zip(lines, holm([x.cells["ppl"][3] for x in lines])):
+        rows.setdefault((x.method, str(x.bits), x.change), {})[x.model] = _signed(x.cells["ppl"], p)
     return Sheet(
         "quirks",
         "What single ways of the released code change in perplexity, in per cent",
         ["Method", "#W", "Change", *models],
         "lrl" + "r" * len(models),
         [("", [[*map(Cell, name), *(cells.get(m, Cell("–")) for m in models)] for name, cells in rows.items()])],
-        lines=["Changes are ± their paired standard errors, and bold where they are more than twice as large."],
+        lines=[
+            "± paired standard errors. Bold: p below 5 % in a paired t test, after Holm's correction of this table."
+        ],
     )
 
 
-def _signed(cell: tuple[float, float, float]) -> Cell:
-    _, value, error = cell
+def _signed(cell: tuple[float, float, float, float], p: float) -> Cell:
+    _, value, error, _ = cell
     digits = 2 if abs(value) < 1000 else 0
-    return Cell(f"{value:+.{digits}f} ± {error:.{digits}f}", bold=abs(value) > 2 * error)
+    return Cell(f"{value:+.{digits}f} ± {error:.{digits}f}", bold=p <= LEVEL)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fakes.report_records import evals, measure, metric, science, study
+from scipy.stats import ttest_rel
 
 from qbench.record import Metric, digest
 from qbench.report import build, frame, layer_frame, load, main, make_table, summary
@@ -75,7 +76,8 @@ def test_the_error_of_a_relative_change_is_the_spread_of_resampled_changes(harm)
     from experiments.nano_ablations import differences
 
     before, after = (records((s, h))[0].metrics for s, h in ((science(), 0), (science("nano-s", "rtn", 3), harm)))
-    value, change, stderr = differences(before, after)["ppl"]
+    value, change, stderr, p = differences(before, after)["ppl"]
+    assert p == pytest.approx(ttest_rel(after["nano/ppl"].samples, before["nano/ppl"].samples).pvalue)
     nll0, nll = (np.array(m["nano/ppl"].samples) for m in (before, after))
     assert value == before["nano/ppl"].value
     assert change == pytest.approx(100 * (after["nano/ppl"].value / before["nano/ppl"].value - 1))
