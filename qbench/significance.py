@@ -10,7 +10,7 @@ questions; ``clustered_stderr`` takes that into account, as Miller (arXiv 2411.0
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -125,20 +125,23 @@ def holm(p: ArrayLike) -> list[float]:
     return corrected.tolist()
 
 
-def members(metrics: Mapping[str, Metric], group: str) -> dict[str, list[float]]:
-    """The questions' outcomes by subject, for the subjects of the task group whose metric is ``group``.
+def with_subjects(metrics: Mapping[str, Metric]) -> dict[str, tuple[Metric, np.ndarray | None]]:
+    """Each metric with, for a task group, a number per question that is equal within a subject.
 
-    A record holds a group's outcomes as one list, subject after subject; the subjects themselves carry the number of
-    questions and the value. Empty where ``group`` is no group, or where the parts do not fit.
+    A record holds a group's outcomes as one list, subject after subject, and of the subjects only their sizes and
+    values; here they get their part of the list. Where parts and values do not fit, all stays as it is.
     """
-    kind, whole, found, at = group.rpartition("/")[2], metrics[group], {}, 0
-    parts = {k: m for k, m in metrics.items() if k != group and k.endswith(f"/{kind}") and m.samples is None}
-    for key, m in parts.items():
-        found[key] = (whole.samples or [])[at : at + m.n]
-        at += m.n
-        if not (found[key] and math.isclose(np.mean(found[key]), m.value, abs_tol=1e-9)):
-            return {}
-    return found if at == len(whole.samples or []) else {}
+    found: dict[str, tuple[Metric, np.ndarray | None]] = {key: (metric, None) for key, metric in metrics.items()}
+    for key, group in metrics.items():
+        kind = key.rpartition("/")[2]
+        parts = {k: m for k, m in metrics.items() if k != key and k.endswith(f"/{kind}") and m.samples is None}
+        subjects = np.repeat(np.arange(len(parts)), [m.n for m in parts.values()])
+        if parts and group.samples and len(subjects) == len(group.samples):
+            samples = [np.asarray(group.samples)[subjects == i].tolist() for i in range(len(parts))]
+            if all(math.isclose(np.mean(x), m.value, abs_tol=1e-9) for x, m in zip(samples, parts.values())):
+                found[key] = group, subjects
+                found |= {k: (replace(m, samples=x), None) for (k, m), x in zip(parts.items(), samples)}
+    return found
 
 
 @lru_cache

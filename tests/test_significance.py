@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from qbench.record import Metric
-from qbench.significance import clustered_stderr, compare, flipped, holm, mcnemar, members
+from qbench.significance import clustered_stderr, compare, flipped, holm, mcnemar, with_subjects
 
 
 def accuracy(samples, value=None):
@@ -168,9 +168,12 @@ def test_subjects_are_parts_of_their_group():
     parts = {f"mmlu_{k}/acc": Metric(x.mean(), "fraction", len(x)) for k, x in (("law", law), ("physics", physics))}
     whole = {"mmlu/acc": accuracy([*law, *physics])}
     record = whole | parts | {"piqa/acc": accuracy(answers(14, 9, 0.5)), "mmlu_law/acc_norm": Metric(0.1, "x", 5)}
-    assert members(record, "mmlu/acc") == {"mmlu_law/acc": law.tolist(), "mmlu_physics/acc": physics.tolist()}
-    assert members(record, "piqa/acc") == {}
-    assert members(whole, "mmlu/acc") == {}
+    found = with_subjects(record)
+    assert found["mmlu_law/acc"][0].samples == law.tolist()
+    assert found["mmlu_physics/acc"][0].samples == physics.tolist()
+    assert found["mmlu/acc"][1].tolist() == [0] * 30 + [1] * 20
+    assert [key for key, (_, subjects) in found.items() if subjects is not None] == ["mmlu/acc"]
+    assert all(found[key][0] == metric for key, metric in record.items() if key not in parts)
     turned = whole | dict(reversed(parts.items()))
-    assert members(turned, "mmlu/acc") == {}, "in another order the outcomes do not give the subjects' values"
-    assert members(record | {"mmlu_more/acc": Metric(1.0, "fraction", 7)}, "mmlu/acc") == {}
+    for unfit in (whole, turned, record | {"mmlu_more/acc": Metric(1.0, "fraction", 7)}):
+        assert with_subjects(unfit) == {key: (metric, None) for key, metric in unfit.items()}

@@ -8,17 +8,18 @@ from dataclasses import fields
 import pandas as pd
 
 from qbench.protocol import name_of
-from qbench.record import Failure, Measurement
-from qbench.report.quality import statistics
+from qbench.record import Failure, Measurement, Metric
+from qbench.report.quality.columns import COMPARISONS
 from qbench.report.quality.variants import UNQUANTIZED, canon, eval_labels, method_of, quant_labels, quantization
+from qbench.significance import clustered_stderr, paired_difference, with_subjects
 
 OF_KERNELS = ("agreement", "latency", "noise_floor")  # evaluations of how a model runs, not of how good it is
 
 WHO = ["id", "quant", "model", "model_bytes", "method", "bits", "act_bits", "group_size"]
 COLUMNS = [
-    *(*WHO, "label", "nominal_bits", "stored_bits", "metric", "unit", "value", "stderr", "n", *statistics.COLUMNS),
-    *("notes", "status", "error", "variant", "evaluation", "higher_is_better", "chance", "header"),
-    *("science", "protocol"),
+    *(*WHO, "label", "nominal_bits", "stored_bits", "metric", "unit", "value", "stderr", "n", "base"),
+    *("delta", "delta_stderr", "delta_note", "stderr_by_subject", "outcomes", "subjects", "notes", "status", "error"),
+    *("variant", "evaluation", "higher_is_better", "chance", "header", "science", "protocol"),
 ]
 
 
@@ -37,7 +38,7 @@ def frame(measurements: Iterable[Measurement], failures: Iterable[Failure] = (),
     measurements = [m for m in measurements if of_kernels(m.science) == kernels]
     failures = [f for f in failures if of_kernels(f["science"]) == kernels]
     unquantized = [m for m in measurements if method_of(m.science)["name"] == UNQUANTIZED]
-    outcomes = {m.id: statistics.with_subjects(m.metrics) for m in measurements}
+    outcomes = {m.id: with_subjects(m.metrics) for m in measurements}
     baselines = {canon([m.science["model"], m.science["eval"]]): outcomes[m.id] for m in unquantized}
     rows = []
     for m in measurements:
@@ -47,8 +48,10 @@ def frame(measurements: Iterable[Measurement], failures: Iterable[Failure] = (),
         shared |= dict(notes=Counter(note for layer in m.layers for note in layer.notes))
         for key, (metric, subjects) in outcomes[m.id].items():
             own = {f.name: getattr(metric, f.name) for f in fields(metric) if f.name in COLUMNS}
-            difference = statistics.compared(key, metric, subjects, base.get(key, (None,))[0])
-            rows.append(shared | own | difference | dict(metric=key))
+            own |= dict(metric=key, outcomes=metric, subjects=subjects)
+            if subjects is not None:
+                own["stderr_by_subject"] = clustered_stderr(metric.samples, subjects)
+            rows.append(shared | own | _difference(key, metric, base.get(key, (None,))[0]))
     rows += _failed_rows(failures, measurements)
     df = pd.DataFrame(rows, columns=COLUMNS)
     df["stderr"] = df["stderr"].astype(float)  # None is NaN
@@ -86,6 +89,17 @@ def _identity(id: str, science: dict, protocol: dict, nominal_bits: float = math
     who: dict = dict(id=id, science=science, protocol=name_of(protocol), quant=canon(quantization(science)))
     who |= dict(label=label, model=science["model"]["name"], method=method["name"], nominal_bits=nominal_bits)
     return who | dict(bits=bits, act_bits=acts, group_size=group)
+
+
+def _difference(key: str, metric: Metric, base: Metric | None) -> dict:
+    """The paired difference of ``metric``, called ``key``, to the unquantized model's, None if not measured."""
+    if metric is base:
+        found: tuple = 0.0, 0.0, ""
+    elif key.rsplit("/", 1)[-1] in COMPARISONS:
+        found = math.nan, math.nan, "already a comparison with the unquantized model"
+    else:
+        found = paired_difference(metric, base)
+    return dict(zip(("delta", "delta_stderr", "delta_note"), found), base=base.value if base else math.nan)
 
 
 def _failed_rows(failures: Iterable[Failure], measurements: list[Measurement]) -> list[dict]:
