@@ -60,7 +60,9 @@ results: $(STAMP)
 	@$(BIN)/qbench records results eval=divergence,tasks,noise_floor --fold study
 	@$(BIN)/qbench report results
 	@$(BIN)/python -m experiments.audit
+	@$(BIN)/python experiments/scaling.py
 	@$(BIN)/python experiments/readme.py
+	@$(BIN)/python experiments/notebooks.py
 
 paper: $(if $(shell command -v latexmk),$(STAMP))
 	@if ! command -v latexmk >/dev/null; then \
