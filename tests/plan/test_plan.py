@@ -119,6 +119,8 @@ def test_what_was_run_is_done(method, protocol, folders, tmp_path):
     asked = [f"method={method}", "grid.bits=3", f"protocol={protocol}", "model=nano-s", *SMALL, *folders]
     if protocol == "released" and method == "awq":
         asked += ["calib.length=64"]
+    if method == "billm_b96":  # 96 does not divide the 128 columns of nano-s
+        asked += ["method.block_size=64"]
     assert set(Records(tmp_path / "results").status(one(*asked)).values()) == {"missing"}
     outcome = run(composed(asked))
     assert outcome.status == "measured", outcome.message
