@@ -113,14 +113,19 @@ def real_table(results: Path) -> str:
     for method, shown in METHODS.items():
         values = df[df.method == method].set_index(["metric", "bits"])["value"]
         cells = [
-            f"{short(values[REAL_PPL, b])}, {values[REAL_KL, b]:.2g}" if (REAL_PPL, b) in values.index else "–"
+            f"{short(values[REAL_PPL, b])}, {values[REAL_KL, b]:.3g}" if (REAL_PPL, b) in values.index else "–"
             for b in BITS
         ]
         lines.append(f"| {shown} | {' | '.join(cells)} |")
+    billm = df[df.method == "billm"]
+    if len(billm):
+        ppl, kl = (billm[billm.metric == metric].iloc[0] for metric in (REAL_PPL, REAL_KL))
+        name = f"BiLLM, {ppl.nominal_bits:.2f} bits ({ppl.stored_bits:.2f} stored)"
+        lines.append(f"| {name} |{'  |' * (len(BITS) - 1)} {short(ppl.value)}, {kl.value:.3g} |")
     note = (
         f"WikiText-2, {int(full.n.iloc[0])} windows of 2,048 tokens; unquantized {short(full.value.iloc[0])}. "
         "KL in nats per token from the unquantized model. Its weights come from a 4-bit file (Q4_1 GGUF), so 5 bits "
-        "and more lose little by construction. Groups of 64; calibrated on 32 x 512 tokens of C4."
+        "and more lose little by construction. Groups of 64; calibrated on 32 x 512 tokens of a sample of C4."
     )
     return "\n".join([*lines, "", wrapped(note)])
 
@@ -133,6 +138,8 @@ def row(name: str, cells: pd.DataFrame) -> str:
 
 
 def short(perplexity: float) -> str:
+    if perplexity >= 1e5:
+        return f"{perplexity:.1e}".replace("e+0", "e")
     digits = 3 if perplexity < 10 else 2 if perplexity < 100 else 0
     return f"{perplexity:,.{digits}f}"
 
