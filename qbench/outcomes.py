@@ -136,10 +136,13 @@ def columns(rows: Sequence[tuple[str, ...]], left: int) -> list[list[str]]:
 
 
 def summary(outcomes: list[Outcome]) -> str:
-    """Counts by status, and one line per cell that failed."""
+    """Counts by status, and one line for the cells that failed or were refused for the same reason."""
     counts = {s: sum(o.status == s for o in outcomes) for s in STATUSES}
     lines = [", ".join(f"{n} {status}" for status, n in counts.items() if n) or "no cell finished"]
     if counts["elsewhere"]:
         lines.append("  elsewhere: another process is measuring these cells; run this command again when it is done")
-    lines += [f"  {o.status:<8} {o.cell}: {o.message}" for o in outcomes if o.is_bad]
+    bad: dict[tuple[str, str], list[str]] = {}
+    for o in (o for o in outcomes if o.is_bad):
+        bad.setdefault((o.status, o.message), []).append(o.cell)
+    lines += [f"  {status:<8} {', '.join(cells)}: {message}" for (status, message), cells in bad.items()]
     return "\n".join(lines)

@@ -192,6 +192,8 @@ def test_exit_codes():
     assert exit_code([ended["measured"], ended["elsewhere"]]) == 3
     assert exit_code([ended["elsewhere"], ended["failed"]]) == exit_code([ended["refused"]]) == 1
     assert summary([ended["measured"], ended["refused"]]).startswith("1 measured, 1 refused\n  refused  x: ")
+    alike = [Outcome(cell, "refused", "no such file") for cell in ("RTN W4", "RTN W3")]
+    assert summary(alike) == "2 refused\n  refused  RTN W4, RTN W3: no such file"
 
 
 def test_progress_off_a_terminal_is_a_line_now_and_then(monkeypatch, capsys):
