@@ -48,7 +48,8 @@ demo: $(STAMP)
 
 real: $(STAMP)
 	@echo "== SmolLM2-135M: calibrated on $(CALIB), measured on $(TEXT)$(if $(DATA), of $(DATA)), records in real/"
-	@$(if $(filter nano,$(TEXT)),echo "   nano: the package's own text, about a made-up world. TEXT=wikitext2 takes WikiText-2 from the Hub, or from DATA=FOLDER")
+	@if [ "$(TEXT)" = nano ]; then \
+	  echo "   nano: the package's own text, about a made-up world. TEXT=wikitext2 takes WikiText-2 from the Hub, or from DATA=FOLDER"; fi
 	@$(BIN)/python experiments/study.py --results real --workers $(WORKERS) experiment=smollm2_cut calib=$(CALIB) \
 	  eval.source=$(TEXT) $(if $(DATA),machine.data_dir=$(DATA)) $(ONLY)
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -36,3 +37,11 @@ def test_python_in_the_pages_runs(page, code, tmp_path):
     env = os.environ | {"PYTHONPATH": str(ROOT), "TRITON_INTERPRET": "1"}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+@pytest.mark.parametrize("target", ["install", "demo", "real", "real TEXT=wikitext2 DATA=x", "lint", "test", "results"])
+def test_what_make_would_run_is_shell(target):
+    commands = subprocess.run(["make", "-n", *target.split()], cwd=ROOT, capture_output=True, text=True, check=True)
+    checked = subprocess.run(["sh", "-n"], input=commands.stdout, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr
