@@ -21,7 +21,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -95,9 +94,7 @@ def printed() -> list[Point]:
 
 def measured(results: Path) -> list[Point]:
     """The records of ``results`` with 16-bit activations and default settings, on each text."""
-    records = Store(results).measurements()
-    models = {m.science["model"]["name"] for m in records}  # variants are told apart within a model
-    df = pd.concat(frame(m for m in records if m.science["model"]["name"] == name) for name in sorted(models))
+    df = frame(Store(results).measurements())
     df = df[
         df["metric"].str.endswith("/ppl") & df["method"].isin(METHODS) & (df["variant"] == "") & (df["act_bits"] == 16)
     ]

@@ -30,12 +30,7 @@ def write_page(measurements: Sequence[Measurement], failures: Sequence[Failure],
     """Writes the page; its path."""
     import vl_convert
 
-    frames, sciences = [], [*(m.science for m in measurements), *(f["science"] for f in failures)]
-    for model in dict.fromkeys(science["model"]["name"] for science in sciences):
-        mine = [m for m in measurements if m.science["model"]["name"] == model]
-        failed = [f for f in failures if f["science"]["model"]["name"] == model]
-        frames += [frame(mine, failed, kernels) for kernels in (False, True)]  # variants are told apart within a model
-    rows = pd.concat(frames)
+    rows = pd.concat([frame(measurements, failures, kernels) for kernels in (False, True)])
     records = {m.id: {key: getattr(m, key) for key in WHOLE} for m in measurements}
     records |= {f["id"]: dict(f) for f in failures if f["id"] not in records}
     template = Template((Path(__file__).parent / "page.html").read_text())

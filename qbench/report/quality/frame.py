@@ -55,7 +55,10 @@ def frame(measurements: Iterable[Measurement], failures: Iterable[Failure] = (),
     rows += _failed_rows(failures, measurements)
     df = pd.DataFrame(rows, columns=COLUMNS)
     df["stderr"] = df["stderr"].astype(float)  # None is NaN
-    df["variant"] = df["quant"].map(quant_labels(df["science"]))
+    labels = {}
+    for _, mine in df.groupby("model"):  # told apart within a model: another model's calibration is no variant
+        labels |= quant_labels(mine["science"])
+    df["variant"] = df["quant"].map(labels)
     names = df["science"].map(lambda s: str((s.get("eval") or {}).get("name", "eval")))
     df["evaluation"] = eval_labels(df).where(lambda label: label != "", names)
     return df.sort_values(["quant", "metric", "id"], kind="stable", ignore_index=True)
