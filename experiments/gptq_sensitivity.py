@@ -5,8 +5,8 @@ on which windows of that text are drawn.
     python experiments/gptq_sensitivity.py c4
     python experiments/gptq_sensitivity.py wikitext2 calib=text calib.path=FILE machine.data_dir=FOLDER
 
-NAME is what the table calls the calibration text; without overrides it is calib=NAME. Measures SmolLM2-135M at 3 bits in
-groups of 64 on the first five windows of WikiText-2. The records go into results/gptq_sensitivity/NAME.jsonl, and a
+NAME is what the table calls the calibration text; without overrides it is calib=NAME. Measures SmolLM2-135M at 3 bits
+in groups of 64 on the first five windows of WikiText-2. The records go into results/gptq_sensitivity/NAME.jsonl, and a
 table of the records of all texts beside it. Without a NAME only the table is made. Existing records are not measured
 again; one core needs about two hours per text, of which the 262,144 tokens, which come last, take half.
 """
