@@ -147,15 +147,3 @@ RELEASED = {  # by the name of the model choice
 def linear_flops(M: int, N: int, K: int) -> int:
     """[M, K] times [K, N]: a multiplication and an addition for each of M N K terms."""
     return 2 * M * N * K
-
-
-def codes_bytes(N: int, K: int, group: int = 128, symmetric: bool = False) -> int:
-    """A weight on a grid as it lies on disk: one byte per code, and a float16 scale and, unless symmetric, a byte for
-    the zero per group (-1: per row)."""
-    return N * K + N * (1 if group == -1 else -(-K // group)) * (2 if symmetric else 3)
-
-
-def binary_bytes(N: int, K: int, block: int = 128) -> int:
-    """BiLLM's weight as it lies on disk: three planes of one byte per weight, a mask of columns, eight float16 levels
-    per row and block."""
-    return 3 * N * K + K + N * -(-K // block) * 16

@@ -40,6 +40,10 @@ class QuantWeight:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {k: v for k, v in values.items() if v is not None and not isinstance(v, Tensor)}
 
+    def outline(self) -> "QuantWeight":
+        """This weight on the meta device: kinds, shapes and settings without numbers."""
+        return type(self)(**{name: t.to("meta") for name, t in self.state().items()}, **self.settings())
+
 
 @dataclass(frozen=True)
 class UniformWeight(QuantWeight):
@@ -89,9 +93,20 @@ class UniformWeight(QuantWeight):
 
         return [replace(self, **part(slice(end - n, end))) for n, end in zip(rows, accumulate(rows))]
 
+    @property
+    def grid(self) -> Grid:
+        """The grid of its numbers; a row of one group counts as ungrouped, group_size -1."""
+        (_, K), (_, G) = self.codes_NK.shape, self.scale_NG.shape
+        return Grid(self.bits, K // G if G > 1 else -1, self.zero_NG is None)
+
+    def zeros(self) -> Tensor:
+        """The zero of every group, float32 [N, G], also on a symmetric grid, which stores none."""
+        if self.zero_NG is not None:
+            return self.zero_NG.float()
+        return torch.full_like(self.scale_NG, self.grid.midpoint, dtype=torch.float32)
+
     def dequantize(self) -> Tensor:
-        grid, codes, scale = Grid(self.bits, -1, self.zero_NG is None), self.codes_NK.float(), self.scale_NG.float()
-        zero = torch.full_like(scale, grid.midpoint) if self.zero_NG is None else self.zero_NG.float()
+        grid, codes, scale, zero = self.grid, self.codes_NK.float(), self.scale_NG.float(), self.zeros()
         if self.group_K is not None:
             group_K = self.group_K.long()
             return grid.decode(codes, scale[:, group_K], zero[:, group_K])

@@ -17,7 +17,7 @@ LAYERS = [
     ("weights", "data.corpus", "models.anatomies", "models.files", "models.gguf_file", "render"),
     ("store", "significance", "calibration", "provenance", "machine", "kernels", "printed"),
     ("methods.base", "linear", "models.checkpoint", "tracking", "outcomes", "report"),
-    ("methods", "models.quantized"),
+    ("methods", "models.quantized", "formats"),
     ("statistics_cache", "models.packed_file", "decoder"),
     ("latency",),
     ("stream",),

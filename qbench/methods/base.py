@@ -19,15 +19,16 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from qbench import settings
 from qbench.costs import Work
 from qbench.grid import ActQuant, Grid
 from qbench.models.block import Block, Stage
-from qbench.shape import Shape, codes_bytes
+from qbench.shape import Shape
 from qbench.stats import Statistic
-from qbench.weights import FloatWeight, QuantWeight
+from qbench.weights import FloatWeight, QuantWeight, UniformWeight
 
 if TYPE_CHECKING:
     from qbench.calibration import BlockCalibration
@@ -80,9 +81,19 @@ class Method:
         tokens. ``qbench plan`` asks."""
         return Work(unknown=(f"the arithmetic of the method {self.name}",))
 
+    def outline(self, N: int, K: int) -> QuantWeight:
+        """What ``quantize`` returns for a weight [N, K], on the meta device: known before anything is quantized, and
+        enough to count bytes and to refuse a format that cannot hold it."""
+        if self.grid is None:
+            return FloatWeight(torch.empty(N, K, dtype=torch.bfloat16, device="meta"))
+        codes_NK = torch.empty(N, K, device="meta")
+        scale_NG = torch.empty(N, -(-K // (self.grid.group_size if self.grid.group_size > 0 else K)), device="meta")
+        zero_NG = None if self.grid.symmetric else scale_NG.byte()
+        return UniformWeight(codes_NK.byte(), scale_NG.half(), self.grid.bits, zero_NG)
+
     def stored_bytes(self, N: int, K: int) -> int:
         """Bytes on disk of a quantized weight [N, K]."""
-        return 2 * N * K if self.grid is None else codes_bytes(N, K, self.grid.group_size, self.grid.symmetric)
+        return sum(t.nbytes for t in self.outline(N, K).state().values())
 
     def stage_notes(self, stage: Stage) -> tuple[str, ...]:
         """Notes for the record of every linear of ``stage``."""

@@ -32,7 +32,6 @@ from torch import Tensor
 from qbench.costs import Work, factor_flops, rounding
 from qbench.methods.base import Method
 from qbench.settings import Positive, Share
-from qbench.shape import binary_bytes
 from qbench.stats import Gram
 from qbench.weights import BinaryWeight
 
@@ -126,8 +125,10 @@ class BiLLM(Method):
                 total += Work(float32=N * later, bytes=4 * N * K * passes, launches=launches) + rounding(N, K)
         return total
 
-    def stored_bytes(self, N, K):
-        return binary_bytes(N, K, self.block_size)
+    def outline(self, N, K):
+        plane_NK, salient_K = (torch.empty(shape, dtype=torch.bool, device="meta") for shape in ((N, K), (K,)))
+        levels_NC42 = torch.empty(N, -(-K // self.block_size), 4, 2, dtype=torch.float16, device="meta")
+        return BinaryWeight(plane_NK, plane_NK, salient_K, plane_NK, levels_NC42, self.block_size, self.count)
 
 
 def _twice_binarized_error(x):

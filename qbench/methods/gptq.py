@@ -18,7 +18,7 @@ Deviations from the authors' code (IST-DASLab/gptq):
 * If the factorisation fails: more damping, then float64, then an error. The record's notes list each step.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar
 
@@ -68,6 +68,11 @@ class GPTQ(Method):
         back_K = torch.argsort(order_K)
         moved_K = group_K[back_K] if self.act_order and not static else None
         return UniformWeight.of(self.grid, codes_KN[back_K].T, scale_GN.T, zero_GN.T, moved_K, notes)
+
+    def outline(self, N, K):
+        weight = super().outline(N, K)
+        moves = self.act_order and not self.static_groups and self.grid.columns(K) != K
+        return replace(weight, group_K=torch.empty(K, dtype=torch.int16, device="meta")) if moves else weight
 
     def work(self, shape, n, length):
         """The error of column i changes the K - 1 - i columns after it in N rows, two operations each: N K (K - 1)."""

@@ -24,5 +24,10 @@ class RTN(Method):
     def quantize(self, w_NK, stat, name):
         return round_to_nearest(w_NK, replace(self.grid, group_size=-1) if self.whole_rows else self.grid)
 
+    def outline(self, N, K):
+        if self.whole_rows and self.grid.group_size != -1:
+            return replace(self, grid=replace(self.grid, group_size=-1)).outline(N, K)
+        return super().outline(N, K)
+
     def work(self, shape, n, length):
         return sum((rounding(N, K) for N, K in shape.linears), Work())

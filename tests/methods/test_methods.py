@@ -49,6 +49,12 @@ def test_contract(path, bits):
     assert torch.equal(method.quantize(w, stat, "mlp.up_proj").dequantize(), w_hat), "same input, same weight"
     again = type(q)(**load(save(q.state())), **q.settings())
     assert torch.equal(again.dequantize(), w_hat), "what is stored must be enough to decode"
+    outline = method.outline(*w.shape)
+    assert type(outline) is type(q)
+    if q.state().keys() != {"w_NK"}:
+        assert {k: (t.shape, t.dtype, t.device.type) for k, t in outline.state().items()} == {
+            k: (t.shape, t.dtype, "meta") for k, t in q.state().items()
+        }
     if method.grid is not None:
         assert q.nominal_bits == bits
     if method.grid is not None and method.grid.group_size != -1:
