@@ -40,15 +40,6 @@ class QuantLinear(nn.Module):
         else:
             raise ValueError(f'path must be "dequantized" or "packed", got {path!r}')
 
-    @classmethod
-    def of(cls, packed: nn.Module, bias: Tensor | None, acts: ActQuant | None) -> "QuantLinear":
-        """Wraps an existing ``qbench.kernels.base.Packed``."""
-        self = cls.__new__(cls)
-        nn.Module.__init__(self)
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-        self.packed, self.acts = packed, acts
-        return self
-
     def forward(self, x: Tensor) -> Tensor:
         if self.packed is not None:
             y = self.packed(x)  # the kernel quantizes activations

@@ -18,7 +18,7 @@ LAYERS = [
     ("store", "significance", "calibration", "provenance", "machine", "kernels", "printed"),
     ("methods.base", "linear", "models.checkpoint", "tracking", "outcomes", "report"),
     ("methods", "models.quantized", "formats"),
-    ("statistics_cache", "models.packed_file", "decoder"),
+    ("statistics_cache", "decoder"),
     ("latency",),
     ("stream",),
     ("measure",),

