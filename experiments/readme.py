@@ -18,7 +18,7 @@ import pandas as pd
 
 from experiments.paper.other_records import records
 from qbench.files import write_atomic
-from qbench.report import frame, load, summary
+from qbench.report import Report, frame, load
 from qbench.report.latency.speeds import headlines
 from qbench.report.latency.speeds import load as load_latency
 
@@ -231,7 +231,7 @@ def large(found: dict) -> list[str]:
 
 
 def nano_summary(results: Path) -> str:
-    return f"```text\n{summary(results)}```"
+    return f"```text\n{Report(results).summary()}```"
 
 
 SECTIONS = {

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from qbench.files import write_atomic
 from qbench.overrides import swept_by
-from qbench.report import summary
+from qbench.report import Report
 from qbench.store import Store
 
 ROOT = Path(__file__).parent.parent
@@ -36,7 +36,7 @@ def main() -> int:
         overrides.insert(0, "experiment=nano_matrix")
     started, stamp = time.monotonic(), options.results / ".complete"
     if stamp.is_file() and state(options.results, overrides) == stamp.read_text():
-        print(f"nothing has changed since this was complete\n\n{summary(options.results)}")
+        print(f"nothing has changed since this was complete\n\n{Report(options.results).summary()}")
         print(f"{options.results}/tables, {options.results}/figures")
         return 0
     code = sweep(options.results, options.workers, overrides)

@@ -1,4 +1,4 @@
-"""Measures one table of the paper: plans, sweeps and prints it with our numbers.
+"""Measures one table of the paper: plans, sweeps and writes it with our numbers.
 
     python experiments/tables.py 3 [protocol=released] [OVERRIDE ...]
 
@@ -20,12 +20,10 @@ def main(args: list[str]) -> int:
     table, overrides = args[0], args[1:]
     qbench = [sys.executable, "-m", "qbench.cli"]
     chosen = dict(o.split("=", 1) for o in overrides if "=" in o)
-    report = ["report", chosen.get("machine.results_dir", "runs"), "--table", table]
-    report += ["--protocol", chosen.get("protocol", "paper")]
     if code := subprocess.run([*qbench, "plan", "--strict", f"experiment=table{table}", *overrides]).returncode:
         return code
     code = subprocess.run([*qbench, "run", "-m", f"experiment=table{table}", *overrides]).returncode
-    return max(code, subprocess.run([*qbench, *report]).returncode)
+    return max(code, subprocess.run([*qbench, "report", chosen.get("machine.results_dir", "runs")]).returncode)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from qbench import signals
 from qbench.files import packaged
 
-MODULES = ("plan", "fetch", "records")  # with a main of their own
+MODULES = ("plan", "fetch", "records", "report")  # with a main of their own
 COMPLETION = ("-sc", "--shell-completion")
 PRINTING = {*COMPLETION, "-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info"}  # measure nothing
 
@@ -24,7 +24,6 @@ qbench: post-training quantization of Qwen3, measured.
   qbench fetch experiment=table3 ...                     download its models and data, for machines without a network
   qbench records [FOLDER] [ID | FILTER=VALUE ...]        list records; show one and the command that measures it again
   qbench report [FOLDER]                                 tables and figures from the records, with the paper's numbers
-  qbench report --table 4 --metric mmlu                  print one of the paper's tables
   qbench --version
 
 First steps, with models that are inside the package (no network, no GPU):
@@ -73,8 +72,6 @@ def _command(command: str, rest: list[str]) -> int:
         main = import_module(f"qbench.{command}").main
         signals.end_by_exception()
         return main(rest)
-    if command == "report":
-        return _report(rest)
     if command in ("-h", "--help", "help", "--version"):
         print(HELP if command != "--version" else f"qbench {version('qbench')}")
         return 0
@@ -135,22 +132,6 @@ def _prepared(args: list[str]) -> list[str]:
     words = [word for word in args if "=" in word and not word.startswith("-")]
     ready = dict(zip(words, prepared(words)))
     return [ready.get(word, word) for word in args]
-
-
-def _report(args: list[str]) -> int:
-    import argparse
-
-    from qbench import report
-
-    signals.end_by_exception()
-    parser = argparse.ArgumentParser(prog="qbench report", description="Tables and figures from the records.")
-    default = os.environ.get("QBENCH_RESULTS", "runs")
-    parser.add_argument("results_dir", nargs="?", default=default, help="folder with records (default: %(default)s)")
-    parser.add_argument("--table", type=int, help="print one of the paper's tables, 1 to 4, with our numbers")
-    parser.add_argument("--protocol", help="paper or released (with --table)")
-    parser.add_argument("--metric", help="one column, e.g. mmlu or c4_ppl (with --table)")
-    options = parser.parse_args(args)
-    return report.main(options.results_dir, table=options.table, protocol=options.protocol, metric=options.metric)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,6 @@ class Sheet:
     ``csv_head``, ``csv_rows``  the same in long form, with all digits; None and NaN become empty
     ``lines``         sentences below the table that hold for all of it
     ``tex_align``     for LaTeX, where another than ``align``
-    ``footnotes``     sheets that are printed together share one, so that a letter has one meaning
     """
 
     name: str

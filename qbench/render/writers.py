@@ -79,24 +79,10 @@ def to_tabular(s: Sheet) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
-def to_text(*sheets: Sheet) -> str:
-    """Sheets for a terminal, one below the other, then the footnotes; the best is marked by * instead of bold.
-
-    ValueError where the sheets do not share their footnotes.
-    """
-    if any(s.footnotes is not sheets[0].footnotes for s in sheets):
-        raise ValueError("sheets that are printed together must share their footnotes: one letter, one meaning")
-    lines: list[str] = []
-    for s in sheets:
-        lines += [
-            *[""] * bool(lines),
-            *_fold(s.caption),
-            "",
-            *_text_rows(s),
-            *(x for line in s.lines for x in _fold(line)),
-        ]
-    for mark, text in (sheets[0].footnotes.texts() if sheets else {}).items():
-        lines += _fold(f"{raised([mark])} {text}")
+def to_text(s: Sheet) -> str:
+    """A sheet for a terminal, with its footnotes; the best is marked by * instead of bold."""
+    feet = [*s.lines, *(f"{raised([mark])} {text}" for mark, text in s.footnotes.texts().items())]
+    lines = [*_fold(s.caption), "", *_text_rows(s), *(x for line in feet for x in _fold(line))]
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 

@@ -5,17 +5,19 @@ is "–", one that failed says so, one that diverged keeps its inf or nan. The p
 with our numbers beside the printed ones as far as measured.
 """
 
+import argparse
+import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
-import pandas as pd
-
 from qbench.files import write_atomic
-from qbench.printed.published import METRICS
+from qbench.protocol import PROTOCOLS
 from qbench.record import Failure, Measurement
-from qbench.render.footnotes import Footnotes
+from qbench.render.sheet import Sheet
 from qbench.render.writers import to_text, write
-from qbench.report.latency import write_latency
+from qbench.report.latency.speeds import load as load_speeds
+from qbench.report.latency.tables import sheets as latency_sheets
 from qbench.report.page import can_write, write_page
 from qbench.report.quality.comparison import comparison_sheet
 from qbench.report.quality.frame import frame, layer_frame
@@ -23,12 +25,11 @@ from qbench.report.quality.packed_models import KERNEL_TABLES, kernel_sheet
 from qbench.report.quality.table import SUMMARY, families, make_table
 from qbench.report.quality.text import divergence_sheet, matrix_sheet, summary_sheet
 from qbench.report.quality.variants import flaw
-from qbench.report.reproduction import write_reproduction
-from qbench.report.reproduction.compare import reproduce
-from qbench.report.reproduction.sheet import sheet
+from qbench.report.reproduction.compare import Reproduction, reproduce_all
+from qbench.report.reproduction.sheet import sheet as printed_sheet
 from qbench.store import Store
 
-__all__ = ["build", "frame", "layer_frame", "load", "main", "make_table", "paper_table", "summary"]
+__all__ = ["Report", "frame", "layer_frame", "load", "main", "make_table"]
 
 
 def load(results_dir: str | Path) -> tuple[list[Measurement], list[Failure]]:
@@ -42,97 +43,91 @@ def load(results_dir: str | Path) -> tuple[list[Measurement], list[Failure]]:
     return shown, [f for f in store.failures() if not flaw(f["science"])]
 
 
-def build(
-    results_dir: str | Path,
-    out: str | Path | None = None,
-    *,
-    figures: bool = True,
-    paper: bool = True,
-    page: bool = False,
-) -> list[Path]:
-    """Writes ``out``/tables and ``out``/figures (default: in ``results_dir``); the paths, sorted.
+class Report:
+    """The records of a results folder, read once."""
 
-    With ``page`` also ``out``/index.html, a page with all records. Without ``paper``, or without any record, no tables
-    of the paper. ValueError, after all else is written, where records contradict each other in a cell of those tables.
-    """
-    measurements, failures = load(results_dir)
-    out, df, layers, written = Path(out or results_dir), frame(measurements, failures), layer_frame(measurements), []
-    kernels, tables = frame(measurements, failures, kernels=True), out / "tables"
-    for name, mine in families(df).items():
-        shown = [make_table(mine), make_table(mine, delta=True)]
-        shown += [make_table(mine, subjects=True)] * (name == "nano")
-        written += [path for t in shown if t.rows and t.columns for path in write(matrix_sheet(t), tables)]
-        pairs = comparison_sheet(compact := make_table(mine, compact=True), compact.choose(SUMMARY, 2))
-        written += write(pairs, tables) if pairs.csv_rows else []
-        if mine["metric"].str.contains("/kl_p").any():
-            written += write(divergence_sheet(make_table(mine, tokens=True), kernels), tables)
-        written.append(tables / f"{name}_summary.md")
-        write_atomic(written[-1], f"```text\n{_summaries([mine])}```\n")
+    def __init__(self, results_dir: str | Path):
+        self.folder = Path(results_dir)
+        self.records = load(results_dir)
+        self.speeds = load_speeds(results_dir)
+        self.kernels = frame(*self.records, kernels=True)
+        self.families = families(frame(*self.records))
+        self.compact = {name: make_table(part, compact=True) for name, part in self.families.items()}
+
+    def summary(self) -> str:
+        """The compact tables as text for a terminal, at most 100 columns wide; "" where there is no record."""
+        return "\n".join(to_text(summary_sheet(t)) for t in self.compact.values())
+
+    def write(self, out: str | Path | None = None, *, figures: bool = True) -> list[Path]:
+        """Writes ``out``/tables, ``out``/figures and ``out``/index.html, a page with all records; the paths, sorted.
+
+        ``out`` is by default the results folder. Without ``figures`` there are only tables. Without any record of
+        quality there are no tables of the paper. ValueError, after all else is written, where records contradict each
+        other in a cell of those.
+        """
+        out, written = Path(out or self.folder), []
+        printed, refused = reproduce_all(*self.records) if self.families else ([], [])
+        for s in [*self._sheets(), *map(printed_sheet, printed)]:
+            if any(rows for _, rows in s.blocks):
+                written += write(s, out / "tables")
+        for name, t in self.compact.items():
+            written.append(out / "tables" / f"{name}_summary.md")
+            write_atomic(written[-1], f"```text\n{to_text(summary_sheet(t))}```\n")
         if figures:
-            from qbench.report.figures import draw  # matplotlib takes a second to import
+            written += self._draw(printed, out / "figures")
+            if can_write() and (self.families or len(self.kernels)):
+                written.append(write_page(*self.records, out / "index.html"))
+        if refused:
+            raise ValueError("; ".join(refused))
+        return sorted(written)
 
-            written += draw(shown[0].name, mine, layers[layers["model"].isin(mine["model"])], out / "figures")
-    for s in (kernel_sheet(kernels, table) for table in KERNEL_TABLES):
-        written += write(s, tables) if s.csv_rows else []
-    written += write_latency(results_dir, out, figures=figures)
-    if page and (len(df) or len(kernels)):
-        written.append(write_page(measurements, failures, out / "index.html"))
-    if paper and len(df):
-        written += write_reproduction(measurements, failures, out, figures=figures)
-    return sorted(written)
+    def _sheets(self) -> Iterator[Sheet]:
+        """All tables but the paper's; one without rows has nothing to show."""
+        for name, part in self.families.items():
+            for options in ({}, {"delta": True}, {"subjects": True}):
+                yield matrix_sheet(make_table(part, **options))
+            yield comparison_sheet(self.compact[name], self.compact[name].choose(SUMMARY, 2))
+            if part["metric"].str.contains("/kl_p").any():
+                yield divergence_sheet(make_table(part, tokens=True), self.kernels)
+        yield from (kernel_sheet(self.kernels, table) for table in KERNEL_TABLES)
+        yield from (sheet for speeds in self.speeds for sheet in latency_sheets(speeds))
+
+    def _draw(self, printed: list[Reproduction], folder: Path) -> list[Path]:
+        """Writes all figures that have something to show; the paths."""
+        from qbench.report import figures  # matplotlib takes a second to import
+        from qbench.report.latency.figures import draw as draw_speeds
+        from qbench.report.reproduction.figure import draw as draw_printed
+
+        layers, written = layer_frame(self.records[0]), []
+        for name, part in self.families.items():
+            mine = layers[layers["model"].isin(part["model"])]
+            written += figures.draw(f"{name}_matrix", part, mine, folder)
+        for speeds in self.speeds:
+            written += draw_speeds(speeds, folder)
+        for protocol in PROTOCOLS:
+            written += draw_printed([t for t in printed if t.protocol == protocol], folder)
+        return written
 
 
-def paper_table(results_dir: str | Path, table: int, protocol: str | None = None, metric: str | None = None) -> str:
-    """One of the paper's tables with our numbers beside the printed ones, as text; ValueError as in ``reproduce``."""
-    measurements, failures = load(results_dir)
-    return to_text(sheet(reproduce(measurements, table, protocol, (metric,) if metric else METRICS, failures)))
-
-
-def summary(results_dir: str | Path) -> str:
-    """The compact tables as text for a terminal, at most 100 columns wide; "" where there is no record."""
-    parts = families(frame(*load(results_dir)))
-    return _summaries(list(parts.values())) if parts else ""
-
-
-def _summaries(parts: list[pd.DataFrame]) -> str:
-    footnotes = Footnotes()
-    return to_text(*(summary_sheet(make_table(part, compact=True), footnotes) for part in parts))
-
-
-def main(
-    results_dir: str | Path,
-    out: str | Path | None = None,
-    *,
-    figures: bool = True,
-    paper: bool = True,
-    table: int | None = None,
-    protocol: str | None = None,
-    metric: str | None = None,
-) -> int:
-    """Builds everything, prints the compact table and where the files lie; 1 where there is no record.
-
-    With ``table`` (1 to 4) it builds nothing and prints that table of the paper, under ``protocol`` and only
-    ``metric`` if named. 2 where the request or the records contradict themselves.
-    """
-    if table is None and (protocol or metric):
-        print("a protocol or a metric is chosen for one of the paper's tables: name it with table 1 to 4")
-        return 2
+def main(args: list[str]) -> int:
+    """Writes everything, prints the compact tables and where the files lie; 1 where there is no record, 2 where records
+    contradict each other."""
+    parser = argparse.ArgumentParser(prog="qbench report", description="Tables and figures from the records.")
+    default = os.environ.get("QBENCH_RESULTS", "runs")
+    parser.add_argument("results_dir", nargs="?", default=default, help="folder with records (default: %(default)s)")
+    report = Report(parser.parse_args(args).results_dir)
     try:
-        if table is not None:
-            print(paper_table(results_dir, table, protocol, metric), end="")
-            return 0
-        paths = build(results_dir, out, figures=figures, paper=paper, page=figures and can_write())
+        paths = report.write()
     except ValueError as e:
         print(f"qbench report: {e}")
         return 2
     if not paths:
-        where = Path(results_dir) / "measurements"
-        print(f"no records in {where}; measure something first, e.g. qbench run model=nano-s")
+        print(f"no records in {report.folder / 'measurements'}; measure something first, e.g. qbench run model=nano-s")
         return 1
-    print(summary(results_dir))
+    print(report.summary())
     for folder in dict.fromkeys(p.parent for p in paths):
         names = dict.fromkeys(p.stem for p in paths if p.parent == folder)
         print(f"{folder}: {', '.join(names)}")
-    if figures and not can_write():
+    if not can_write():
         print("no index.html, the page with all records: it needs the package vl-convert-python")
     return 0

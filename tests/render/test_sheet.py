@@ -75,14 +75,6 @@ def test_text_puts_a_title_in_the_head_and_a_long_name_above_its_cells(sheet):
     assert lines[5].split() == ["1", "2"]
 
 
-def test_sheets_printed_together_share_their_footnotes(sheet):
-    other = Sheet("other", "Other", [""], "l", footnotes=sheet.footnotes)
-    other.mark("failed: no memory")
-    assert to_text(sheet, other).count("ᶜ failed: no memory") == 1
-    with pytest.raises(ValueError, match="one letter, one meaning"):
-        to_text(sheet, Sheet("third", "Third", [""], "l"))
-
-
 def test_a_block_with_a_title_begins_a_markdown_table(sheet):
     row = [Cell("x")] * 4
     sheet.blocks = [("one", [row]), ("", [row]), ("two", [row])]

@@ -13,7 +13,7 @@ from fakes.report_records import evals, measure, metric, science, study
 from scipy.stats import ttest_rel
 
 from qbench.record import Metric, digest
-from qbench.report import build, frame, layer_frame, load, main, make_table, summary
+from qbench.report import Report, frame, layer_frame, load, main, make_table
 from qbench.report.quality.comparison import winners
 from qbench.report.quality.variants import distinguish
 from qbench.significance import paired_difference
@@ -30,7 +30,7 @@ def results(tmp_path_factory):
 @pytest.fixture(scope="module")
 def built(results, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
-    return out, build(results, out)
+    return out, Report(results).write(out)
 
 
 def records(*cells, only=("ppl",)):
@@ -144,7 +144,7 @@ def test_a_metric_of_any_measure_has_a_column_as_the_measure_declares_it(tmp_pat
     new = {"story/x": Metric(0.25, "fraction", 4, 0.1, higher_is_better=True, header="surprise")}
     new |= {"story/length": Metric(3.5, "words", 4), "mmlu_law/acc": Metric(0.5, "fraction", 4)}
     Store(tmp_path).put(replace(m, metrics=m.metrics | new))
-    build(tmp_path, figures=False, paper=False)
+    Report(tmp_path).write(figures=False)
     text = (tmp_path / "tables" / "nano_matrix.md").read_text()
     assert "| nano PPL ↓ | story length | surprise ↑, % |" in text
     assert "| 3.500 | 25.0 ± 10.0 |" in text
@@ -155,7 +155,7 @@ def test_a_metric_of_any_measure_has_a_column_as_the_measure_declares_it(tmp_pat
 def test_every_table_of_a_model_says_which_file_its_weights_come_from(tmp_path):
     for told in (science("smol-1b", **{"model": {"from": "Q4_1 GGUF"}}), science("smol-2b")):
         Store(tmp_path).put(measure(told, evals()[0]))
-    build(tmp_path, figures=False, paper=False)
+    Report(tmp_path).write(figures=False)
     text = (tmp_path / "tables" / "smol_matrix.md").read_text()
     assert "| smol-1b<sup>a</sup> | BF16 |" in text
     assert "| smol-2b | BF16 |" in text
@@ -163,13 +163,13 @@ def test_every_table_of_a_model_says_which_file_its_weights_come_from(tmp_path):
     assert "ᵃ weights from Q4_1 GGUF" in (tmp_path / "tables" / "smol_summary.md").read_text()
 
 
-def test_a_letter_has_one_meaning_in_what_is_printed_together(tmp_path):
-    notes = {"nano-s": "damping raised", "qwen3-0.6b": "not scaled", "qwen2-1b": "damping raised"}
+def test_the_letters_of_a_printed_table_are_explained_below_it(tmp_path):
+    notes = {"nano-s": "damping raised", "qwen3-0.6b": "not scaled"}
     for model, note in notes.items():
         Store(tmp_path).put(measure(science(model, "rtn", 4), evals()[0], 1, [note]))
-    text = summary(tmp_path)
-    assert [text.count(f"RTN g128{mark}") for mark in "ᵃᵇᶜ"] == [2, 1, 0]
-    assert text.count("ᵃ damping raised") == text.count("ᵇ not scaled") == 1
+    nano, qwen = Report(tmp_path).summary().split("Post-training")
+    for text, note in ((nano, "damping raised"), (qwen, "not scaled")):
+        assert text.index("RTN g128ᵃ") < text.index(f"ᵃ {note}")
 
 
 def test_infinity_stays_infinity():
@@ -292,7 +292,7 @@ def test_tokens_have_a_table_with_the_noise_floor_below(tmp_path):
         Store(tmp_path).put(replace(m, metrics=m.metrics | tail))
     floor = with_science(measure(science(), kl, 0.01), eval=kl | {"name": "noise_floor", "dtype": "bfloat16"})
     Store(tmp_path).put(replace(floor, metrics=floor.metrics | tail))
-    build(tmp_path, figures=False, paper=False)
+    Report(tmp_path).write(figures=False)
     text = (tmp_path / "tables" / "nano_divergence.md").read_text()
     assert "| nano KL ↓ | nano KL median ↓ | nano KL 99 % ↓ | nano KL 99.9 % ↓ | nano top-1 ↑, % |" in text
     above, below = text.split("Noise floor")
@@ -367,11 +367,11 @@ def test_metrics_of_other_tables_split_no_row(mixed):
 def test_summary_and_figures_show_one_evaluation_and_name_the_others(mixed, tmp_path):
     for m in mixed:
         Store(tmp_path).put(m)
-    text, t = summary(tmp_path), table_of(mixed, compact=True)
+    text, t = Report(tmp_path).summary(), table_of(mixed, compact=True)
     assert "One evaluation per metric; left out: 1 record by perplexity limit=24" in " ".join(text.split())
     assert "AWQ" not in text
     assert [(r.method, r.variant) for r in t.rows] == [("none", ""), ("rtn", ""), ("gptq", "")]
-    assert main(tmp_path) == 0
+    assert main([str(tmp_path)]) == 0
     more = [with_science(m, eval=m.science["eval"] | {"limit": 96}) for m in mixed if "nano/kl" in m.metrics]
 
     def kept(records):
@@ -417,7 +417,7 @@ def test_distinguish_takes_as_few_fields_as_it_can():
 
 def test_tables_are_byte_stable_and_need_no_torch(results, built, tmp_path):
     code = (
-        "import sys; from qbench.report import build; build(sys.argv[1], sys.argv[2], figures=False); "
+        "import sys; from qbench.report import Report; Report(sys.argv[1]).write(sys.argv[2], figures=False); "
         "assert not {'torch', 'transformers', 'hydra'} & set(sys.modules)"
     )
     env = {"PYTHONHASHSEED": "7", "PATH": "", "PYTHONPATH": ":".join(p for p in sys.path if p)}
@@ -450,7 +450,7 @@ def test_latex_is_balanced(built):
 
 
 def test_summary_fits_a_terminal(results, built):
-    text = summary(results)
+    text = Report(results).summary()
     assert max(map(len, text.splitlines())) <= 100
     assert "nano PPL ↓" in text
     assert "nano tasks ↑" in text
@@ -462,7 +462,7 @@ def test_summary_cuts_no_label_that_tells_rows_apart(tmp_path):
     for alpha in (0.5, 0.75, None):
         s = science("nano-s", "smoothquant", 8, method={"alpha": alpha, "a_field_with_a_rather_long_name": alpha})
         Store(tmp_path).put(records((s, 1))[0])
-    text = summary(tmp_path)
+    text = Report(tmp_path).summary()
     assert all(f"alpha={a}" in text or f"name={a}" in text for a in ("0.5", "0.75", "none"))
 
 
@@ -531,7 +531,7 @@ def test_any_part_of_the_records_can_be_shown(tmp_path, case, capsys):
             if case == "all diverged":
                 m.metrics["nano/ppl"] = Metric(math.nan, "perplexity", 48)
             store.put(m)
-    assert main(tmp_path, figures=case != "one model") == 0
+    assert main([str(tmp_path)]) == 0
     assert "nano_matrix" in capsys.readouterr().out
 
 
@@ -555,8 +555,9 @@ def test_a_record_of_another_shape_is_left_out_by_name(tmp_path, change):
     odd = m.science | change
     Store(tmp_path).put(with_science(m, **change))
     Store(tmp_path).put_failure("0" * 16, odd, ValueError("no"), "")
-    with pytest.warns(UserWarning, match=f"left out: record {digest(odd)}, as it"):
-        assert main(tmp_path, figures=False, paper=False) == 0
+    with pytest.warns(UserWarning, match=f"left out: record {digest(odd)}, as it") as said:
+        Report(tmp_path).write(figures=False)
+    assert len(said) == 1, "records are read once"
     assert "| RTN | 3 |" not in (tmp_path / "tables" / "nano_matrix.md").read_text()
 
 
@@ -575,14 +576,14 @@ def test_a_record_of_another_shape_is_left_out_by_name(tmp_path, change):
 def test_an_unusual_record_is_shown(tmp_path, change, metrics):
     (m,) = records((science("nano-s", "rtn", 3), 1))
     Store(tmp_path).put(with_science(replace(m, metrics=m.metrics if metrics is None else metrics), **change))
-    assert main(tmp_path, paper=False) in (0, 1)
+    assert main([str(tmp_path)]) in (0, 1)
     assert len(load(tmp_path)[0]) == 1
-    assert max(map(len, summary(tmp_path).splitlines()), default=0) <= 100
+    assert max(map(len, Report(tmp_path).summary().splitlines()), default=0) <= 100
 
 
 def test_no_records_is_said_and_not_an_error_trace(tmp_path, capsys):
-    assert main(tmp_path) == 1
+    assert main([str(tmp_path)]) == 1
     assert "no records in" in capsys.readouterr().out
-    assert build(tmp_path) == []
+    assert Report(tmp_path).write() == []
     assert len(frame([])) == 0
     assert len(layer_frame([])) == 0

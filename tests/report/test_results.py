@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qbench.models.checkpoint import Checkpoint
-from qbench.report import build
+from qbench.report import Report
 from qbench.report.quality.frame import of_kernels
 from qbench.store import Store
 
@@ -52,7 +52,7 @@ def test_every_record_is_whole_and_there_once(records):
 
 
 def test_tables_are_made_from_the_records_byte_for_byte(tmp_path):
-    build(RESULTS, tmp_path, figures=False)
+    Report(RESULTS).write(tmp_path, figures=False)
     made = [p for p in sorted((tmp_path / "tables").iterdir()) if p.suffix in (".csv", ".md")]  # tex is not committed
     assert made
     for file in made:

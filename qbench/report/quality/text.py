@@ -8,7 +8,6 @@ from itertools import zip_longest
 import pandas as pd
 
 from qbench.protocol import NOT_STORED, OWN, PROTOCOLS
-from qbench.render.footnotes import Footnotes
 from qbench.render.sheet import Cell, Sheet
 from qbench.report.quality.columns import METHODS, Column
 from qbench.report.quality.comparison import winners
@@ -81,12 +80,12 @@ def divergence_sheet(t: Table, kernels: pd.DataFrame) -> Sheet:
     return s
 
 
-def bits_across(t: Table, columns: list[Column], footnotes: Footnotes | None = None) -> Sheet:
+def bits_across(t: Table, columns: list[Column]) -> Sheet:
     """A block per metric, a row per model and method, bits across: the unquantized model, then 8 .. 1 bits."""
     bits = sorted({round(r.bits) for r in t.rows if r.on_axis}, reverse=True)
     bits = bits or [1] * any(r.method != UNQUANTIZED for r in t.rows)
     head = ["Model", "Method", "16 bit", *(f"{b} bit" for b in bits)]
-    s = Sheet(t.name, t.caption, head, "ll" + "r" * (1 + len(bits)), footnotes=footnotes or Footnotes())
+    s = Sheet(t.name, t.caption, head, "ll" + "r" * (1 + len(bits)))
     best = winners(t)
     for c in columns:
         rows = []
@@ -114,10 +113,10 @@ def bits_across(t: Table, columns: list[Column], footnotes: Footnotes | None = N
     return s
 
 
-def summary_sheet(t: Table, footnotes: Footnotes) -> Sheet:
+def summary_sheet(t: Table) -> Sheet:
     """The first two metrics of SUMMARY that have a value in the compact table ``t``, with bits across."""
     columns = t.choose(SUMMARY, 2)
-    s = bits_across(t, columns, footnotes)
+    s = bits_across(t, columns)
     if not columns:
         s.lines = ["Nothing is measured yet."]
         return s

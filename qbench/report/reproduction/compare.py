@@ -12,8 +12,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from qbench.printed.published import DOUBTS, METRICS, TASKS, Printed, doubts, load, rows_of
-from qbench.protocol import PROTOCOLS, check, name_of
+from qbench.printed.published import DOUBTS, METRICS, TABLES, TASKS, Printed, doubts, load, rows_of
+from qbench.protocol import PROTOCOLS, name_of
 from qbench.record import Failure, Measurement
 from qbench.report.quality.variants import UNQUANTIZED
 from qbench.report.reproduction.measured_cells import (
@@ -70,7 +70,6 @@ class Reproduction:
 
     table: int
     protocol: str
-    metrics: tuple[str, ...]
     lines: list[Line]
     notes: list[str]
     doubts: tuple[str, ...]
@@ -83,42 +82,46 @@ class Reproduction:
 def reproduce(
     measurements: Iterable[Measurement],
     table: int,
-    protocol: str | None = None,
-    metrics: tuple[str, ...] = METRICS,
+    protocol: str = "paper",
     failures: Iterable[Failure] = (),
 ) -> Reproduction:
-    """Table 1 to 4 from the records that follow ``protocol`` (default: the only one that they follow, or paper).
+    """Table 1 to 4 from the records that follow ``protocol``.
 
-    ValueError for an unknown table, protocol or metric, for records of two protocols where none is named, and for two
-    records of one cell that differ in revision, data or settings.
+    ValueError for an unknown table, and for two records of one cell that differ in revision, data or settings.
     """
     rows = rows_of(table)
-    if unknown := [m for m in metrics if m not in METRICS]:
-        raise ValueError(f"unknown metric {unknown[0]!r}; the tables have {', '.join(METRICS)}")
     cells = {printed_cell(row) for row in rows}
     candidates = [m for m in measurements if cell_of(m.science) in cells and KEYS.keys() & m.metrics.keys()]
-    follow = sorted({name_of(m.protocol) for m in candidates} & set(PROTOCOLS))
-    if protocol is None and len(follow) > 1:
-        raise ValueError(f"table {table} has records of two protocols, {' and '.join(follow)}; ask for one")
-    protocol = protocol or (follow or ["paper"])[0]
-    check(protocol)
     used = [m for m in candidates if name_of(m.protocol) == protocol]
-    lines = _compare(rows, failed(failures, protocol) | measured(used), metrics)
+    lines = _compare(rows, failed(failures, protocol) | measured(used))
     shown = [cells for x in lines for cells in (x.printed, x.other if x.ours else {})]
     kinds = {kind for cells in shown for a in cells.values() for kind in a.doubts}
     count = f"Measured: {sum(line.measured for line in lines)} of {len(lines)} rows."
     notes = [*about(used), count, *left_out(candidates, protocol)]
-    return Reproduction(table, protocol, metrics, lines, notes, tuple(k for k in DOUBTS if k in kinds))
+    return Reproduction(table, protocol, lines, notes, tuple(k for k in DOUBTS if k in kinds))
 
 
-def _compare(rows: list[Printed], ours: dict, metrics: tuple[str, ...]) -> list[Line]:
+def reproduce_all(measurements: list[Measurement], failures: list[Failure]) -> tuple[list[Reproduction], list[str]]:
+    """The four tables under the protocol ``paper``, those with records under the others, and why one is refused."""
+    found, refused = [], []
+    for protocol in PROTOCOLS:
+        for k in TABLES:
+            try:
+                t = reproduce(measurements, k, protocol, failures)
+                found += [t] * (protocol == "paper" or any(line.ours for line in t.lines))
+            except ValueError as e:
+                refused.append(f"table {k}, protocol {protocol}: {e}")
+    return found, refused
+
+
+def _compare(rows: list[Printed], ours: dict) -> list[Line]:
     """A line per printed row; the other group size belongs to methods whose group sizes are doubted."""
     by_cell, lines = {(r.table, *r.cell): r for r in load()}, []
     swapped = {cell.method for cell, kinds in doubts().items() if "group_order" in kinds}
     for row in rows:
-        mine = {m: ours[printed_cell(row), m] for m in metrics if (printed_cell(row), m) in ours}
+        mine = {m: ours[printed_cell(row), m] for m in METRICS if (printed_cell(row), m) in ours}
         other = by_cell.get((OTHER_GROUPING[row.table], *row.cell)) if row.method in swapped else None
-        pair = [{m: _against(r, m, mine.get(m)) for m in metrics} if r else {} for r in (row, other)]
+        pair = [{m: _against(r, m, mine.get(m)) for m in METRICS} if r else {} for r in (row, other)]
         lines.append(Line(row, mine, pair[0], other, pair[1]))
     return lines
 

@@ -12,7 +12,7 @@ from qbench.report.reproduction.compare import Reproduction
 
 
 def draw(tables: list[Reproduction], folder: Path) -> list[Path]:
-    """Writes reproduction.png and .pdf, named after the protocol unless it is ``paper``; none without a value."""
+    """Writes reproduction.png and .pdf of one protocol, named after it unless it is ``paper``; none without a value."""
     if not any(math.isfinite(a.difference) for t in tables for line in t.lines for a in line.printed.values()):
         return []
     protocol = tables[0].protocol

@@ -3,7 +3,7 @@
 import math
 from itertools import groupby
 
-from qbench.printed.published import DOUBTS, HEADERS, NAMES, PERPLEXITIES
+from qbench.printed.published import DOUBTS, HEADERS, METRICS, NAMES, PERPLEXITIES
 from qbench.render.sheet import Cell, Sheet
 from qbench.report.reproduction.compare import Against, Line, Reproduction
 from qbench.report.reproduction.measured_cells import Ours
@@ -28,23 +28,13 @@ CSV += ["other_printed", "other_difference", "other_beyond"]  # the same cell as
 
 
 def sheet(t: Reproduction) -> Sheet:
-    """Up to five rows per printed row: printed, ours, the difference, and the same for the other group size.
-
-    With a single metric these are columns instead.
-    """
+    """Up to five rows per printed row: printed, ours, the difference, and the same for the other group size."""
     caption = f"Table {t.table} of arXiv 2505.02214v1 and ours: {CAPTIONS[t.table]}. Protocol: {t.protocol}"
-    s = Sheet(t.name, caption, [], "", lines=[*t.notes, LEGEND], csv_head=CSV)
-    s.csv_rows = [_csv_row(t, line, metric) for line in t.lines for metric in t.metrics]
+    head = ["Model", "Method", "#W", "#A", "", *(HEADERS[m] + (" ↓" if m in PERPLEXITIES else " ↑") for m in METRICS)]
+    s = Sheet(t.name, caption, head, "llrrl" + "r" * len(METRICS), lines=[*t.notes, LEGEND], csv_head=CSV)
+    s.csv_rows = [_csv_row(t, line, metric) for line in t.lines for metric in METRICS]
     letters = {kind: s.mark(f"in doubt: {DOUBTS[kind].lower()}.") for kind in t.doubts}
-    rows = [(line, *_parts(t.metrics, line, letters)) for line in t.lines]
-    if len(t.metrics) == 1:
-        columns = list(dict.fromkeys(name for *_, parts in rows for name in parts))
-        s.head, s.align = [HEADERS[t.metrics[0]], *columns], "l" + "r" * len(columns)
-        s.blocks = [("", [[_in_one(who), *(parts.get(c, [Cell("")])[0] for c in columns)] for _, who, parts in rows])]
-        return s
-    arrows = [" ↓" if m in PERPLEXITIES else " ↑" for m in t.metrics]
-    s.head = ["Model", "Method", "#W", "#A", "", *(HEADERS[m] + arrow for m, arrow in zip(t.metrics, arrows))]
-    s.align = "llrrl" + "r" * len(t.metrics)
+    rows = [(line, *_parts(line, letters)) for line in t.lines]
     for _, same_model in groupby(rows, lambda row: row[0].row.model):
         block = []
         for _, who, parts in same_model:
@@ -53,35 +43,29 @@ def sheet(t: Reproduction) -> Sheet:
     return s
 
 
-def _parts(metrics: tuple[str, ...], line: Line, letters: dict[str, str]) -> tuple[list[Cell], dict[str, list[Cell]]]:
+def _parts(line: Line, letters: dict[str, str]) -> tuple[list[Cell], dict[str, list[Cell]]]:
     """Model, method, #W and #A of a printed row, and what is known of it: by name, one cell per metric.
 
     A doubt about the whole row is marked at its method and not again at its cells.
     """
 
     def printed(cells: dict[str, Against]) -> tuple[list[str], list[Cell]]:
-        whole = set.intersection(*(set(a.doubts) for a in cells.values())) if len(cells) > 1 else set()
-        marks = {m: [letter for k, letter in letters.items() if k in set(cells[m].doubts) - whole] for m in metrics}
+        whole = set.intersection(*(set(a.doubts) for a in cells.values()))
+        marks = {m: [letter for k, letter in letters.items() if k in set(cells[m].doubts) - whole] for m in METRICS}
         at_method = [letter for kind, letter in letters.items() if kind in whole]
-        return at_method, [Cell(cells[m].text, marks[m]) for m in metrics]
+        return at_method, [Cell(cells[m].text, marks[m]) for m in METRICS]
 
     r = line.row
     marks, shown = printed(line.printed)
     out = {"printed": shown}
     if line.ours:
-        out["ours"] = [Cell(_ours(m, line.ours.get(m))) for m in metrics]
-        out["Δ"] = [_difference(m, line.printed[m]) for m in metrics]
+        out["ours"] = [Cell(_ours(m, line.ours.get(m))) for m in METRICS]
+        out["Δ"] = [_difference(m, line.printed[m]) for m in METRICS]
     if line.ours and line.other_row:
         name = line.other_row.grouping
         out[f"printed {name} (Table {line.other_row.table})"] = printed(line.other)[1]
-        out[f"Δ {name}"] = [_difference(m, line.other[m]) for m in metrics]
+        out[f"Δ {name}"] = [_difference(m, line.other[m]) for m in METRICS]
     return [Cell(r.size), Cell(NAMES[r.method], marks), Cell(f"{r.w_bits:g}"), Cell(str(r.a_bits))], out
-
-
-def _in_one(who: list[Cell]) -> Cell:
-    """Model, method, #W and #A in one cell."""
-    model, method, w_bits, a_bits = (c.text for c in who)
-    return Cell(f"{model} {method}" + (f" W{w_bits}A{a_bits}" if w_bits != "16" else ""), who[1].marks)
 
 
 def _ours(metric: str, ours: Ours | None) -> str:
