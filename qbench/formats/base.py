@@ -50,17 +50,25 @@ class Source:
 
 @dataclass(frozen=True)
 class Format:
-    """The base class: a folder of safetensors with the quantization in config.json."""
+    """The base class: a folder of safetensors with the quantization in config.json. ``name`` is what users type."""
 
-    name: ClassVar[str]  # as users type it
+    name: ClassVar[str]
+    holds_acts: ClassVar[bool] = False  # whether a file can say how activations are quantized
+    holds_moving_groups: ClassVar[bool] = False  # whether the columns of a group may lie anywhere
 
     def __post_init__(self):
         settings.check(self, "format")
 
     def refuse(self, weight: QuantWeight, acts: ActQuant | None) -> None:
         """ValueError where this format cannot hold ``weight`` or say how activations are quantized: the constraint,
-        what came, and what to do. Values are judged only where there are any (``is_meta``)."""
-        raise NotImplementedError
+        what came, and what to do. Values are judged only where there are any (``is_meta``). Extend it: this much
+        refuses what is no ``UniformWeight``, and what the flags exclude."""
+        if acts and not self.holds_acts:
+            raise ValueError("it does not say how activations are quantized; use format=compressed-tensors")
+        if not isinstance(weight, UniformWeight):
+            raise ValueError(f"it holds codes on a uniform grid, not a {type(weight).__name__}; use format=hf")
+        if weight.group_K is not None and not self.holds_moving_groups:
+            raise ValueError("its groups are neighbouring columns; use method.static_groups=true, or format=gptq")
 
     def check(self, weights: dict[str, QuantWeight], acts: ActQuant | None) -> None:
         """``refuse`` for all of ``weights``, with the name of the linear."""
@@ -70,7 +78,7 @@ class Format:
             except ValueError as e:
                 raise ValueError(f"format={self.name} cannot hold {name}: {e}") from e
 
-    def tensors(self, weight: QuantWeight, dtype: torch.dtype) -> dict[str, Tensor]:
+    def tensors(self, weight: QuantWeight, acts: ActQuant | None, dtype: torch.dtype) -> dict[str, Tensor]:
         """The tensors of one linear by the last part of their names, also of an outline; ``dtype`` is that of the
         model's other tensors."""
         raise NotImplementedError
@@ -79,6 +87,14 @@ class Format:
         """What config.json gets for the linears ``weights``, which may be outlines; ValueError where their kinds do not
         go into one file."""
         raise NotImplementedError
+
+    def one_grid(self, weights: dict[str, UniformWeight]) -> Grid:
+        """The grid of all linears, for formats that have one; else ValueError."""
+        found = grids(weights)
+        if len(found) > 1:
+            several = ", ".join(f"{grid} in {names[0]}" for grid, names in found.items())
+            raise ValueError(f"format={self.name} has one grid for all linears, not {several}; use compressed-tensors")
+        return next(iter(found))
 
     def read(self, name: str, tensors: dict[str, Tensor], config: dict) -> QuantWeight:
         """The linear ``name`` again from its ``tensors`` and the file's ``config``: the same codes, scales, zeros."""
@@ -89,9 +105,9 @@ class Format:
         qbench measures."""
         return []
 
-    def size(self, weight: QuantWeight, dtype: torch.dtype) -> int:
+    def size(self, weight: QuantWeight, acts: ActQuant | None, dtype: torch.dtype) -> int:
         """Bytes of one linear on disk."""
-        return sum(t.nbytes for t in self.tensors(weight.outline(), dtype).values())
+        return sum(t.nbytes for t in self.tensors(weight.outline(), acts, dtype).values())
 
     def write(self, model: Source, folder: Path) -> None:
         """Writes everything but the model card into the empty ``folder``. Overridden by formats of another layout."""
@@ -108,7 +124,7 @@ class Format:
             yield from part.tensors.items()
             for name, weight in part.weights.items():
                 self.check({name: weight}, model.acts)
-                tensors = self.tensors(weight, model.dtype)
+                tensors = self.tensors(weight, model.acts, model.dtype)
                 back = self.read(name, tensors, self.config({name: weight}, model.acts))
                 if not torch.equal(back.dequantize().to(model.dtype), weight.dequantize().to(model.dtype)):
                     raise AssertionError(f"{name} is not read back as it was written; this is a bug of {self.name}")

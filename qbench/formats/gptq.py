@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from qbench.formats.base import Format, grids
+from qbench.formats.base import Format
 from qbench.formats.bits import pack, unpack
 from qbench.weights import UniformWeight
 
@@ -22,13 +22,11 @@ class GPTQFormat(Format):
     """``version``: 1, which most engines read, or 2."""
 
     name: ClassVar[str] = "gptq"
+    holds_moving_groups = True
     version: Literal[1, 2] = 1
 
     def refuse(self, weight, acts):
-        if acts:
-            raise ValueError("it does not say how activations are quantized; use format=compressed-tensors")
-        if not isinstance(weight, UniformWeight):
-            raise ValueError(f"it holds codes on a uniform grid, not a {type(weight).__name__}; use format=hf")
+        super().refuse(weight, acts)
         N, K = weight.codes_NK.shape
         if weight.bits not in (2, 3, 4, 8):
             raise ValueError(f"it has 2, 3, 4 or 8 bits, not {weight.bits}; use format=compressed-tensors")
@@ -43,7 +41,7 @@ class GPTQFormat(Format):
                 f"version 1 stores z - 1, and {int((zero_NG == 0).sum())} groups have z = 0; use format.version=2"
             )
 
-    def tensors(self, weight, dtype):
+    def tensors(self, weight, acts, dtype):
         (_, K), (_, G) = weight.codes_NK.shape, weight.scale_NG.shape
         columns_K = torch.arange(K, dtype=torch.int32, device=weight.codes_NK.device)
         stored_NG = (weight.zeros().byte() - int(self.version == 1)) & (2**weight.bits - 1)
@@ -55,9 +53,7 @@ class GPTQFormat(Format):
         }
 
     def config(self, weights, acts):
-        if len(found := grids(weights)) > 1:
-            raise ValueError(f"format=gptq has one grid for all linears, not {len(found)}; use compressed-tensors")
-        (grid,) = found
+        grid = self.one_grid(weights)
         return {
             "dtype": "float16",  # that of the scales, which readers convert to it
             "quantization_config": {
@@ -87,7 +83,7 @@ class GPTQFormat(Format):
         )
 
     def notes(self, weights, acts):
-        (grid,) = grids(weights)
+        grid = self.one_grid(weights)
         moves = any(weight.group_K is not None for weight in weights.values())
         if moves:
             readers = (

@@ -3,45 +3,20 @@
 import numpy as np
 import pytest
 import torch
+from fakes.quantized import SHAPES, same, there_and_back, weight_of
 
 from qbench.formats import format_of, formats
 from qbench.formats.bits import pack, unpack
-from qbench.grid import Grid
-from qbench.weights import BinaryWeight, FloatWeight, UniformWeight, round_to_nearest
+from qbench.grid import ActQuant
+from qbench.weights import BinaryWeight, FloatWeight, UniformWeight
 
-SHAPES = {"square": (64, 256), "ragged": (40, 384), "odd": (5, 64)}
 HOLDS = {  # (bits, symmetric, N, K) -> whether a format holds such a weight, by name and options
     "gptq": lambda bits, symmetric, N, K: bits in (2, 3, 4, 8) and not (N * bits % 32 or K * bits % 32),
+    "awq": lambda bits, symmetric, N, K: bits == 4 and not symmetric and N % 8 == 0,
+    "compressed-tensors": lambda bits, symmetric, N, K: True,
 }
-GPTQ1, GPTQ2 = ("gptq", {}), ("gptq", {"version": 2})
-CASES = [GPTQ1, GPTQ2]
+CASES = [("gptq", {"version": 1}), ("gptq", {"version": 2}), ("awq", {}), ("compressed-tensors", {})]
 PLACES = [(shape, g) for shape, (_, K) in SHAPES.items() for g in (128, 64, -1) if K % g == 0]
-
-
-def weight_of(bits, symmetric, group_size, N, K, zero_free=True):
-    """Rounded random numbers; with ``zero_free`` every group has both signs, so that no zero is 0."""
-    w_NK = torch.randn(N, K, generator=torch.Generator().manual_seed(bits))
-    weight = round_to_nearest(w_NK, Grid(bits, group_size, symmetric))
-    if zero_free and not symmetric:
-        weight = UniformWeight(**weight.state() | {"zero_NG": weight.zero_NG.clamp(min=1)}, bits=bits)
-    return weight
-
-
-def same(a, b) -> bool:
-    mine, theirs = a.state(), b.state()
-    is_alike = type(a) is type(b) and a.settings() == b.settings() and mine.keys() == theirs.keys()
-    return is_alike and all(t.dtype == theirs[k].dtype and torch.equal(t, theirs[k]) for k, t in mine.items())
-
-
-def there_and_back(format, weight, acts=None):
-    format.check({"a.q_proj": weight.outline()}, acts)
-    format.check({"a.q_proj": weight}, acts)
-    tensors = format.tensors(weight, torch.bfloat16)
-    outline = format.tensors(weight.outline(), torch.bfloat16)
-    assert {k: (t.shape, t.dtype) for k, t in outline.items()} == {k: (t.shape, t.dtype) for k, t in tensors.items()}
-    assert format.size(weight, torch.bfloat16) == sum(t.nbytes for t in tensors.values())
-    config = format.config({"a.q_proj": weight.outline()}, acts)
-    return format.read("a.q_proj", tensors, config)
 
 
 @pytest.mark.parametrize(("shape", "group_size"), PLACES)
@@ -74,7 +49,7 @@ def test_words_of_gptq():
     codes_NK[0, :8] = torch.arange(1, 9)
     codes_NK[0, 15] = 15
     weight = UniformWeight(codes_NK, torch.ones(8, 2).half(), 4)
-    first, second = (format_of("gptq")(version=v).tensors(weight, torch.bfloat16) for v in (1, 2))
+    first, second = (format_of("gptq")(version=v).tensors(weight, None, torch.bfloat16) for v in (1, 2))
     assert first["qweight"][:, 0].tolist() == [0x87654321 - 2**32, 0xF0000000 - 2**32]
     assert first["qweight"].shape == (2, 8)
     assert first["qzeros"].tolist() == [[0x77777777]] * 2
@@ -88,6 +63,26 @@ def test_a_code_in_two_words():
     codes[0, 10] = 0b101
     codes[0, 31] = 0b110
     assert pack(codes, 3).tolist() == [[1 << 30, 1, (0b110 << 29) - 2**32]]
+
+
+def test_words_of_awq():
+    """A word by hand: from the lowest bits up it holds the output channels 0, 2, 4, 6, 1, 3, 5, 7."""
+    codes_NK = torch.zeros(16, 2, dtype=torch.uint8)
+    codes_NK[:8, 0] = torch.arange(8)
+    codes_NK[15, 1] = 15
+    weight = UniformWeight(codes_NK, torch.ones(16, 1).half(), 4, torch.full((16, 1), 3, dtype=torch.uint8))
+    found = format_of("awq")().tensors(weight, None, torch.bfloat16)
+    assert found["qweight"].tolist() == [[0x75316420, 0], [0, 0xF0000000 - 2**32]]
+    assert found["qzeros"].tolist() == [[0x33333333, 0x33333333]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_hf_holds_the_measured_numbers(dtype):
+    format = format_of("hf")()
+    for weight in (weight_of(3, False, 64, 40, 384), FloatWeight(torch.randn(5, 7))):
+        format.check({"a": weight.outline()}, None)
+        back = format.read("a", format.tensors(weight, None, dtype), format.config({"a": weight}, None))
+        assert torch.equal(back.w_NK, weight.dequantize().to(dtype))
 
 
 def test_gptq_zeros_that_version_1_loses():
@@ -109,6 +104,15 @@ def test_gptq_keeps_moving_groups():
         config = format.config({"a": weight.outline()}, None)["quantization_config"]
         assert config["desc_act"]
         assert "GPTQModel" in format.notes({"a": weight.outline()}, None)[0]
+    for name in ("awq", "compressed-tensors"):
+        with pytest.raises(ValueError, match=r"neighbouring columns; use method.static_groups=true, or format=gptq"):
+            format_of(name)().check({"a": weight.outline()}, None)
+
+
+@pytest.mark.parametrize("name", ["gptq", "awq"])
+def test_activations_are_refused(name):
+    with pytest.raises(ValueError, match="how activations are quantized; use format=compressed-tensors"):
+        format_of(name)().check({"a": weight_of(4, False, -1, 32, 128).outline()}, ActQuant(8))
 
 
 def test_what_no_grid_holds_is_refused():

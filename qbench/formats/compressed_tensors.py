@@ -1,0 +1,115 @@
+"""compressed-tensors files, which vLLM and transformers read: words along K for weights alone ("pack-quantized"), int8
+for weights with quantized activations ("int-quantized").
+
+Since release 0.18 of the library a code may lie in two words; files of 3, 5, 6 and 7 bits of earlier releases differ.
+One bit on a symmetric grid, +-s/2, is stored as two bits: codes 1 and 3 around the zero 2 with the scale s/2. The name
+of its config group says so.
+Sources: compressed_tensors/compressors/pack_quantized/base.py, naive_quantized/base.py, quantization/quant_scheme.py.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from qbench.formats.base import Format, grids
+from qbench.formats.bits import pack, unpack
+from qbench.weights import UniformWeight
+
+SIGNS = "signs"  # start of the name of a config group with one symmetric bit
+TRANSFORMERS_NOTE = (
+    "transformers decompresses symmetric weights when it loads them. With releases 0.18 to 0.20 of compressed-tensors "
+    "it fails to load asymmetric ones."
+)
+ACTS_NOTE = (
+    "transformers divides the largest activation of a token by 127.5 to get its step, qbench and vLLM by 127, so the "
+    "measured numbers do not hold exactly in transformers."
+)
+
+
+@dataclass(frozen=True)
+class CompressedTensors(Format):
+    """Everything on a uniform grid whose groups are neighbouring columns; activations with one scale per row."""
+
+    name: ClassVar[str] = "compressed-tensors"
+    holds_acts = True
+
+    def refuse(self, weight, acts):
+        super().refuse(weight, acts)
+        grid, scale_NG = weight.grid, weight.scale_NG
+        if acts and not (grid.symmetric and grid.group_size == -1):
+            raise ValueError(
+                f"{acts.bits}-bit activations need symmetric weights with one scale per row, not {grid}; "
+                "use grid=per_row grid.symmetric=true"
+            )
+        if is_signs(weight) and not scale_NG.is_meta and not torch.equal(scale_NG / 2 * 2, scale_NG):
+            raise ValueError("one symmetric bit has the scale s / 2, and an s is too small to be halved; use format=hf")
+
+    def tensors(self, weight, acts, dtype):
+        bits, codes_NK, scale_NG = weight.bits, weight.codes_NK, weight.scale_NG
+        if is_signs(weight):
+            bits, codes_NK, scale_NG = 2, 2 * codes_NK + 1, scale_NG / 2
+        if acts:
+            return {"weight": (codes_NK.short() - 2 ** (bits - 1)).to(torch.int8), "weight_scale": scale_NG}
+        found = {"weight_packed": pack(codes_NK, bits), "weight_scale": scale_NG}
+        found["weight_shape"] = torch.tensor(codes_NK.shape, device=codes_NK.device)
+        if weight.zero_NG is not None:
+            found["weight_zero_point"] = pack(weight.zero_NG.T, bits).T.contiguous()
+        return found
+
+    def config(self, weights, acts):
+        stored, groups = "int-quantized" if acts else "pack-quantized", {}
+        for grid, names in (found := grids(weights)).items():
+            has_signs = grid.symmetric and grid.bits == 1
+            size = {"strategy": "group", "group_size": grid.group_size}
+            groups[f"{SIGNS if has_signs else 'group'}_{len(groups)}"] = {
+                "targets": ["Linear"] if len(found) == 1 else names,
+                "weights": integers(2 if has_signs else grid.bits, grid.symmetric)
+                | (size if grid.group_size != -1 else {"strategy": "channel"}),
+                "input_activations": acts and integers(acts.bits, True, dynamic=True) | {"strategy": "token"},
+                "output_activations": None,
+                "format": stored,
+            }
+        return {
+            "dtype": "float16",  # that of the scales, which readers convert to it
+            "quantization_config": {
+                "quant_method": "compressed-tensors",
+                "format": stored,
+                "quantization_status": "compressed",
+                "config_groups": groups,
+                "ignore": ["lm_head"],
+                "kv_cache_scheme": None,
+                "global_compression_ratio": None,
+            },
+        }
+
+    def read(self, name, tensors, config):
+        groups = config["quantization_config"]["config_groups"]
+        (key,) = (k for k, g in groups.items() if name in g["targets"] or g["targets"] == ["Linear"])
+        bits, scale_NG, zero_NG = groups[key]["weights"]["num_bits"], tensors["weight_scale"], None
+        if "weight" in tensors:
+            codes_NK = (tensors["weight"].short() + 2 ** (bits - 1)).byte()
+        else:
+            N, K = tensors["weight_shape"].tolist()
+            codes_NK = unpack(tensors["weight_packed"], bits, K)
+            if "weight_zero_point" in tensors:
+                zero_NG = unpack(tensors["weight_zero_point"].T, bits, N).T.contiguous()
+        if key.startswith(SIGNS):
+            bits, codes_NK, scale_NG = 1, codes_NK // 2, scale_NG * 2
+        return UniformWeight(codes_NK, scale_NG, bits, zero_NG)
+
+    def notes(self, weights, acts):
+        if acts:
+            readers = "vLLM reads this file if weights and activations have 8 bits, and so does transformers."
+            return [readers, ACTS_NOTE]
+        return ["vLLM has kernels for 2 to 8 bits on GPUs.", TRANSFORMERS_NOTE]
+
+
+def is_signs(weight: UniformWeight) -> bool:
+    """Whether the levels are -s/2 and s/2."""
+    return weight.bits == 1 and weight.zero_NG is None
+
+
+def integers(bits: int, symmetric: bool, dynamic: bool = False) -> dict:
+    """The library's description of integers, without how scales are shared."""
+    return {"num_bits": bits, "type": "int", "symmetric": symmetric, "dynamic": dynamic}

@@ -1,0 +1,34 @@
+"""Random quantized weights, and their way into a format and back."""
+
+import torch
+
+from qbench.grid import Grid
+from qbench.weights import UniformWeight, round_to_nearest
+
+SHAPES = {"square": (64, 256), "ragged": (40, 384), "odd": (5, 64)}
+
+
+def weight_of(bits, symmetric, group_size, N, K, zero_free=True):
+    """Rounded random numbers; with ``zero_free`` every group has both signs, so that no zero is 0."""
+    w_NK = torch.randn(N, K, generator=torch.Generator().manual_seed(bits))
+    weight = round_to_nearest(w_NK, Grid(bits, group_size, symmetric))
+    if zero_free and not symmetric:
+        weight = UniformWeight(**weight.state() | {"zero_NG": weight.zero_NG.clamp(min=1)}, bits=bits)
+    return weight
+
+
+def same(a, b) -> bool:
+    mine, theirs = a.state(), b.state()
+    is_alike = type(a) is type(b) and a.settings() == b.settings() and mine.keys() == theirs.keys()
+    return is_alike and all(t.dtype == theirs[k].dtype and torch.equal(t, theirs[k]) for k, t in mine.items())
+
+
+def there_and_back(format, weight, acts=None):
+    format.check({"a.q_proj": weight.outline()}, acts)
+    format.check({"a.q_proj": weight}, acts)
+    tensors = format.tensors(weight, acts, torch.bfloat16)
+    outline = format.tensors(weight.outline(), acts, torch.bfloat16)
+    assert {k: (t.shape, t.dtype) for k, t in outline.items()} == {k: (t.shape, t.dtype) for k, t in tensors.items()}
+    assert format.size(weight, acts, torch.bfloat16) == sum(t.nbytes for t in tensors.values())
+    config = format.config({"a.q_proj": weight.outline()}, acts)
+    return format.read("a.q_proj", tensors, config)
