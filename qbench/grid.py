@@ -8,6 +8,9 @@ number per group, and codes are chosen with its float16 value, so the measured w
 * Symmetric (z = 2^(b-1), not stored): s = max|w| / (2^(b-1) - 1), SmoothQuant's equation 1. At one bit that divides by
   zero, so the levels are -m and +m with m = mean|w|, the least-squares choice (XNOR-Net, arXiv 1603.05279).
 
+FP8 (e4m3: one sign, four exponent and three mantissa bits, up to 448, no infinity) is no such grid: its steps grow with
+the number. ``e4m3`` rounds to it.
+
 Dimension key: N output channels, K input channels, G groups of K, T tokens.
 """
 
@@ -16,10 +19,12 @@ from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from qbench.settings import Positive, Range, check
 
 TINY = 2.0**-24  # the smallest positive float16
+E4M3_MAX = 448.0
 
 
 @dataclass(frozen=True)
@@ -100,3 +105,24 @@ class ActQuant:
         f = x.float()
         scale = f.abs().amax(-1, keepdim=True).div_(levels).clamp_(min=1e-8)
         return (f / scale).round_().mul_(scale).to(x.dtype)
+
+
+def e4m3(x: Tensor, scale: Tensor) -> Tensor:
+    """x / scale rounded to the nearest e4m3 number, ties to even; the arguments broadcast."""
+    return (x / scale).clamp_(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
+
+
+@dataclass(frozen=True)
+class Fp8ActQuant(ActQuant):
+    """Dynamic e4m3 activations, one float32 scale max|x| / 448 per token and ``group_size`` channels: those of the
+    Qwen3-*-FP8 models and of DeepSeek-V3 (arXiv 2412.19437, section 3.3.2). The last group of a token may be shorter.
+    """
+
+    bits: Literal[8] = 8
+    group_size: Positive = 128
+
+    def __call__(self, x: Tensor) -> Tensor:
+        K, g = x.shape[-1], self.group_size
+        f = pad(x.float(), (0, -K % g)).unflatten(-1, (-1, g))
+        scale = f.abs().amax(-1, keepdim=True).clamp_(min=1e-10).div_(E4M3_MAX)
+        return e4m3(f, scale).float().mul_(scale).flatten(-2)[..., :K].to(x.dtype)

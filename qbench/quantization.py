@@ -75,7 +75,7 @@ class Quantization:
     def cell(self) -> str:
         """What a person calls it."""
         grid, acts = self.method.grid, self.method.acts
-        bits = f" W{grid.bits}A{acts.bits if acts else 16}" if grid else ""
+        bits = f" W{grid.bits}A{acts.bits if acts else 16}" if grid else f" A{acts.bits}" if acts else ""
         return f"{self.ckpt.model.name} {self.method.name}{bits}"
 
     def whole(self) -> AbstractContextManager:

@@ -175,6 +175,11 @@ def check_packable(method: Method, linears: dict[str, tuple[int, int]]) -> None:
     """ValueError where no kernel multiplies with the weights that ``method`` makes of ``linears``, {name: (N, K)}."""
     from qbench.kernels import binary, wna8  # needs Triton
 
+    if method.weight.kernel is None:
+        raise ValueError(
+            f"no kernel multiplies with the packed weights of the method {method.name} ({method.weight.__name__}); "
+            "measure its quality, e.g. with eval=ppl"
+        )
     if method.grid and method.acts:
         for _, K in linears.values():
             wna8.check(K, method.grid.group_size)

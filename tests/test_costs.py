@@ -19,6 +19,7 @@ from qbench.calibration import BlockCalibration, first_block_inputs
 from qbench.grid import Grid
 from qbench.methods.awq import AWQ
 from qbench.methods.billm import SALIENT_LAUNCHES, SALIENT_PASSES, SPLIT_LAUNCHES, SPLIT_PASSES, BiLLM
+from qbench.methods.fp8 import FP8
 from qbench.methods.gptq import GPTQ
 from qbench.methods.rtn import RTN
 from qbench.models.checkpoint import Checkpoint
@@ -204,6 +205,13 @@ def test_binary_bytes_are_the_tensors(ckpt, shape):
             found += sum(t.numel() * t.element_size() for t in weight.state().values())
     norms = 2 * (2 * shape.hidden + 2 * shape.head_dim)
     assert footprint.stored_bytes(shape, BiLLM()) == shape.layers * (found + norms)
+
+
+@pytest.mark.parametrize("scales", ["bfloat16", "float32"])
+@pytest.mark.parametrize(("N", "K"), [(128, 256), (130, 200)])
+def test_fp8_bytes_are_the_tensors(N, K, scales):
+    weight = FP8(scales=scales).quantize(torch.randn(N, K), None, "w")
+    assert FP8(scales=scales).stored_bytes(N, K) == sum(t.numel() * t.element_size() for t in weight.state().values())
 
 
 def test_hidden_and_grams_are_the_tensors(ckpt, shape, ids):

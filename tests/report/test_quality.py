@@ -458,6 +458,28 @@ def test_summary_fits_a_terminal(results, built):
     assert text.strip() in (built[0] / "tables" / "nano_summary.md").read_text()
 
 
+def test_a_method_without_a_choice_of_bits_stands_in_the_column_of_its_own(tmp_path):
+    """FP8 at 8 bits, once with 8-bit activations, beside 8 and 4 bits on a grid and BiLLM at 1.06."""
+    acts = {"method": {"acts": {"bits": 8}}}
+    fp8 = [science("nano-s", "fp8"), science("nano-s", "fp8", None, **acts)]
+    cells = [(s, 0.1) for s in fp8] + [(science("nano-s", "rtn", b), 1) for b in (8, 4)]
+    cells.append((science("nano-s", "billm"), 2))
+    for m in records((science(), 0), *cells):
+        is_fp8 = m.science["method"]["name"] == "fp8"
+        Store(tmp_path).put(replace(m, nominal_bits=8.0, stored_bits=8.001) if is_fp8 else m)
+    text = summary(tmp_path).splitlines()
+    head = next(line for line in text if "16 bit" in line)
+    for name, column in (("FP8 8 (8) ", "8 bit"), ("FP8 A8 8 (8) ", "8 bit"), ("BiLLM 1.06 (3.1)", "4 bit")):
+        (line,) = [line for line in text if name in line]
+        assert len(line.rstrip(" *")) == head.index(column) + len(column), "its number ends where the column does"
+    assert "BiLLM, FP8 in the column of the nearest bits: nominal bits" in "\n".join(text)
+    table = make_table(frame(*load(tmp_path)))
+    assert [(r.act_bits, r.bits) for r in table.rows if r.method == "fp8"] == [(16, 8), (8, 8)]
+    assert {"W8A16", "W8A8"} <= set(frame(*load(tmp_path))["label"])
+    figures = build(tmp_path, tmp_path / "out")
+    assert any("layers" in path.name for path in figures)
+
+
 def test_summary_cuts_no_label_that_tells_rows_apart(tmp_path):
     for alpha in (0.5, 0.75, None):
         s = science("nano-s", "smoothquant", 8, method={"alpha": alpha, "a_field_with_a_rather_long_name": alpha})

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 METHODS = {"none": "unquantized", "rtn": "RTN", "gptq": "GPTQ", "awq": "AWQ"}
-METHODS |= {"smoothquant": "SmoothQuant", "billm": "BiLLM"}
+METHODS |= {"smoothquant": "SmoothQuant", "billm": "BiLLM", "fp8": "FP8"}
 COMPARISONS = (
     "kl",
     "kl_p50",

@@ -9,7 +9,7 @@ import pandas as pd
 
 from qbench.protocol import NOT_STORED, OWN, PROTOCOLS
 from qbench.render.sheet import Cell, Sheet
-from qbench.report.quality.columns import METHODS, Column
+from qbench.report.quality.columns import METHODS, Column, curve_name
 from qbench.report.quality.comparison import winners
 from qbench.report.quality.rows import Row, Value, bits_text
 from qbench.report.quality.table import SUMMARY, Table
@@ -81,9 +81,11 @@ def divergence_sheet(t: Table, kernels: pd.DataFrame) -> Sheet:
 
 
 def bits_across(t: Table, columns: list[Column]) -> Sheet:
-    """A block per metric, a row per model and method, bits across: the unquantized model, then 8 .. 1 bits."""
-    bits = sorted({round(r.bits) for r in t.rows if r.on_axis}, reverse=True)
-    bits = bits or [1] * any(r.method != UNQUANTIZED for r in t.rows)
+    """A block per metric, a row per model and method, bits across: the unquantized model, then 8 .. 1 bits.
+
+    A method without a choice of bits stands in the column nearest to its nominal bits.
+    """
+    bits = _bits(t)
     head = ["Model", "Method", "16 bit", *(f"{b} bit" for b in bits)]
     s = Sheet(t.name, t.caption, head, "ll" + "r" * (1 + len(bits)))
     best = winners(t)
@@ -105,7 +107,7 @@ def bits_across(t: Table, columns: list[Column]) -> Sheet:
                 else:
                     curves[r.series].append(r)
             for unquantized, curve in zip_longest(full, curves.values()):
-                cells = {round(r.bits) if r.on_axis else bits[-1]: r.cells[c.key] for r in curve or ()}
+                cells = {_nearest(bits, r): r.cells[c.key] for r in curve or ()}
                 rows.append(
                     [_model(s, mine[0]), _curve_name(s, curve), *map(shown, (unquantized, *map(cells.get, bits)))]
                 )
@@ -124,7 +126,10 @@ def summary_sheet(t: Table) -> Sheet:
         s.lines = ["* the best method at equal bits of weights and of activations and equal group size, beyond noise"]
     s.lines += t.left_out
     if apart := dict.fromkeys(r.name for r in t.rows if not r.on_axis and r.method != UNQUANTIZED):
-        s.lines.append(f"{', '.join(apart)} in the last column: nominal bits per weight, in brackets the stored ones")
+        bits = _bits(t)
+        is_last = all(_nearest(bits, r) == bits[-1] for r in t.rows if r.name in apart)
+        where = "last column" if is_last else "column of the nearest bits"
+        s.lines.append(f"{', '.join(apart)} in the {where}: nominal bits per weight, in brackets the stored ones")
     return s
 
 
@@ -144,7 +149,19 @@ def _curve_name(s: Sheet, curve: list[Row] | None) -> Cell:
     r, marks = curve[0], sorted({m for r in curve for m in _marks(s, r)})
     if r.on_axis or math.isnan(r.stored_bits):
         return Cell(r.legend, marks)
-    return Cell(f"{r.name} {r.bits:.3g} ({r.stored_bits:.3g}) {r.variant}".strip(), marks)
+    name = curve_name(r.name, r.act_bits, -1, f"{r.bits:.3g} ({r.stored_bits:.3g})")
+    return Cell(f"{name} {r.variant}".strip(), marks)
+
+
+def _bits(t: Table) -> list[int]:
+    """The columns of bits: those of the methods on the bits axis, or of the others where there are none."""
+    rows = [r for r in t.rows if r.on_axis] or [r for r in t.rows if r.method != UNQUANTIZED]
+    return sorted({round(r.bits) if r.bits > 0 else 1 for r in rows}, reverse=True)
+
+
+def _nearest(bits: list[int], r: Row) -> int:
+    """The column of ``bits`` that ``r`` stands in; the last one where its own bits are not known."""
+    return min(reversed(bits), key=lambda b: abs(b - r.bits) if r.bits > 0 else 0)
 
 
 def _marks(s: Sheet, r: Row) -> list[str]:
