@@ -25,6 +25,7 @@ from qbench.settings import Positive, Range, check
 
 TINY = 2.0**-24  # the smallest positive float16
 E4M3_MAX = 448.0
+FP8_BLOCK = 128  # channels of activations, rows and columns of weights that share a scale
 
 
 @dataclass(frozen=True)
@@ -112,17 +113,20 @@ def e4m3(x: Tensor, scale: Tensor) -> Tensor:
     return (x / scale).clamp_(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
 
 
+def over_blocks(scale_nk: Tensor, N: int, K: int) -> Tensor:
+    """The scale of each weight, float32 [N, K], from one per block of 128 x 128."""
+    return scale_nk.float().repeat_interleave(FP8_BLOCK, 1)[:, :K].repeat_interleave(FP8_BLOCK, 0)[:N]
+
+
 @dataclass(frozen=True)
 class Fp8ActQuant(ActQuant):
-    """Dynamic e4m3 activations, one float32 scale max|x| / 448 per token and ``group_size`` channels: those of the
-    Qwen3-*-FP8 models and of DeepSeek-V3 (arXiv 2412.19437, section 3.3.2). The last group of a token may be shorter.
-    """
+    """Dynamic e4m3 activations, one float32 scale max|x| / 448 per token and 128 channels: those of the Qwen3-*-FP8
+    models and of DeepSeek-V3 (arXiv 2412.19437, section 3.3.2). The last group of a token may be shorter."""
 
     bits: Literal[8] = 8
-    group_size: Positive = 128
 
     def __call__(self, x: Tensor) -> Tensor:
-        K, g = x.shape[-1], self.group_size
-        f = pad(x.float(), (0, -K % g)).unflatten(-1, (-1, g))
+        K = x.shape[-1]
+        f = pad(x.float(), (0, -K % FP8_BLOCK)).unflatten(-1, (-1, FP8_BLOCK))
         scale = f.abs().amax(-1, keepdim=True).clamp_(min=1e-10).div_(E4M3_MAX)
         return e4m3(f, scale).float().mul_(scale).flatten(-2)[..., :K].to(x.dtype)

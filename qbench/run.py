@@ -22,6 +22,7 @@ from qbench.protocol import judge
 from qbench.quantization import Quantization
 from qbench.record import LayerReport, Measurement, digest
 from qbench.store import Store
+from qbench.weights import BinaryWeight
 
 OF_MACHINE = (OSError, ImportError, MemoryError, httpx.HTTPError, SafetensorError, torch.OutOfMemoryError)
 OF_DEVICE = ("DefaultCPUAllocator", "CUDA error", "CUDA driver", "CUDNN", "cuDNN error", "HIP error", "Triton Error")
@@ -175,16 +176,17 @@ def check_packable(method: Method, linears: dict[str, tuple[int, int]]) -> None:
     """ValueError where no kernel multiplies with the weights that ``method`` makes of ``linears``, {name: (N, K)}."""
     from qbench.kernels import binary, wna8  # needs Triton
 
-    if method.weight.kernel is None:
+    weight = method.outline(*next(iter(linears.values())))
+    if weight.kernel is None:
         raise ValueError(
-            f"no kernel multiplies with the packed weights of the method {method.name} ({method.weight.__name__}); "
+            f"no kernel multiplies with the packed weights of the method {method.name} ({type(weight).__name__}); "
             "measure its quality, e.g. with eval=ppl"
         )
     if method.grid and method.acts:
         for _, K in linears.values():
             wna8.check(K, method.grid.group_size)
-    if method.grid is None and (block := getattr(method, "block_size", None)):
-        binary.check_block(block)
+    if isinstance(weight, BinaryWeight):
+        binary.check_block(weight.block_size)
 
 
 def one_line(e: BaseException) -> str:

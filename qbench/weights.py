@@ -2,7 +2,7 @@
 
 Kernels, files and tables all dispatch on the class of a weight, so a new kind of weight starts here.
 
-Dimension key: N output channels, K input channels, G groups of K, C blocks of columns.
+Dimension key: N output channels, K input channels, G groups of K, C blocks of columns; n, k blocks of 128 of N and K.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from qbench.grid import Grid
+from qbench.grid import Grid, over_blocks
 
 
 class QuantWeight:
@@ -188,3 +188,20 @@ class BinaryWeight(QuantWeight):
         """Two bits per weight (the sign; the residual's sign or the part), one per column, 16 per level."""
         N, K = self.sign_NK.shape
         return (2 * N * K + K + 16 * self.levels_NC42.numel()) / (N * K)
+
+
+@dataclass(frozen=True)
+class Fp8Weight(QuantWeight):
+    """e4m3 numbers with one scale per block of 128 x 128; blocks at the end of a row or column may be smaller."""
+
+    codes_NK: Tensor  # float8_e4m3fn
+    scale_nk: Tensor  # bfloat16 or float32, one per block
+    nominal_bits: ClassVar[float] = 8.0
+
+    def dequantize(self) -> Tensor:
+        return self.codes_NK.float() * over_blocks(self.scale_nk, *self.codes_NK.shape)
+
+    @property
+    def stored_bits(self) -> float:
+        """8 bits per weight and 16 or 32 per scale."""
+        return 8 + 8 * self.scale_nk.nbytes / self.codes_NK.numel()

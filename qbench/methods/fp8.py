@@ -5,17 +5,19 @@ nearest e4m3 number in blocks of 128 x 128, with one scale max|w| / 448 per bloc
 W8A8: ``method=fp8_w8a8`` rounds activations too, dynamically, with one scale per token and 128 channels. Qwen's files
 store the scales in bfloat16, DeepSeek's in float32 (``scales``). Weights are rounded with the scale as stored, so the
 measured weight is the one in the file.
+
+Dimension key: N output channels, K input channels; n, k blocks of 128 of N and K, b rows or columns of a block.
 """
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from torch.nn.functional import pad
 
 from qbench.costs import Work, rounding
-from qbench.grid import Fp8ActQuant
+from qbench.grid import E4M3_MAX, FP8_BLOCK, Fp8ActQuant, e4m3, over_blocks
 from qbench.methods.base import Method
-from qbench.shape import BYTES, fp8_bytes
 from qbench.weights import Fp8Weight
 
 
@@ -24,15 +26,26 @@ class FP8(Method):
     """``acts``: how activations are rounded; None: not at all. ``scales``: the type of the blocks' scales."""
 
     name: ClassVar[str] = "fp8"
-    weight = Fp8Weight
     acts: Fp8ActQuant | None = None
     scales: Literal["bfloat16", "float32"] = "bfloat16"
 
     def quantize(self, w_NK, stat, name):
-        return Fp8Weight.rounded(w_NK, getattr(torch, self.scales))
+        w_NK, (N, K), b = w_NK.float(), w_NK.shape, FP8_BLOCK
+        blocks_nbkb = pad(w_NK, (0, -K % b, 0, -N % b)).unflatten(1, (-1, b)).unflatten(0, (-1, b))
+        scale_nk = blocks_nbkb.abs().amax((1, 3)) / E4M3_MAX
+        if not torch.isfinite(scale_nk).all():
+            raise ValueError("the weight has NaN or inf")
+        scale_nk = scale_nk.clamp_(min=torch.finfo(torch.float32).tiny).to(self._dtype)
+        return Fp8Weight(e4m3(w_NK, over_blocks(scale_nk, N, K)), scale_nk)
+
+    def outline(self, N, K):
+        codes_NK = torch.empty(N, K, dtype=torch.float8_e4m3fn, device="meta")
+        scale_nk = torch.empty(-(-N // FP8_BLOCK), -(-K // FP8_BLOCK), dtype=self._dtype, device="meta")
+        return Fp8Weight(codes_NK, scale_nk)
 
     def work(self, shape, n, length):
         return sum((rounding(N, K) for N, K in shape.linears), Work())
 
-    def stored_bytes(self, N, K):
-        return fp8_bytes(N, K, BYTES[self.scales])
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.scales == "bfloat16" else torch.float32

@@ -15,7 +15,6 @@ from qbench.grid import Fp8ActQuant, e4m3
 from qbench.methods.fp8 import FP8
 from qbench.run import run
 from qbench.store import Store
-from qbench.weights import Fp8Weight
 
 
 def numbers():
@@ -88,7 +87,6 @@ def test_activations_have_one_scale_per_token_and_128_channels(K):
             acts += [nearest(v / scale) * scale for v in part.tolist()]
     torch.testing.assert_close(got.flatten(), torch.tensor(acts), rtol=1e-6, atol=0)
     assert Fp8ActQuant()(x.bfloat16()).dtype == torch.bfloat16
-    assert not torch.equal(Fp8ActQuant(group_size=32)(x), Fp8ActQuant()(x))
 
 
 def test_transformers_makes_the_same_weight():
@@ -110,7 +108,7 @@ def test_bits_are_those_of_the_file():
 
 def test_zeros_stay_zero_and_nan_is_refused():
     w = torch.zeros(130, 130)
-    assert torch.equal(Fp8Weight.rounded(w, torch.bfloat16).dequantize(), w)
+    assert torch.equal(FP8().quantize(w, None, "x").dequantize(), w)
     w[129, 129] = torch.nan
     with pytest.raises(ValueError, match="NaN or inf"):
         FP8().quantize(w, None, "x")
@@ -133,7 +131,7 @@ def test_runs_are_w8a16_and_w8a8(configure, tmp_path):
         outcome = run(configure(f"method={method}", "eval=ppl", "eval.limit=2", "eval.window=64"))
         assert outcome.status == "measured", outcome.message
     one, other = sorted(Store(tmp_path / "results").measurements(), key=lambda m: m.science["method"]["acts"] is None)
-    assert one.science["method"] == dict(name="fp8", version=1, scales="bfloat16", acts={"bits": 8, "group_size": 128})
+    assert one.science["method"] == dict(name="fp8", version=1, scales="bfloat16", acts={"bits": 8})
     assert one.id != other.id
     assert one.science["grid"] is other.science["grid"] is None
     assert one.metrics["nano/ppl"].value != other.metrics["nano/ppl"].value

@@ -467,7 +467,7 @@ def test_a_method_without_a_choice_of_bits_stands_in_the_column_of_its_own(tmp_p
     for m in records((science(), 0), *cells):
         is_fp8 = m.science["method"]["name"] == "fp8"
         Store(tmp_path).put(replace(m, nominal_bits=8.0, stored_bits=8.001) if is_fp8 else m)
-    text = summary(tmp_path).splitlines()
+    text = Report(tmp_path).summary().splitlines()
     head = next(line for line in text if "16 bit" in line)
     for name, column in (("FP8 8 (8) ", "8 bit"), ("FP8 A8 8 (8) ", "8 bit"), ("BiLLM 1.06 (3.1)", "4 bit")):
         (line,) = [line for line in text if name in line]
@@ -476,7 +476,7 @@ def test_a_method_without_a_choice_of_bits_stands_in_the_column_of_its_own(tmp_p
     table = make_table(frame(*load(tmp_path)))
     assert [(r.act_bits, r.bits) for r in table.rows if r.method == "fp8"] == [(16, 8), (8, 8)]
     assert {"W8A16", "W8A8"} <= set(frame(*load(tmp_path))["label"])
-    figures = build(tmp_path, tmp_path / "out")
+    figures = Report(tmp_path).write(tmp_path / "out")
     assert any("layers" in path.name for path in figures)
 
 
