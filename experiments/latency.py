@@ -14,6 +14,7 @@ look for them. Tune before you measure: a resumed record keeps the rows it has.
 import argparse
 import faulthandler
 import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # from a workin
 import torch
 
 from qbench.latency.bench import Bench, DeviceLostError
-from qbench.latency.record import LatencyRecord, file_name
+from qbench.latency.record import LatencyRecord
 from qbench.latency.session import Session, gpu_bench
 from qbench.latency.tune import tune
 
@@ -42,21 +43,25 @@ def main(arguments: list[str] | None = None, bench: Bench | None = None) -> int:
             return 2
         faulthandler.dump_traceback_later(60 * options.minutes + 30, exit=True)  # a kernel that hangs ends here
         bench = gpu_bench(options.commit)
-    end = bench.clock.now() + 60 * options.minutes
+    session = None if options.tune else Session(bench, options.out, options.resume)
+    signal.signal(signal.SIGALRM, signal.default_int_handler)  # the end of the time is like Ctrl-C
+    signal.setitimer(signal.ITIMER_REAL, 60 * options.minutes)
     try:
         with bench.compilers:
-            if options.tune:
-                tune(bench, end)
-                return 0
-            session = Session(bench, options.out, options.minutes, options.resume)
-            session.run()
+            tune(bench) if options.tune else session.run()
+    except KeyboardInterrupt:
+        print("latency: stopped; the same command with --resume goes on", file=sys.stderr)
     except DeviceLostError as e:
         print(f"latency: {e}; continuing in a new process", file=sys.stderr)
-        resume = [] if options.tune else ["--resume", str(options.out / file_name(bench.provenance["gpu"]))]
-        restart(["--minutes", f"{max(end - bench.clock.now(), 0) / 60:.2f}", *resume])
+        resume = [] if options.tune else ["--resume", str(session.path)]
+        left = max(signal.getitimer(signal.ITIMER_REAL)[0] / 60, 0.01)
+        restart(["--minutes", f"{left:.2f}", *resume])
         return 1
-    print(summary(session.record))
-    print(f"written: {session.path}; `qbench report` makes tables and figures of it")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    if session is not None:
+        print(summary(session.record))
+        print(f"written: {session.path}; `qbench report` makes tables and figures of it")
     return 0
 
 
@@ -79,7 +84,7 @@ def summary(record: LatencyRecord) -> str:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("results/latency"), help="folder of the record")
-    parser.add_argument("--minutes", type=float, default=9.0, help="the call ends within this time")
+    parser.add_argument("--minutes", type=float, default=9.0, help="the call ends after this time")
     parser.add_argument("--resume", type=Path, help="a record of this GPU to continue")
     parser.add_argument("--tune", action="store_true", help="search launch parameters instead of measuring")
     parser.add_argument("--commit", help="commit of the code, where there is no .git")

@@ -58,43 +58,33 @@ class Bench:
     def sweep(
         self,
         jobs: Iterable[Job],
-        deadline: float,
-        slack: float,
         work: Callable[[Job, Ring], None],
         launched: Callable[[Job], Iterable[Job]] = lambda job: [job],
-    ) -> list[Job]:
-        """``work`` on each job, which are sorted by rank and weight; returns the jobs without time.
+    ) -> None:
+        """``work`` on each job, which are sorted by rank and weight. Raises what ``work`` raises.
 
-        No job starts less than ``slack`` seconds before ``deadline`` (by the clock). ``launched``: the jobs whose
-        kernels ``work`` launches; those of a rank are compiled before its first job. Raises what ``work`` raises.
+        ``launched``: the jobs whose kernels ``work`` launches; those of a rank are compiled before its first job.
         """
-        left: list[Job] = []
         for rank, of_rank in groupby(jobs, key=lambda job: job.rank):
             same_rank = list(of_rank)
-            if (time := deadline - self.clock.now()) > slack:
-                self.say(f"{len(same_rank)} products of rank {rank}")
-                self.compile((other for job in same_rank for other in launched(job)), time)
+            self.say(f"{len(same_rank)} products of rank {rank}")
+            self.compile(other for job in same_rank for other in launched(job))
             for _, same_weight in groupby(same_rank, key=lambda job: job.weight):
-                ring = None
-                for job in same_weight:
-                    if self.clock.now() + slack > deadline:
-                        left.append(job)
-                        continue
-                    ring = ring or Ring(job.contender, job.N, job.K, self.device, self.l2_bytes)
+                first, *others = same_weight
+                ring = Ring(first.contender, first.N, first.K, self.device, self.l2_bytes)
+                for job in (first, *others):
                     work(job, ring)
-                if ring is not None:
-                    ring = None
-                    self.free()
-        return left
+                del ring
+                self.free()
 
-    def compile(self, jobs: Iterable[Job], seconds: float) -> None:
-        """Launches each new variant once, for at most about ``seconds``. Failures are ignored: their rows say so."""
+    def compile(self, jobs: Iterable[Job]) -> None:
+        """Launches each new variant once. Failures are ignored: their rows say so."""
         new = {key: job for key, job in variants(jobs, self.device).items() if key not in self.compiled}
         self.compiled |= new.keys()
         try:
-            list(self.compilers.map(_launch, new.values(), [self.device] * len(new), timeout=seconds))
-        except (TimeoutError, BrokenProcessPool) as e:
-            self.say(f"compiling {len(new)} kernels ended early ({type(e).__name__}); the rest compile when launched")
+            list(self.compilers.map(_launch, new.values(), [self.device] * len(new)))
+        except BrokenProcessPool:
+            self.say(f"a process that compiled {len(new)} kernels died; those that are missing compile when launched")
 
     def check(self, what: str) -> None:
         """Raises: DeviceLostError, if ``what`` left the device unusable."""

@@ -56,7 +56,7 @@ class Clock:
         torch.cuda.synchronize()
 
     def now(self) -> float:
-        """Seconds, for deadlines."""
+        """Seconds."""
         return time.monotonic()
 
 

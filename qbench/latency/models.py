@@ -36,7 +36,6 @@ CONTEXT = 1024  # tokens of each sequence in a decoding step
 PROMPT = 2048  # tokens of the one prompt
 BUDGET_US = 200_000  # device time of a row
 RUNS = (5, 50)  # at least, at most
-SLACK = 3.0  # seconds that a row may take after its deadline was checked
 
 
 def random_dense(N: int, K: int, device: str) -> nn.Linear:
@@ -59,21 +58,15 @@ def steps() -> list[ModelRow]:
     return [ModelRow(model, what, kernel, *size) for model in MODELS for kernel in CHOICES for what, *size in each]
 
 
-def time_decoders(
-    bench: Bench, rows: Iterable[ModelRow], bandwidth: float, deadline: float, keep: Callable[[ModelRow], None]
-) -> int:
-    """Times ``rows`` until ``deadline`` (by the bench's clock) and hands each to ``keep``; returns how many are left.
+def time_decoders(bench: Bench, rows: Iterable[ModelRow], bandwidth: float, keep: Callable[[ModelRow], None]) -> None:
+    """Times ``rows`` and hands each to ``keep``; ``bandwidth`` in bytes per second.
 
-    A row that failed, for example for want of memory, has no time and says so. ``bandwidth``: bytes per second. Raises:
-    DeviceLostError, after the row that caused it.
+    A row that failed, for example for want of memory, has no time and says so. Raises: DeviceLostError, after the row
+    that caused it.
     """
-    left = 0
     for (model, kernel), same in groupby(rows, key=lambda row: (row.model, row.kernel)):
         decoder = None
         for row in same:
-            if bench.clock.now() + SLACK > deadline:
-                left += 1
-                continue
             try:
                 if decoder is None:
                     linear = partial(CHOICES[kernel], device=bench.device)
@@ -89,7 +82,6 @@ def time_decoders(
         decoder = None
         gc.collect()
         bench.free()
-    return left
 
 
 def timed(row: ModelRow, decoder: Decoder, clock: Clock, bandwidth: float) -> ModelRow:

@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from qbench.files import slug, write_json
+from qbench.files import write_json
 
 SCHEMA = 2
 LEFT_OUT = "left out for time"
@@ -122,7 +122,7 @@ class LatencyRecord:
 
     @classmethod
     def start(cls, provenance: dict, earlier: Path | None = None) -> "LatencyRecord":
-        """An empty record, or ``earlier`` to be continued, without its notes and rows of what there was no time for.
+        """An empty record, or ``earlier`` to be continued, without its notes on what was left out.
 
         Raises: ValueError as ``read`` does, and for a record of another GPU.
         """
@@ -136,7 +136,6 @@ class LatencyRecord:
                 "so leave --resume out"
             )
         record.notes = [note for note in record.notes if not note.startswith(LEFT_OUT)]
-        record.models = [row for row in record.models if LEFT_OUT not in row.notes]
         if changed := [f"{k} {old.get(k)} -> {provenance[k]}" for k in SAME if old.get(k) != provenance[k]]:
             record.note(f"continued {provenance['time']} under other conditions: {', '.join(changed)}")
         return record
@@ -144,8 +143,3 @@ class LatencyRecord:
     def note(self, *texts: str) -> None:
         """Adds the notes that the record does not have yet."""
         self.notes += [text for text in dict.fromkeys(texts) if text not in self.notes]
-
-
-def file_name(gpu: str) -> str:
-    """NVIDIA H200 -> nvidia-h200.json"""
-    return f"{slug(gpu)}.json"

@@ -4,16 +4,18 @@ Each product is first compared with a float64 product of its own dequantized wei
 before. A wrong product gets a note instead of a time. A right one is timed as ``clock`` says, on a cold ring.
 
 Estimated on an H200: a product takes 0.11 s, of which 15 ms are timing, so all products take 11 minutes, with a minute
-of compiling; ``jobs`` orders them and a call stops in time.
+of compiling. The most important come first (``jobs``), and an interrupted call leaves a record that the next continues.
 """
 
 import math
 import multiprocessing
 import os
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from qbench.files import slug
 from qbench.latency import own_kernels, peers
 from qbench.latency.bench import Bench, DeviceLostError, first_line
 from qbench.latency.ceilings import ceilings
@@ -22,14 +24,12 @@ from qbench.latency.gpu import describe
 from qbench.latency.jobs import Job, make_jobs
 from qbench.latency.models import CHOICES, steps, time_decoders
 from qbench.latency.products import Ring
-from qbench.latency.record import LEFT_OUT, KernelRow, LatencyRecord, ModelRow, file_name
+from qbench.latency.record import LEFT_OUT, KernelRow, LatencyRecord, ModelRow
 from qbench.shape import linear_flops
 
 FIRST_RANK = 1  # products up to this rank come before the decoders
-FIRST_END, DECODERS_END = 0.45, 0.85  # at the latest, as shares of the time
 SAVE_EVERY = 20.0  # seconds
 BUDGET_US = 15_000  # device time of a product
-SLACK = 2.0  # seconds that a product may take after its deadline was checked
 DRIFT = 0.03  # relative change of a ceiling above which it is noted
 LOST = "left the GPU unusable"
 MOST_WORKERS = 14
@@ -45,15 +45,15 @@ def gpu_bench(commit: str | None) -> Bench:
 
 
 class Session:
-    """Measures until ``minutes`` are over and writes the record into the folder ``out``.
+    """Measures until all is measured or it is interrupted, and writes the record into the folder ``out``.
 
     ``resume``: the record to continue. Raises: ValueError for a record that cannot be continued.
     """
 
-    def __init__(self, bench: Bench, out: Path, minutes: float, resume: Path | None = None):
-        self.bench, self.clock, self.seconds = bench, bench.clock, 60 * minutes
+    def __init__(self, bench: Bench, out: Path, resume: Path | None = None):
+        self.bench, self.clock = bench, bench.clock
         self.started = self.saved = self.clock.now()
-        self.path = out / file_name(bench.provenance["gpu"])
+        self.path = out / f"{slug(bench.provenance['gpu'])}.json"
         self.record = LatencyRecord.start(bench.provenance, resume)
         self.earlier = self.record.provenance["seconds"]
         kernels = ((c.kernel, c.note) for c in bench.contenders if c.note)
@@ -61,24 +61,25 @@ class Session:
         self.jobs = make_jobs(bench.contenders, bench.models, bench.tokens)
 
     def run(self) -> None:
-        """Measures what the record lacks. Raises: DeviceLostError, when only a new process can go on; the record is
-        whole then."""
-        done = {row.key for row in self.record.kernels}
-        jobs = [job for job in self.jobs if job.key not in done]
+        """Measures what the record lacks. Raises: KeyboardInterrupt and SystemExit, when it is stopped, and
+        DeviceLostError, when only a new process can go on; the record is whole then."""
+        jobs = missing(self.jobs, self.record.kernels)
         first = [job for job in jobs if job.rank <= FIRST_RANK]
         try:
             self._ceilings()
-            left = self._products(first, FIRST_END)
+            self.bench.sweep(first, self._product)
             self._decoders()
-            left = self._products([*left, *jobs[len(first) :]], 1)
-            if left:
-                each = ", ".join(f"{model} {n}" for model, n in Counter(job.model for job in left).items())
-                self._left_out(f"{len(left)} of {len(self.jobs)} products ({each})")
+            self.bench.sweep(jobs[len(first) :], self._product)
             self._ceilings()
         except DeviceLostError as e:
             self.record.note(f"went on in a new process: {e}")
             raise
         finally:
+            if left := missing(self.jobs, self.record.kernels):
+                each = ", ".join(f"{model} {n}" for model, n in Counter(job.model for job in left).items())
+                self._left_out(f"{len(left)} of {len(self.jobs)} products ({each})")
+            if rows := missing(self.bench.steps, self.record.models):
+                self._left_out(f"{len(rows)} of {len(self.bench.steps)} rows of decoders")
             self._save()
 
     def _ceilings(self) -> None:
@@ -90,18 +91,14 @@ class Session:
         self.record.ceilings = self.record.ceilings or found
         self.record.note(*notes)
 
-    def _products(self, jobs: list[Job], share: float) -> list[Job]:
-        return self.bench.sweep(jobs, self.started + share * self.seconds, SLACK, self._product)
-
     def _product(self, job: Job, ring: Ring) -> None:
         """Adds the row of a job. Raises: DeviceLostError, after the row."""
         contender, N, K, M = job.contender, job.N, job.K, job.M
-        lost = any(LOST in r.notes for r in self.record.kernels if r.kernel == contender.kernel)
         row = KernelRow(job.model, job.layer, N, K, M, contender.kernel, flops=linear_flops(M, N, K))
         row.config = contender.config and contender.config(N, K, M, self.bench.device)
-        self.record.kernels.append(row)
-        if lost:
+        if any(LOST in r.notes for r in self.record.kernels if r.kernel == row.kernel):
             row.notes.append(f"not tried: this kernel {LOST} before")
+            self.record.kernels.append(row)
             return
         try:
             error, tolerance = ring.error(M), ring.products[0].tolerance
@@ -114,28 +111,27 @@ class Session:
                 row.notes.append(f"wrong: relative error {error:.2g}, at most {tolerance:g} is right; not timed")
         except Exception as e:
             row.notes.append(f"failed: {type(e).__name__}: {first_line(e)}")
+            self.record.kernels.append(row)
             try:
                 self.bench.check(f"{job.key}")
             except DeviceLostError:
                 row.notes.append(LOST)
                 raise
+        else:
+            self.record.kernels.append(row)
         self._save(SAVE_EVERY)
 
     def _decoders(self) -> None:
-        end, done = self.started + DECODERS_END * self.seconds, {row.key for row in self.record.models}
-        steps = [row for row in self.bench.steps if row.key not in done]
+        steps = missing(self.bench.steps, self.record.models)
         models = {row.model for row in steps}
-        launched = [j for j in self.jobs if j.model in models and j.contender.kernel in CHOICES]
         self.bench.say(f"decoders: {', '.join(sorted(models))}")
-        self.bench.compile(launched, max(end - self.clock.now(), 1.0))
+        self.bench.compile(j for j in self.jobs if j.model in models and j.contender.kernel in CHOICES)
 
         def keep(row: ModelRow) -> None:
             self.record.models.append(row)
             self._save(SAVE_EVERY)
 
-        bandwidth = 1e9 * self.record.ceilings["copy_gbps"].value
-        if left := time_decoders(self.bench, steps, bandwidth, end, keep):
-            self._left_out(f"{left} of {len(self.bench.steps)} rows of decoders")
+        time_decoders(self.bench, steps, 1e9 * self.record.ceilings["copy_gbps"].value, keep)
 
     def _left_out(self, what: str) -> None:
         self.record.note(f"{LEFT_OUT}: {what}; --resume measures them")
@@ -147,3 +143,9 @@ class Session:
         self.saved = self.clock.now()
         self.record.provenance["seconds"] = round(self.earlier + self.saved - self.started, 1)
         self.record.write(self.path)
+
+
+def missing(wanted: Sequence, rows: Sequence) -> list:
+    """Those of ``wanted`` whose ``key`` no row has."""
+    done = {row.key for row in rows}
+    return [one for one in wanted if one.key not in done]

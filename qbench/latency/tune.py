@@ -15,17 +15,16 @@ from dataclasses import replace
 from functools import partial
 
 from qbench.kernels import configs
-from qbench.latency.bench import Bench, first_line
+from qbench.latency.bench import Bench, DeviceLostError, first_line
 from qbench.latency.jobs import Job, make_jobs
 from qbench.latency.products import Ring
 
 CHOICES = ({"split"}, {"block_n", "warps"}, {"stages"})
 BUDGET_US, REPLAY_US = 5_000, 500  # device time of a candidate
-SLACK = 5.0  # seconds that a job may take after its deadline was checked
 
 
-def tune(bench: Bench, deadline: float) -> None:
-    """Tunes what the GPU's file lacks until ``deadline`` (seconds of the bench's clock).
+def tune(bench: Bench) -> None:
+    """Tunes what the GPU's file lacks, until it is interrupted.
 
     A job that loses the device keeps its estimate, so that it is not tried again. Raises: DeviceLostError.
     """
@@ -41,17 +40,18 @@ def tune(bench: Bench, deadline: float) -> None:
         found = by_tokens(job)
         if str(job.M) in found:  # another model has this shape too
             return
-        found[str(job.M)] = job.contender.config(job.N, job.K, job.M, bench.device)
-        found[str(job.M)] = best(bench, job, ring)
-        configs.save(gpu, kernels)
+        try:
+            found[str(job.M)] = best(bench, job, ring)
+        except DeviceLostError:
+            found[str(job.M)] = job.contender.config(job.N, job.K, job.M, bench.device)
+            raise
+        finally:
+            configs.save(gpu, kernels)
 
     contenders = [c for c in bench.contenders if c.kernel.name in configs.KERNELS]
     jobs = make_jobs(contenders, bench.models, configs.TOKENS)
-    try:
-        left = bench.sweep([j for j in jobs if str(j.M) not in by_tokens(j)], deadline, SLACK, work, _every_candidate)
-        print(f"{len(left)} shapes left for another call")
-    finally:
-        print(f"written: {configs.save(gpu, kernels)}")
+    bench.sweep([j for j in jobs if str(j.M) not in by_tokens(j)], work, _every_candidate)
+    print(f"written: {configs.save(gpu, kernels)}")
 
 
 def best(bench: Bench, job: Job, ring: Ring) -> dict:

@@ -1,7 +1,9 @@
 """A machine to measure latency on without a GPU: a clock that is told the time, products in plain torch."""
 
 import importlib.util
+import math
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -19,10 +21,13 @@ PROVENANCE = dict.fromkeys(STATE + GPU) | {"gpu": "NVIDIA Test-1", "time": "2026
 
 
 class FakeClock:
-    """A replay takes ``us``, or what ``us`` makes of the number of timings before; time passes in replays only."""
+    """A replay takes ``us``, or what ``us`` makes of the number of timings before; time passes in replays only.
 
-    def __init__(self, us=1000.0):
-        self.us, self.seconds, self.timed, self.dead, self.launched = us, 0.0, 0, False, []
+    At ``stop`` seconds the call is interrupted.
+    """
+
+    def __init__(self, us=1000.0, stop=math.inf):
+        self.us, self.seconds, self.timed, self.dead, self.launched, self.stop = us, 0.0, 0, False, [], stop
 
     def graph(self, fn):
         def replay():
@@ -36,6 +41,8 @@ class FakeClock:
         self.timed += 1
         samples = us if isinstance(us, list) else [us] * runs
         self.seconds += sum(samples) / 1e6
+        if self.seconds > self.stop:
+            raise KeyboardInterrupt
         return samples
 
     def synchronize(self):
@@ -97,9 +104,10 @@ def tiles(N, K, M, device):
 OURS = Contender(Kernel("wna16", 4, 128), Plain, config=tiles)
 
 
-def made(folder, *arguments, minutes=9.0, resume=None, **changes):
-    run = session.Session(bench(*arguments, **changes), folder, minutes, resume)
-    run.run()
+def made(folder, *arguments, resume=None, **changes):
+    run = session.Session(bench(*arguments, **changes), folder, resume)
+    with suppress(KeyboardInterrupt):
+        run.run()
     return LatencyRecord.read(run.path)
 
 

@@ -211,7 +211,7 @@ def test_peers_on_the_gpu():
 def test_a_whole_call_on_the_gpu(tmp_path):
     """The smallest model, one token: every contender is right, and is timed or says why not."""
     b = replace(gpu_bench(None), models={"qwen3-0.6b": QWEN3["0.6b"]}, tokens=(1, 16), steps=())
-    run = Session(b, tmp_path, 3.0)
+    run = Session(b, tmp_path)
     run.run()
     assert len(run.record.kernels) == len(run.jobs)
     for row in run.record.kernels:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -128,9 +129,10 @@ def test_a_busy_gpu_is_noted(tmp_path):
     assert all("unsteady" in row.notes[0] for row in found.kernels)
 
 
-def test_deadline_and_resume(tmp_path):
+def test_stop_and_resume(tmp_path):
     whole = made(tmp_path / "whole")
-    part = made(tmp_path / "part", minutes=(session.SLACK + 1) / 60)
+    part = made(tmp_path / "part", clock=FakeClock(stop=1.0))
+    assert all(row.us for row in part.kernels), "what was being measured is not in the record"
     assert 0 < len(part.kernels) < len(whole.kernels) == 60
     missing = 60 - len(part.kernels)
     assert any(f"left out for time: {missing} of 60 products" in note for note in part.notes)
@@ -145,11 +147,11 @@ def test_deadline_and_resume(tmp_path):
 
 
 def test_resume_refuses_another_gpu_and_says_changes(tmp_path):
-    made(tmp_path, minutes=0)
+    made(tmp_path, clock=FakeClock(stop=0))
     file = tmp_path / "nvidia-test-1.json"
     with pytest.raises(ValueError, match="this GPU is NVIDIA Other"):
         made(tmp_path, resume=file, provenance=PROVENANCE | {"gpu": "NVIDIA Other"})
-    found = made(tmp_path, resume=file, provenance=PROVENANCE | {"driver": "999"}, minutes=0)
+    found = made(tmp_path, resume=file, provenance=PROVENANCE | {"driver": "999"}, clock=FakeClock(stop=0))
     assert any("under other conditions: driver None -> 999" in note for note in found.notes)
     file.write_text(json.dumps(json.loads(file.read_text()) | {"schema": 0}))
     with pytest.raises(ValueError, match="schema 0"):
@@ -201,6 +203,14 @@ def test_a_deadly_kernel_is_given_up(tmp_path):
     assert all(row.us for row in rows if row.kernel.bits == 4)
 
 
+def test_the_command_ends_after_its_time(tmp_path, capsys, monkeypatch):
+    waiting = bench()
+    monkeypatch.setattr(waiting.clock, "time", lambda replay, runs: time.sleep(60))
+    assert script().main(["--out", str(tmp_path), "--minutes", "0.002"], waiting) == 0
+    assert "left out for time: 60 of 60 products" in capsys.readouterr().out
+    assert LatencyRecord.read(tmp_path / "nvidia-test-1.json").kernels == []
+
+
 def test_the_command(tmp_path, capsys):
     assert script().main(["--out", str(tmp_path)], bench()) == 0
     out = capsys.readouterr().out
@@ -227,7 +237,7 @@ def test_decoders_through_a_whole_call(tmp_path):
     shape = Shape(128, 128, 1, heads=2, kv_heads=1, head_dim=64, vocab=64, tied=True)
     steps = decoder_steps(Kernel("none", 4, 128), Kernel("wna16", 4, 128))
     one = dict(steps=steps, models={"qwen3-8b": shape}, tokens=())
-    late = made(tmp_path, minutes=0, **one)
+    late = made(tmp_path, clock=FakeClock(stop=0), **one)
     assert late.models == []
     assert any("left out for time: 4 of 4 rows of decoders" in note for note in late.notes)
     found = made(tmp_path, resume=tmp_path / "nvidia-test-1.json", **one)
@@ -249,7 +259,7 @@ def test_what_decoders_launch_is_compiled_before(tmp_path, monkeypatch):
         replace(OURS, load=partial(Plain, count=launched)),
         Contender(Kernel("wna16", 5, 128), partial(Plain, count=launched), config=tiles),
     ]
-    monkeypatch.setattr(session, "time_decoders", lambda *_: launched.append("decoders") or 0)
+    monkeypatch.setattr(session, "time_decoders", lambda *_: launched.append("decoders"))
     monkeypatch.setattr(session, "FIRST_RANK", -1)
     made(tmp_path, contenders, steps=decoder_steps(OURS.kernel))
     products = launched[: launched.index("decoders")]

@@ -5,7 +5,6 @@ import math
 import multiprocessing
 import os
 import sys
-import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -44,30 +43,25 @@ def test_each_variant_is_launched_once():
     launched, machine = [], bench()
     contender = replace(OURS, load=partial(Plain, count=launched))
     jobs = [job(contender, M) for M in (1, 1, 16)]
-    machine.compile([*jobs, job(replace(OURS, kernel=Kernel("wna16", 3, 128), load=None))], 60)
+    machine.compile([*jobs, job(replace(OURS, kernel=Kernel("wna16", 3, 128), load=None))])
     assert len(launched) == 2, "and what fails there fails again where it is said"
-    machine.compile(jobs, 60)
+    machine.compile(jobs)
     assert len(launched) == 2
 
 
 def test_other_processes_compile(capsys):
-    """What is sent there can be pickled; neither too little time nor a process that dies ends the measurement."""
+    """What is sent there can be pickled; a process that dies does not end the measurement."""
     small = job(Contender(Kernel("wna16", 4, 128), peers.CublasBf16, config=partial(tune._fixed, {})), N=8, K=8)
-    slow = replace(small, contender=replace(small.contender, kernel=Kernel("wna16", 2, 128), load=_sleep))
     deadly = replace(small, contender=replace(small.contender, kernel=Kernel("wna16", 3, 128), load=_die))
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as workers:
         machine = bench(compilers=workers)
-        for one, seconds, said in ((small, 60, ""), (slow, 0.2, "TimeoutError"), (deadly, 60, "BrokenProcessPool")):
-            machine.compile([one], seconds)
+        for one, said in ((small, ""), (deadly, "a process that compiled 1 kernels died")):
+            machine.compile([one])
             assert (said in capsys.readouterr().err) if said else capsys.readouterr().err == ""
 
 
 def _die(*_):
     os._exit(1)
-
-
-def _sleep(*_):
-    time.sleep(1)
 
 
 # -- tuning
@@ -159,19 +153,17 @@ def test_where_nothing_is_right_the_estimate_stays(monkeypatch, capsys):
     assert "inf us" in capsys.readouterr().out
 
 
-def test_tuning_stops_in_time_goes_on_and_keeps_what_was_there(file, capsys):
+def test_tuning_goes_on_and_keeps_what_was_there(file, capsys):
     configs.save("NVIDIA Test-1", {"wna8": {"8": {"1x1": {"1": {}}}}})
     found = Tuning(models={"qwen3-0.6b": TINY, "qwen3-8b": TINY})
-    tune.tune(found.bench, tune.SLACK + 0.5)
-    said = capsys.readouterr().out
-    left = int(said.split(" shapes left")[0].split()[-1])
-    assert 0 < left < 2 * 5 * len(configs.TOKENS)
+    found.bench.clock.stop = 1.0
+    with pytest.raises(KeyboardInterrupt):
+        tune.tune(found.bench)
     part = stored(file)
-    assert sum(map(len, part.values())) < 5 * len(configs.TOKENS)
-    configs.measured.cache_clear()
-    tune.tune(found.bench, 1e9)
+    assert 0 < sum(map(len, part.values())) < 5 * len(configs.TOKENS)
+    found.bench.clock.stop = math.inf
+    tune.tune(found.bench)
     said = capsys.readouterr().out
-    assert "0 shapes left" in said
     assert set(stored(file)) == SHAPES
     assert all(set(by_tokens) == set(map(str, configs.TOKENS)) for by_tokens in stored(file).values())
     assert stored(file, "wna8", "8") == {"1x1": {"1": {}}}
