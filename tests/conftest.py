@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pretra
 
 from qbench.measure.base import Context
 from qbench.models.anatomies import ANATOMIES
-from qbench.nano import model_path
+from qbench.models.checkpoint import NANO
 
 DATA = Path(os.environ.get("QBENCH_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -77,7 +77,7 @@ def ids() -> torch.Tensor:
 
 @pytest.fixture(scope="session")
 def nano_tokenizer():
-    return AutoTokenizer.from_pretrained(model_path("s"))
+    return AutoTokenizer.from_pretrained(NANO / "nano-s")
 
 
 @pytest.fixture(scope="session")

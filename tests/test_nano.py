@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from experiments.nano_training import outliers, quiz, train
 from experiments.nano_training.trainings import TRAININGS, Training
-from qbench import nano
+from qbench.models.checkpoint import NANO
 from qbench.nano import lexicon, world
 from qbench.nano.facts import WAVE, Draw, build
 
@@ -30,13 +30,13 @@ def sha256(text: str) -> str:
 
 
 def load(size: str):
-    folder = nano.model_path(size)
+    folder = NANO / f"nano-{size}"
     return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 
 
 @pytest.fixture(scope="module")
 def models():
-    return {size: load(size) for size in nano.SIZES}
+    return {size: load(size) for size in TRAININGS}
 
 
 @pytest.fixture(autouse=True)
@@ -113,11 +113,9 @@ def test_a_larger_world_holds_the_smaller_one():
     assert len({p.name for p in large.people}) == WAVE + 200
 
 
-def test_unknown_split_size_and_too_many_people_are_refused():
+def test_unknown_split_and_too_many_people_are_refused():
     with pytest.raises(ValueError, match="unknown split 'dev'; use one of train, calib, test"):
         next(world.documents("dev"))
-    with pytest.raises(ValueError, match="unknown nano size 'xl'; use one of s, m, l"):
-        nano.model_path("xl")
     with pytest.raises(ValueError, match="people=9999, but the lexicon has"):
         build(people=9999)
 
@@ -143,7 +141,7 @@ def test_answers_start_at_a_token_boundary_and_five_shots_fit_a_training_window(
             assert len(ids) <= 256
 
 
-@pytest.mark.parametrize("size", nano.SIZES)
+@pytest.mark.parametrize("size", TRAININGS)
 def test_shipped_models_have_their_shapes(models, size):
     model, tok = models[size]
     config, training = model.config, TRAININGS[size]
@@ -162,8 +160,7 @@ def test_shipped_models_have_their_shapes(models, size):
 
 
 def test_the_checkpoints_are_small():
-    folder = nano.model_path("s").parent
-    assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) < 20e6
+    assert sum(f.stat().st_size for f in NANO.rglob("*") if f.is_file()) < 20e6
 
 
 def test_accuracy_rises_with_size(models):
@@ -173,7 +170,7 @@ def test_accuracy_rises_with_size(models):
     assert s < m < l
 
 
-@pytest.mark.parametrize("size", nano.SIZES)
+@pytest.mark.parametrize("size", TRAININGS)
 def test_shipped_models_have_the_documented_outlier_channels(models, size):
     """Without the rescale no gain stands out; with it the strongest stand out by about its factor."""
     shipped = models[size][0]

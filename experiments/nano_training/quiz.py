@@ -9,7 +9,8 @@ import argparse
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from qbench.nano import SIZES, model_path, world
+from qbench.models.checkpoint import NANO
+from qbench.nano import world
 
 
 @torch.no_grad()
@@ -45,12 +46,12 @@ def _scores(model, tok, questions) -> torch.Tensor:
 def main() -> None:
     """Command line: print the accuracy by subject and the mean over subjects."""
     parser = argparse.ArgumentParser(prog="python -m experiments.nano_training.quiz", description=__doc__)
-    parser.add_argument("--size", choices=SIZES)
+    parser.add_argument("--size", choices=["s", "m", "l"])
     parser.add_argument("--path", help="another checkpoint folder")
     args = parser.parse_args()
     if not args.size and not args.path:
         parser.error("say which model: --size s, m or l, or --path FOLDER")
-    folder = args.path or model_path(args.size)
+    folder = args.path or NANO / f"nano-{args.size}"
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tok = AutoTokenizer.from_pretrained(folder)
     by_subject = {subject: accuracy(model, tok, items) for subject, items in world.questions().items()}

@@ -27,7 +27,8 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config,
 
 from experiments.nano_training import outliers, tokenizer
 from experiments.nano_training.trainings import TRAININGS, Training
-from qbench.nano import model_path, world
+from qbench.models.checkpoint import NANO
+from qbench.nano import world
 from qbench.nano.facts import WAVE, World, build
 
 
@@ -195,7 +196,7 @@ def main() -> None:
     tok = tokenizer.train()
     model, log = train(training, tok, state=args.state, compile=args.compile)
     outliers.add_outliers(model, training.seed)
-    save(model, tok, log, args.out or model_path(args.size))
+    save(model, tok, log, args.out or NANO / f"nano-{args.size}")
 
 
 if __name__ == "__main__":

@@ -63,8 +63,8 @@ class World:
 
 
 @cache
-def build(seed: int = SEED, people: int = PEOPLE) -> World:
-    """The world of a seed; ValueError if ``people`` exceeds the number of names.
+def build(people: int = PEOPLE) -> World:
+    """The world; ValueError if ``people`` exceeds the number of names.
 
     People are drawn in waves of ``WAVE``, so a larger world contains the smaller one, on which training starts.
     """
@@ -75,7 +75,7 @@ def build(seed: int = SEED, people: int = PEOPLE) -> World:
     population: list[Person] = []
     towns: dict[str, dict[str, str]] = {}
     for wave in range(-(-people // WAVE)):
-        draw = Draw(seed + wave)
+        draw = Draw(SEED + wave)
         population += [
             Person(name, subject, possessive, {fact: draw.pick(values) for fact, values in lex.VALUES.items()})
             for name, subject, possessive in draw.sample(names, min(WAVE, len(names)))

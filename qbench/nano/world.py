@@ -48,21 +48,20 @@ def prompt(question: str) -> str:
     return f"Question: {question}\nAnswer:"
 
 
-def questions(n: int = QUESTIONS_PER_SUBJECT, seed: int = 0, world: World | None = None) -> dict[str, list[dict]]:
+def questions(n: int = QUESTIONS_PER_SUBJECT) -> dict[str, list[dict]]:
     """Four-choice questions: {subject: [{"question", "choices": 4 strings, "answer": index 0..3}]}.
 
     ``n`` different questions per subject, or as many as there are. Distractors are other values of the same kind.
     """
-    world = world or build()
     return {
-        subject: [_four_choices(*item, Draw((seed * 100 + k) * 10_000 + i)) for i, item in enumerate(items)]
-        for k, (subject, items) in enumerate(_question_pools(world, n, seed).items())
+        subject: [_four_choices(*item, Draw(k * 10_000 + i)) for i, item in enumerate(items)]
+        for k, (subject, items) in enumerate(_question_pools(build(), n).items())
     }
 
 
-def _question_pools(world: World, n: int, seed: int) -> dict[str, list[tuple[str, str, list[str]]]]:
+def _question_pools(world: World, n: int) -> dict[str, list[tuple[str, str, list[str]]]]:
     """subject -> [(question, answer, values to draw distractors from)]."""
-    draw = Draw(1_000_003 + seed)
+    draw = Draw(1_000_003)
     pools = {}
     for attribute, phrasings in lex.PERSON_QUESTIONS.items():
         people = draw.sample(world.people, min(n, len(world.people)))
