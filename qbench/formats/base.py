@@ -21,7 +21,7 @@ from torch import Tensor
 from qbench import settings
 from qbench.grid import ActQuant, Grid
 from qbench.models.files import INDEX, TOKENIZER, save_tensors
-from qbench.weights import QuantWeight, UniformWeight
+from qbench.weights import Fp8Weight, QuantWeight, UniformWeight
 
 SHARD = 2**30  # bytes of tensors that are collected before a file is written
 OTHERS = (*TOKENIZER, "generation_config.json", "chat_template*")  # files of the checkpoint that are copied
@@ -63,10 +63,11 @@ class Format:
         """ValueError where this format cannot hold ``weight`` or say how activations are quantized: the constraint,
         what came, and what to do. Values are judged only where there are any (``is_meta``). Extend it: this much
         refuses what is no ``UniformWeight``, and what the flags exclude."""
+        if not isinstance(weight, UniformWeight):
+            other = "fp8" if isinstance(weight, Fp8Weight) else "hf"
+            raise ValueError(f"it holds codes on a uniform grid, not a {type(weight).__name__}; use format={other}")
         if acts and not self.holds_acts:
             raise ValueError("it does not say how activations are quantized; use format=compressed-tensors")
-        if not isinstance(weight, UniformWeight):
-            raise ValueError(f"it holds codes on a uniform grid, not a {type(weight).__name__}; use format=hf")
         if weight.group_K is not None and not self.holds_moving_groups:
             raise ValueError("its groups are neighbouring columns; use method.static_groups=true, or format=gptq")
 

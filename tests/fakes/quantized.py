@@ -2,6 +2,7 @@
 
 import torch
 
+from qbench.formats.base import Part, Source
 from qbench.grid import Grid
 from qbench.weights import UniformWeight, round_to_nearest
 
@@ -20,7 +21,13 @@ def weight_of(bits, symmetric, group_size, N, K, zero_free=True):
 def same(a, b) -> bool:
     mine, theirs = a.state(), b.state()
     is_alike = type(a) is type(b) and a.settings() == b.settings() and mine.keys() == theirs.keys()
-    return is_alike and all(t.dtype == theirs[k].dtype and torch.equal(t, theirs[k]) for k, t in mine.items())
+    return is_alike and all(
+        t.dtype == theirs[k].dtype and torch.equal(bits(t), bits(theirs[k])) for k, t in mine.items()
+    )
+
+
+def bits(t):
+    return t.contiguous().view(torch.uint8)  # torch compares no float8
 
 
 def there_and_back(format, weight, acts=None):
@@ -32,3 +39,18 @@ def there_and_back(format, weight, acts=None):
     assert format.size(weight, acts, torch.bfloat16) == sum(t.nbytes for t in tensors.values())
     config = format.config({"a.q_proj": weight.outline()}, acts)
     return format.read("a.q_proj", tensors, config)
+
+
+def written(format, ckpt, method, folder):
+    """Writes ``ckpt`` quantized by ``method``, which needs no calibration, into the new ``folder``; the model with the
+    measured weights."""
+    folder.mkdir()
+    model = ckpt.load("cpu")
+    weights = {name: method.quantize(model.get_submodule(name).weight, None, name) for name in ckpt.linears}
+    rest = {k: p.detach() for k, p in model.named_parameters() if k.removesuffix(".weight") not in weights}
+    outlines = {name: method.outline(*shape) for name, shape in ckpt.linears.items()}
+    format.check(outlines, method.acts)
+    format.write(Source(ckpt.folder, lambda: iter([Part(rest, weights)]), outlines, method.acts, ckpt.dtype), folder)
+    for name, weight in weights.items():
+        model.get_submodule(name).weight.data = weight.dequantize().to(ckpt.dtype)
+    return model
