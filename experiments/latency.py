@@ -24,10 +24,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # from a workin
 
 import torch
 
+from experiments.peers import torch_kernels
+from experiments.tuning import tune
 from qbench.latency.bench import Bench, DeviceLostError
 from qbench.latency.record import LatencyRecord
 from qbench.latency.session import Session, gpu_bench
-from qbench.latency.tune import tune
 
 
 def main(arguments: list[str] | None = None, bench: Bench | None = None) -> int:
@@ -42,7 +43,7 @@ def main(arguments: list[str] | None = None, bench: Bench | None = None) -> int:
             )
             return 2
         faulthandler.dump_traceback_later(60 * options.minutes + 30, exit=True)  # a kernel that hangs ends here
-        bench = gpu_bench(options.commit)
+        bench = gpu_bench(torch_kernels.contenders(), options.commit)
     session = None if options.tune else Session(bench, options.out, options.resume)
     signal.signal(signal.SIGALRM, signal.default_int_handler)  # the end of the time is like Ctrl-C
     signal.setitimer(signal.ITIMER_REAL, 60 * options.minutes)

@@ -39,10 +39,7 @@ LOCAL = {  # (repository, configuration or any): its files below machine.data_di
     ("aps/super_glue", "boolq"): "zeroshot/boolq_{split}*.parquet",
 }
 OWN_TEXT = "without any data set, calib=nano eval=nano take the package's own text, for any model"
-INSTEAD = (
-    "set machine.data_dir to a folder that has it, or run `qbench fetch` with these arguments where there is one; "
-)
-INSTEAD += OWN_TEXT
+INSTEAD = f"set machine.data_dir to a folder that has it, or run `qbench fetch` where there is one; {OWN_TEXT}"
 C4_SHARDS = {"train": "01024", "validation": "00008"}
 
 

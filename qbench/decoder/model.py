@@ -166,11 +166,6 @@ class Decoder(nn.Module):
         layers = sum(layer.weight_bytes for layer in self.layers)
         return layers + self.gain_D.nbytes + self.head_VD.nbytes + len(self.token_B) * self.embed_VD[0].nbytes
 
-    def cache_bytes(self, length: int) -> int:
-        """Bytes of the cache that a step reads or writes with ``length`` places used in each sequence."""
-        place = self.k_cache_LBTJd[:, :, 0]
-        return 2 * place.numel() * place.element_size() * length
-
 
 def attention_splits(programs: int, device: torch.device) -> int:
     """How many programs share the places of a sequence, so that all programs together fill the device once."""

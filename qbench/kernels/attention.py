@@ -14,8 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qbench.kernels.interpreter import dot, rounded
-from qbench.kernels.launch import check
+from qbench.kernels.launch import check, dot, rounded
 
 MAX_SPLITS = 16
 

@@ -21,7 +21,7 @@ import triton.language as tl
 
 from qbench.kernels.base import Packed, random_words
 from qbench.kernels.digits import load_words, offset, tile16
-from qbench.kernels.interpreter import dot, rounded
+from qbench.kernels.launch import dot, rounded
 from qbench.kernels.pack import CHUNK, chunks, pack
 from qbench.kernels.splitk import finish, plan, tile
 from qbench.weights import QuantWeight

@@ -25,7 +25,6 @@ FOLDER = Path(__file__).parent / "configs"
 TOKENS = (1, 16, 32, 64, 128, 256, 512, 2048)  # a measured configuration is used for up to so many tokens
 KERNELS = ("wna16", "wna8", "binary")
 DEQUANTIZE = {"path": "dequantize"}  # a temporary 16-bit weight, and the vendor's product
-SHARED = 227 * 1024  # bytes of shared memory per processor
 DENSE_FROM = {"wna16": 129, "binary": 65}  # tokens, as ``estimate`` explains
 
 
@@ -91,32 +90,18 @@ def estimate(kernel: str, N: int, K: int, M: int, processors: int) -> dict:
     if DENSE_FROM.get(kernel, 1 << 30) <= M:
         return DEQUANTIZE
     if processors == 1:
-        return _fused(512, _block_m(M), 1, 4, 2)
+        return fused(512, block_m(M), 1, 4, 2)
     block_n, split = 64 if kernel == "binary" else 128, 1
-    if _block_m(M) >= M:
+    if block_m(M) >= M:
         split = max(1, min(round(2 * processors / -(-N // block_n)), pack.chunks(K) // 2, 16))
-    return _fused(block_n, _block_m(M), split, 8 if block_n == 128 and M > 16 else 4, 3 if M > 32 else 4)
+    return fused(block_n, block_m(M), split, 8 if block_n == 128 and M > 16 else 4, 3 if M > 32 else 4)
 
 
-def candidates(kernel: str, bits: int, N: int, K: int, M: int) -> list[dict]:
-    """Configurations worth measuring for a shape."""
-    block_m, found = _block_m(M), []
-    planes = 2 if kernel == "binary" else bits  # stored bits per weight
-    for block_n, warps in ((64, 4), (128, 4), (128, 8)):
-        if block_n * block_m // warps > 128 * 16 or ((kernel, warps) == ("binary", 4) and block_n == 128):
-            continue  # a thread's sums, or BiLLM's three planes, would not fit its registers
-        for split in (1, 2, 3, 4, 6, 8, 12, 16):
-            if split > 1 and (split > pack.chunks(K) // 2 or block_m < M):
-                continue
-            for stages in (3, 4, 6, 8):
-                if stages * (block_n * 16 * planes + 256 * block_m) <= SHARED:
-                    found.append(_fused(block_n, block_m, split, warps, stages))
-    return found + ([DEQUANTIZE] if kernel in DENSE_FROM and M > 16 else [])
-
-
-def _block_m(M: int) -> int:
+def block_m(M: int) -> int:
+    """Tokens of a program."""
     return max(16, min(128, triton.next_power_of_2(M)))
 
 
-def _fused(block_n: int, block_m: int, split: int, warps: int, stages: int) -> dict:
+def fused(block_n: int, block_m: int, split: int, warps: int, stages: int) -> dict:
+    """A configuration of the fused kernel."""
     return dict(path="fused", block_n=block_n, block_m=block_m, split=split, warps=warps, stages=stages)

@@ -10,13 +10,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from qbench.grid import Grid
 from qbench.kernels.digits import load_words, offset, tile16
-from qbench.kernels.interpreter import rounded
-
-
-def middle(bits: int) -> float:
-    """The zero of a symmetric grid (``qbench.grid.Grid.midpoint``)."""
-    return 2.0 ** (bits - 1) if bits > 1 else 0.5
+from qbench.kernels.launch import rounded
 
 
 @triton.jit
@@ -72,6 +68,6 @@ def dequantize(
     """s (q - z) computed in float32 and rounded to ``dtype``, [N, K]."""
     chunks, bits, N, _ = words.shape
     out = torch.empty(N, K, dtype=dtype, device=words.device)
-    constants = dict(GROUP=group, BITS=bits, MIDDLE=middle(bits), BLOCK_N=64)
+    constants = dict(GROUP=group, BITS=bits, MIDDLE=Grid(bits).midpoint, BLOCK_N=64)
     _dequantize[(chunks, triton.cdiv(N, 64))](words, scale_GN, zero_GN, out, N, K, **constants)
     return out

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from qbench.kernels import pack
-from qbench.kernels.interpreter import INTERPRETED, rounded
+from qbench.kernels.launch import INTERPRETED, rounded
 
 
 @triton.constexpr_function

@@ -18,8 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qbench.kernels.interpreter import rounded
-from qbench.kernels.launch import check
+from qbench.kernels.launch import check, rounded
 
 
 @triton.jit

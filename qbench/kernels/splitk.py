@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qbench.kernels.interpreter import rounded
+from qbench.kernels.launch import rounded
 
 
 @triton.jit

@@ -29,10 +29,11 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 
+from qbench.grid import Grid
 from qbench.kernels.base import Packed, random_codes
-from qbench.kernels.dequantize import dequantize, middle, scaled
+from qbench.kernels.dequantize import dequantize, scaled
 from qbench.kernels.digits import load_words, offset, tile16
-from qbench.kernels.interpreter import dot, rounded
+from qbench.kernels.launch import dot, rounded
 from qbench.kernels.pack import CHUNK, chunks, pack
 from qbench.kernels.splitk import finish, plan, tile
 from qbench.weights import UniformWeight
@@ -142,7 +143,7 @@ class PackedUniform(Packed):
         order_K = None if order_K is None else order_K.int()
         tensors = dict(words=words, scale_GN=scale_GN.contiguous(), zero_GN=zero_GN, order_K=order_K)
         super().__init__(K, words.shape[1], **tensors)
-        self.group = group
+        self.group, self.middle = group, Grid(self.bits).midpoint
 
     @classmethod
     def of(cls, weight: UniformWeight) -> "PackedUniform":
@@ -169,7 +170,7 @@ class PackedUniform(Packed):
         grid, tiles, y, sums = plan(M, self.words, config, x_MK.dtype)
         _wna16[grid](
             x_MK, self.words, self.scale_GN, self.zero_GN, y, sums, self.counters, M, self.N, K,
-            GROUP=self.group, BITS=self.bits, MIDDLE=middle(self.bits), EVEN=K % CHUNK == 0,
+            GROUP=self.group, BITS=self.bits, MIDDLE=self.middle, EVEN=K % CHUNK == 0,
             SINGLE=M == 1 and self.group >= CHUNK, **tiles,
         )  # fmt: skip
         return y

@@ -24,9 +24,9 @@ from torch import nn
 
 from qbench.decoder.layer import dense
 from qbench.decoder.model import Decoder
-from qbench.kernels.packed import PackedBinary, PackedInteger, PackedUniform
 from qbench.latency.bench import Bench, first_line
 from qbench.latency.clock import Clock, measure
+from qbench.latency.own_kernels import RANDOM
 from qbench.latency.products import normal
 from qbench.latency.record import BF16, Kernel, ModelRow
 
@@ -44,12 +44,8 @@ def random_dense(N: int, K: int, device: str) -> nn.Linear:
 
 
 # the kinds of weights: ``linear(N, K, device=...)`` makes a layer with a random one
-CHOICES: dict[Kernel, Callable[..., nn.Module]] = {
-    BF16: random_dense,
-    **{Kernel("wna16", b, 128): partial(PackedUniform.random, bits=b, group_size=128) for b in (4, 3, 2, 8, 1)},
-    **{Kernel("wna8", b, -1): partial(PackedInteger.random, bits=b) for b in (8, 4)},
-    Kernel("binary", 1, 128): PackedBinary.random,
-}
+CHOICES: dict[Kernel, Callable[..., nn.Module]] = {BF16: random_dense}
+CHOICES |= {kernel: make for kernel, make in RANDOM.items() if kernel.bits not in (5, 6, 7)}
 
 
 def steps() -> list[ModelRow]:
@@ -104,7 +100,7 @@ def timed(row: ModelRow, decoder: Decoder, clock: Clock, bandwidth: float) -> Mo
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     timing = measure([step], clock, BUDGET_US, replay_us=0, runs=RUNS)
-    weight_bytes, cache_bytes = decoder.weight_bytes, decoder.cache_bytes(row.context)
+    weight_bytes, cache_bytes = decoder.weight_bytes, decoder.shape.cache_bytes * row.batch * row.context
     return replace(
         row,
         ms=timing.us / 1e3,

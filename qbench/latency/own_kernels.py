@@ -7,6 +7,7 @@ Dimension key: M tokens, N output channels, K input channels.
 
 from functools import partial
 
+from qbench.grid import ActQuant
 from qbench.kernels import configs, wna8
 from qbench.kernels.pack import unpack
 from qbench.kernels.packed import PackedBinary, PackedInteger, PackedUniform
@@ -15,7 +16,11 @@ from qbench.latency.record import Kernel
 from qbench.weights import BinaryWeight, UniformWeight
 
 GROUP = 128
-BITS = (4, 3, 2, 1, 8, 5, 6, 7)
+RANDOM = {  # ``make(N, K, device=..., seed=...)`` gives a layer of random words
+    **{Kernel("wna16", b, GROUP): partial(PackedUniform.random, bits=b) for b in (4, 3, 2, 1, 8, 5, 6, 7)},
+    **{Kernel("wna8", b, -1): partial(PackedInteger.random, bits=b) for b in (8, 4)},
+    Kernel("binary", 1, GROUP): PackedBinary.random,
+}
 
 
 class Own(Product):
@@ -33,10 +38,7 @@ class Own(Product):
         return unpacked(self.packed).dequantize()
 
     def seen(self, x_MK):
-        if not isinstance(self.packed, PackedInteger):
-            return x_MK
-        scale = (x_MK.float().abs().amax(1, keepdim=True) / 127).clamp(min=1e-8)
-        return (x_MK.float() / scale).round().double() * scale
+        return ActQuant(self.packed.acts_bits)(x_MK.float()) if isinstance(self.packed, PackedInteger) else x_MK
 
 
 def unpacked(p: PackedUniform | PackedInteger | PackedBinary) -> UniformWeight | BinaryWeight:
@@ -51,16 +53,11 @@ def unpacked(p: PackedUniform | PackedInteger | PackedBinary) -> UniformWeight |
 
 
 def contenders() -> list[Contender]:
-    """All our kernels; 5, 6 and 7 bits last."""
-
-    def own(kernel, make):
-        return Contender(kernel, partial(Own, make=make), config=partial(configs.choose, kernel.name, kernel.bits))
-
+    """All our kernels."""
     note = "each product dequantizes the weight to bfloat16, then calls cuBLAS"
     dense = partial(Own, make=partial(PackedUniform.random, bits=4), config=configs.DEQUANTIZE)
-    return [
-        *(own(Kernel("wna16", bits, GROUP), partial(PackedUniform.random, bits=bits)) for bits in BITS),
-        *(own(Kernel("wna8", bits, -1), partial(PackedInteger.random, bits=bits)) for bits in (8, 4)),
-        own(Kernel("binary", 1, GROUP), PackedBinary.random),
-        Contender(Kernel("dequantize_cublas", 4, GROUP), dense, note, least_tokens=16),
+    ours = [
+        Contender(kernel, partial(Own, make=make), config=partial(configs.choose, kernel.name, kernel.bits))
+        for kernel, make in RANDOM.items()
     ]
+    return [*ours, Contender(Kernel("dequantize_cublas", 4, GROUP), dense, note, least_tokens=16)]

@@ -12,7 +12,6 @@ from functools import cached_property, partial
 
 import torch
 from torch import Tensor
-from torch.utils import deterministic
 
 from qbench.latency.clock import Clock, Timing, measure
 from qbench.latency.record import Kernel
@@ -94,17 +93,13 @@ def relative_error(product: Product, activations: tuple[Tensor, ...], w_NK: Tens
 @contextmanager
 def poisoned():
     """``torch.empty`` gives NaN (integers: the largest), so that no number left in memory passes for a result."""
-    modes = (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled())
-    filled = deterministic.fill_uninitialized_memory
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # this switch also warns of each operation that has no fixed order
         torch.use_deterministic_algorithms(True, warn_only=True)
-        deterministic.fill_uninitialized_memory = True
         try:
             yield
         finally:
-            deterministic.fill_uninitialized_memory = filled
-            torch.use_deterministic_algorithms(modes[0], warn_only=modes[1])
+            torch.use_deterministic_algorithms(False)
 
 
 class Ring:

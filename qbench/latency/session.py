@@ -16,14 +16,14 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from qbench.files import slug
-from qbench.latency import own_kernels, peers
+from qbench.latency import own_kernels
 from qbench.latency.bench import Bench, DeviceLostError, first_line
 from qbench.latency.ceilings import ceilings
 from qbench.latency.clock import Clock
 from qbench.latency.gpu import describe
 from qbench.latency.jobs import Job, make_jobs
 from qbench.latency.models import CHOICES, steps, time_decoders
-from qbench.latency.products import Ring
+from qbench.latency.products import Contender, Ring
 from qbench.latency.record import LEFT_OUT, KernelRow, LatencyRecord, ModelRow
 from qbench.shape import linear_flops
 
@@ -35,10 +35,12 @@ LOST = "left the GPU unusable"
 MOST_WORKERS = 14
 
 
-def gpu_bench(commit: str | None) -> Bench:
-    """The first GPU that torch sees, with everything that is measured on it. ``commit`` as in ``describe``."""
+def gpu_bench(peers: Sequence[Contender], commit: str | None) -> Bench:
+    """The first GPU that torch sees, with everything that is measured on it: ``peers``, and our own kernels.
+
+    ``commit`` as in ``describe``."""
     provenance, notes = describe("cuda", commit)
-    contenders = [*peers.contenders(), *own_kernels.contenders()]
+    contenders = [*peers, *own_kernels.contenders()]
     spawn = multiprocessing.get_context("spawn")  # a process that uses a GPU cannot fork
     workers = ProcessPoolExecutor(min(MOST_WORKERS, os.cpu_count() or 1), mp_context=spawn)
     return Bench("cuda", Clock(), provenance["l2_bytes"], provenance, contenders, steps(), workers, notes)

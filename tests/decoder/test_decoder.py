@@ -263,7 +263,7 @@ def test_random_decoder_is_as_large_as_the_real_one():
     decoder = Decoder.random(shape, partial(random_dense, device=DEVICE), 3, 8, torch.bfloat16, DEVICE)
     embedding = 2 * shape.vocab * shape.hidden
     assert decoder.weight_bytes == shape.weight_bytes() - embedding + 3 * 2 * shape.hidden
-    assert decoder.cache_bytes(8) == decoder.k_cache_LBTJd.nbytes + decoder.v_cache_LBTJd.nbytes
+    assert shape.cache_bytes * 3 * 8 == decoder.k_cache_LBTJd.nbytes + decoder.v_cache_LBTJd.nbytes
     tensors = [p for layer in decoder.layers for p in (*layer.parameters(), *layer.buffers())]
     assert len({t.data_ptr() for t in tensors}) == len(tensors) == 8 * shape.layers
     logits = decoder.prefill(torch.arange(12, device=DEVICE).view(3, 4))

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from qbench.latency import peers, session
+from experiments.peers import torch_kernels
+from qbench.latency import session
 from qbench.latency.bench import Bench
 from qbench.latency.products import Contender, Product, normal
 from qbench.latency.record import BF16, Kernel, LatencyRecord
@@ -86,7 +87,7 @@ def bench(contenders=None, clock=None, **changes) -> Bench:
         "clock": clock or FakeClock(),
         "l2_bytes": 20_000,
         "provenance": dict(PROVENANCE),
-        "contenders": contenders or [Contender(BF16, peers.CublasBf16), OURS],
+        "contenders": contenders or [Contender(BF16, torch_kernels.CublasBf16), OURS],
         "steps": (),
         "compilers": ThreadPoolExecutor(1),
         "models": {"qwen3-8b": TINY, "qwen3-0.6b": TINY},

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from qbench.grid import ActQuant, Grid
-from qbench.kernels import configs, dequantize, launch, pack
+from qbench.kernels import configs, launch, pack
 from qbench.kernels.packed import PackedBinary, PackedUniform, Unfused, fuse, pack_weight
 from qbench.linear import QuantLinear
 from qbench.shape import QWEN3
@@ -370,7 +370,3 @@ def test_tiles_stay_in_registers_on_hopper():
         assert spills == 0
         assert products >= 8
         assert wide >= bits
-
-
-def test_wna16_states_its_middle():
-    assert [dequantize.middle(b) for b in range(1, 9)] == [Grid(b, -1, True).midpoint for b in range(1, 9)]

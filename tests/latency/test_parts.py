@@ -12,7 +12,7 @@ import pytest
 import torch
 from fakes.latency_fakes import PROVENANCE, FakeClock, Lazy, Plain, Wrong
 
-from qbench.latency import peers
+from experiments.peers import torch_kernels as peers
 from qbench.latency.clock import Clock, Timing, measure
 from qbench.latency.jobs import MODELS, TOKENS, layers, make_jobs
 from qbench.latency.models import CHOICES
@@ -178,7 +178,7 @@ def test_a_gpu_gets_all_contenders(monkeypatch):
     found = PROVENANCE | {"l2_bytes": 7}
     describe = lambda device, commit: (found | {"commit": commit}, ["said"])  # noqa: E731
     monkeypatch.setattr("qbench.latency.session.describe", describe)
-    b = gpu_bench("abc")
+    b = gpu_bench(peers.contenders(), "abc")
     assert (b.device, b.l2_bytes, b.notes, b.provenance["commit"]) == ("cuda", 7, ["said"], "abc")
     kernels = [c.kernel for c in pickle.loads(pickle.dumps(b.contenders))]
     assert kernels[0] == BF16
@@ -210,7 +210,7 @@ def test_peers_on_the_gpu():
 @pytest.mark.gpu
 def test_a_whole_call_on_the_gpu(tmp_path):
     """The smallest model, one token: every contender is right, and is timed or says why not."""
-    b = replace(gpu_bench(None), models={"qwen3-0.6b": QWEN3["0.6b"]}, tokens=(1, 16), steps=())
+    b = replace(gpu_bench(peers.contenders(), None), models={"qwen3-0.6b": QWEN3["0.6b"]}, tokens=(1, 16), steps=())
     run = Session(b, tmp_path)
     run.run()
     assert len(run.record.kernels) == len(run.jobs)

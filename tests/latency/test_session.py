@@ -28,7 +28,8 @@ from fakes.latency_fakes import (
 )
 from fakes.oracles import binary_weight_bytes, integer_bytes, weight_only_bytes
 
-from qbench.latency import ceilings, own_kernels, peers, session
+from experiments.peers import torch_kernels
+from qbench.latency import ceilings, own_kernels, session
 from qbench.latency.bench import DeviceLostError, variants
 from qbench.latency.gpu import describe
 from qbench.latency.jobs import layers, make_jobs
@@ -165,7 +166,7 @@ def test_a_lost_device_restarts_the_command(tmp_path, monkeypatch):
         clock.dead = True
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    first = [Contender(BF16, peers.CublasBf16), Contender(Kernel("wna16", 4, 128), deadly)]
+    first = [Contender(BF16, torch_kernels.CublasBf16), Contender(Kernel("wna16", 4, 128), deadly)]
     arguments = ["--out", str(tmp_path), "--commit", "abc"]
     monkeypatch.setattr(os, "execv", lambda *a: calls.append(a))
     monkeypatch.setattr(sys, "argv", ["experiments/latency.py", *arguments])

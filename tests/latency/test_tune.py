@@ -13,9 +13,11 @@ import pytest
 import torch
 from fakes.latency_fakes import OURS, TINY, FakeClock, Plain, bench, script
 
+from experiments import tuning as tune
+from experiments.peers import torch_kernels as peers
 from qbench.kernels import configs, pack
 from qbench.kernels.packed import PackedUniform
-from qbench.latency import own_kernels, peers, tune
+from qbench.latency import own_kernels
 from qbench.latency.bench import variants
 from qbench.latency.jobs import Job, layers
 from qbench.latency.products import Contender, Ring, relative_error
@@ -135,7 +137,7 @@ def test_the_best_right_configuration_is_found(capsys):
     assert f"{1_000 / 2:.2f} us" in said, "of a ring of two"
     assert "relative error 0.5" in next(line for line in said.splitlines() if line.startswith("wrong"))
     assert "shared memory" in next(line for line in said.splitlines() if line.startswith("failed"))
-    every = [c for c in configs.candidates("wna16", 4, 512, 1024, 1) if c not in (WRONG, BROKEN)]
+    every = [c for c in tune.candidates("wna16", 4, 512, 1024, 1) if c not in (WRONG, BROKEN)]
     assert price(config) == min(map(price, every))
 
 

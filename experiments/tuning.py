@@ -1,4 +1,5 @@
-"""Searches the launch parameters of our kernels on this GPU and stores them for ``qbench.kernels.configs``.
+"""Searches the launch parameters of our kernels on this GPU and stores them for ``qbench.kernels.configs``; called by
+``python experiments/latency.py --tune``.
 
 The candidates for a kernel, bits, shape and number of tokens differ in a few choices. From the estimate on, the search
 optimizes one choice after another: the split along K, tiles and warps, stages, and whether to dequantize. That takes a
@@ -15,12 +16,14 @@ from dataclasses import replace
 from functools import partial
 
 from qbench.kernels import configs
+from qbench.kernels.pack import chunks
 from qbench.latency.bench import Bench, DeviceLostError, first_line
 from qbench.latency.jobs import Job, make_jobs
 from qbench.latency.products import Ring
 
 CHOICES = ({"split"}, {"block_n", "warps"}, {"stages"})
 BUDGET_US, REPLAY_US = 5_000, 500  # device time of a candidate
+SHARED = 227 * 1024  # bytes of shared memory per processor
 
 
 def tune(bench: Bench) -> None:
@@ -64,14 +67,30 @@ def best(bench: Bench, job: Job, ring: Ring) -> dict:
         return times[str(config)]
 
     kernel, start = job.contender.kernel, job.contender.config(job.N, job.K, job.M, bench.device)
-    candidates = configs.candidates(kernel.name, kernel.bits, job.N, job.K, job.M)
-    found = start if start["path"] == "fused" else candidates[0]
+    every = candidates(kernel.name, kernel.bits, job.N, job.K, job.M)
+    found = start if start["path"] == "fused" else every[0]
     for choice in CHOICES:
-        near = [c for c in candidates if {name for name in c if c[name] != found.get(name)} <= choice]
+        near = [c for c in every if {name for name in c if c[name] != found.get(name)} <= choice]
         found = min([found, *near], key=us)
-    found = min([start, found, *(c for c in candidates if c["path"] != "fused")], key=us)
+    found = min([start, found, *(c for c in every if c["path"] != "fused")], key=us)
     print(f"{kernel.name} {kernel.bits} {job.N}x{job.K} M={job.M}: {us(found):.2f} us {found}")
     return found
+
+
+def candidates(kernel: str, bits: int, N: int, K: int, M: int) -> list[dict]:
+    """Configurations worth measuring for a shape."""
+    block_m, found = configs.block_m(M), []
+    planes = 2 if kernel == "binary" else bits  # stored bits per weight
+    for block_n, warps in ((64, 4), (128, 4), (128, 8)):
+        if block_n * block_m // warps > 128 * 16 or ((kernel, warps) == ("binary", 4) and block_n == 128):
+            continue  # a thread's sums, or BiLLM's three planes, would not fit its registers
+        for split in (1, 2, 3, 4, 6, 8, 12, 16):
+            if split > 1 and (split > chunks(K) // 2 or block_m < M):
+                continue
+            for stages in (3, 4, 6, 8):
+                if stages * (block_n * 16 * planes + 256 * block_m) <= SHARED:
+                    found.append(configs.fused(block_n, block_m, split, warps, stages))
+    return found + ([configs.DEQUANTIZE] if kernel in configs.DENSE_FROM and M > 16 else [])
 
 
 def timed(bench: Bench, job: Job, ring: Ring, config: dict) -> float:
@@ -93,7 +112,7 @@ def timed(bench: Bench, job: Job, ring: Ring, config: dict) -> float:
 def _every_candidate(job: Job) -> Iterator[Job]:
     """One job per candidate."""
     contender = job.contender
-    for config in configs.candidates(contender.kernel.name, contender.kernel.bits, job.N, job.K, job.M):
+    for config in candidates(contender.kernel.name, contender.kernel.bits, job.N, job.K, job.M):
         fixed = replace(contender, load=partial(contender.load, config=config), config=partial(_fixed, config))
         yield replace(job, contender=fixed)
 
