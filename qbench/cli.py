@@ -10,7 +10,7 @@ from importlib.metadata import version
 from qbench import signals
 from qbench.files import packaged
 
-MODULES = ("plan", "fetch", "records", "report")  # with a main of their own
+MODULES = ("plan", "fetch", "records", "export", "report")  # with a main of their own
 COMPLETION = ("-sc", "--shell-completion")
 PRINTING = {*COMPLETION, "-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info"}  # measure nothing
 
@@ -22,6 +22,7 @@ qbench: post-training quantization of Qwen3, measured.
   qbench run --help                                      all groups, choices and fields
   qbench plan experiment=table3 ...                      what a sweep would measure, what has records, what it costs
   qbench fetch experiment=table3 ...                     download its models and data, for machines without a network
+  qbench export method=gptq format=awq out=FOLDER ...    write a quantized model for other engines
   qbench records [FOLDER] [ID | FILTER=VALUE ...]        list records; show one and the command that measures it again
   qbench report [FOLDER]                                 tables and figures from the records, with the paper's numbers
   qbench --version
@@ -46,7 +47,7 @@ def main() -> None:
     command, rest = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # without a line of source code
     signals.end_at_once()
-    if command not in ("run", "fetch") or PRINTING & set(rest):  # they lose nothing, so `| head` ends them in silence
+    if command not in ("run", "fetch", "export") or PRINTING & set(rest):  # the others may end in silence at `| head`
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         code = _command(command, rest)

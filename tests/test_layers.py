@@ -25,7 +25,7 @@ LAYERS = [
     ("config", "overrides"),
     ("plan",),
     ("fetch", "records", "quantization"),
-    ("run",),
+    ("run", "export"),
     ("cli",),
 ]
 FILES = sorted(p for p in ROOT.rglob("*.py") if p.name != "__init__.py" or p.parent != ROOT)

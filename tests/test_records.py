@@ -166,7 +166,7 @@ def test_a_page_has_the_command_that_gives_the_same_id(configure, tmp_path, caps
     assert "calib.path=FILE" in words
     assert not any(word.startswith("machine.threads") for word in words)
     assert Run(configure(*prepared(line.replace("FILE", str(text)).split()[2:]), small=False)).ids == {"": m.id}
-    assert "AutoModelForCausalLM.from_pretrained" in page
+    assert f"{line.replace('qbench run', 'qbench export', 1)} format=hf out=NEW_FOLDER" in page
 
 
 def test_the_page_of_an_old_record_says_that_its_command_was_not_stored(store, capsys):

@@ -125,8 +125,11 @@ class Format:
             yield from part.tensors.items()
             for name, weight in part.weights.items():
                 self.check({name: weight}, model.acts)
+                told, expected = (self.config({name: w}, model.acts) for w in (weight, model.outlines[name]))
+                if told != expected:
+                    raise ValueError(f"{name}: the method's outline() is not what its quantize() returned")
                 tensors = self.tensors(weight, model.acts, model.dtype)
-                back = self.read(name, tensors, self.config({name: weight}, model.acts))
+                back = self.read(name, tensors, told)
                 if not torch.equal(back.dequantize().to(model.dtype), weight.dequantize().to(model.dtype)):
                     raise AssertionError(f"{name} is not read back as it was written; this is a bug of {self.name}")
                 yield from ((f"{name}.{suffix}", t) for suffix, t in tensors.items())
