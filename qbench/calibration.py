@@ -63,9 +63,7 @@ def first_block_inputs(
     inputs = []
     for ids in ids_BT.split(sequences_per_pass(ids_BT.shape[1])):
         args, kwargs = call_of(block0, partial(model, input_ids=ids.to(device), use_cache=False))
-        x = args[0] if args else kwargs.pop("hidden_states")
-        if len(args) > 1:
-            raise TypeError(f"{type(block0).__name__} is called with {len(args)} positional arguments; expected one")
+        (x,) = args or (kwargs.pop("hidden_states"),)
         inputs.append(Inputs(x.to(rest), kwargs))
     return inputs
 
@@ -93,35 +91,29 @@ class BlockCalibration:
         outputs = []
         for item in self.inputs:
             state: State = (item.x_BTD.to(self.device),)
-            for step, stage in zip(self.block.steps, (*self.block.stages, None)):
-                state = step(self.block.module, state, item.kwargs)
-                if stage is not None:
-                    self._see(stage, state)
+            for at in range(len(self.block.steps)):
+                state = self._step(at, state, item)
             outputs.append(replace(item, x_BTD=state[0].to(item.x_BTD.device)))
         for stage in self.block.stages:
             self._check(stage)
         return outputs
 
     @torch.no_grad()
-    def advance(self, kinds: Iterable[type[Statistic]]) -> Stage | None:
-        """Runs all batches up to the next stage and gathers its statistics. Returns the stage, None at the block's end.
+    def advance(self, kinds: Iterable[type[Statistic]]) -> None:
+        """Runs all batches up to the next stage and gathers its statistics; after the last stage, to the block's end.
 
         Everything before that stage runs with the block's current weights.
         """
         states = self._states or [(item.x_BTD,) for item in self.inputs]
-        step, stages = self.block.steps[self._at], self.block.stages
-        stage = stages[self._at] if self._at < len(stages) else None
-        if stage is not None:
+        stages = self.block.stages[self._at : self._at + 1]  # one, or none
+        for stage in stages:
             self._prepare(stage, kinds)
         for i, item in enumerate(self.inputs):
-            state = step(self.block.module, tuple(t.to(self.device) for t in states[i]), item.kwargs)
-            if stage is not None:
-                self._see(stage, state)
+            state = self._step(self._at, tuple(t.to(self.device) for t in states[i]), item)
             states[i] = tuple(t.to(item.x_BTD.device) for t in state)
         self._states, self._at = states, self._at + 1
-        if stage is not None:
+        for stage in stages:
             self._check(stage)
-        return stage
 
     @torch.no_grad()
     def outputs(self) -> list[Inputs]:
@@ -151,10 +143,13 @@ class BlockCalibration:
         K = self.block[stage.linears[0]].weight.shape[1]
         self.stats[stage] = {kind: kind(K, self.device) for kind in kinds}
 
-    def _see(self, stage: Stage, state: State) -> None:
-        x_TK = state[0].flatten(0, -2)
-        for stat in self.stats[stage].values():
-            stat.update(x_TK)
+    def _step(self, at: int, state: State, item: Inputs) -> State:
+        """The state after a step; the statistics of the stage that reads it are updated."""
+        state = self.block.steps[at](self.block.module, state, item.kwargs)
+        for stage in self.block.stages[at : at + 1]:
+            for stat in self.stats[stage].values():
+                stat.update(state[0].flatten(0, -2))
+        return state
 
     def _check(self, stage: Stage) -> None:
         if not all(stat.is_finite() for stat in self.stats[stage].values()):

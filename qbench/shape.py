@@ -133,9 +133,7 @@ SMOLLM2_135M = Shape(
 RELEASED = {  # by the name of the model choice
     **{f"qwen3-{size}": shape for size, shape in QWEN3.items()},
     **{f"qwen3-{size}-base": replace(shape, positions=32_768) for size, shape in QWEN3.items()},
-    "smollm2-135m": Shape(
-        576, 1536, 30, 9, kv_heads=3, head_dim=64, vocab=49152, tied=True, positions=8192, qk_norms=False
-    ),
+    "smollm2-135m": SMOLLM2_135M,
     "qwen2.5-7b": QWEN2_5_7B,
     "qwen2.5-7b-instruct": replace(QWEN2_5_7B, positions=32_768),
 }
