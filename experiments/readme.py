@@ -8,6 +8,7 @@ A section stands between ``<!-- name -->`` and ``<!-- /name -->``.
 """
 
 import argparse
+import math
 import re
 import sys
 import textwrap
@@ -18,8 +19,9 @@ import pandas as pd
 
 from experiments.paper.other_records import records
 from qbench.files import write_atomic
+from qbench.latency.record import BF16, Kernel
 from qbench.report import Report, frame, load
-from qbench.report.latency.speeds import headlines
+from qbench.report.latency.speeds import FUSED, LARGE, Speeds, geomean
 from qbench.report.latency.speeds import load as load_latency
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,6 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MODEL, BITS = "nano-m", (8, 4, 3, 2, 1)
 PPL, ACC = "nano/ppl", "nano_world/acc"
 METHODS = {"rtn": "RTN", "gptq": "GPTQ", "awq": "AWQ", "smoothquant": "SmoothQuant, 8-bit activations"}
+W4 = Kernel("wna16", 4, 128)
 REAL, REAL_PPL, REAL_KL = "smollm2-135m", "wikitext2/ppl", "wikitext2/kl"
 
 
@@ -148,6 +151,24 @@ def latency(results: Path) -> str:
     """The main figures of each GPU in results/latency with the notes of its record, or that there is none."""
     found = [f for r in load_latency(results) for f in (*headlines(r), *(f"Note: {note}" for note in r.record.notes))]
     return bullets(found or ["No GPU has been measured yet. `python experiments/latency.py` measures one."])
+
+
+def headlines(s: Speeds) -> list[str]:
+    """The main numbers of a GPU, one line each. A mean with a product missing is left out."""
+    out = [f"**{s.gpu}**, W4A16 (groups of 128), geometric means over the products of {', '.join(LARGE)}:"]
+    for M, over, of in ((1, "bf16", s.gain), (1, "the best peer", s.over_peer), (16, "bf16", s.gain)):
+        gains = [of(model, layer, M, W4) for model in LARGE for layer in FUSED]
+        if not any(map(math.isnan, gains)):
+            out.append(
+                f"M = {M}: **{geomean(gains):.2f}** times as fast as {over} ({min(gains):.2f} to {max(gains):.2f})"
+            )
+    step = {r.kernel: r for r in s.models if (r.model, r.what, r.batch) == ("qwen3-8b", "decode", 1) and r.ms}
+    if W4 in step and BF16 in step:
+        gain, floor = step[BF16].ms / step[W4].ms, step[W4].floor_ms / step[W4].ms
+        out.append(
+            f"decoding with Qwen3-8B, one sequence: **{gain:.2f}** times as fast, {floor:.0%} of the memory floor"
+        )
+    return out
 
 
 def speed(results: Path) -> str:

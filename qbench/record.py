@@ -12,6 +12,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, NotRequired, TypedDict
 
+from qbench.settings import build
+
 SCHEMA = 1
 
 
@@ -25,8 +27,8 @@ class Metric:
 
     ``samples``: one outcome per item, in the order of the data (a window's mean negative log-likelihood, a question's 0
     or 1), for paired differences. ``stderr``: the standard error of ``value`` over the ``n`` items, if there is one.
-    ``higher_is_better``, ``chance`` (the value of guessing) and ``header`` tell tables how to show it; where they are
-    left out, tables go by the metric's name.
+    ``higher_is_better`` (of a table's values, None where neither is), ``chance`` (the value of guessing) and ``header``
+    (where the metric's name does not do) tell tables how to show it.
     """
 
     value: float
@@ -54,7 +56,7 @@ class LayerReport:
     @classmethod
     def of(cls, d: dict) -> "LayerReport":
         """From what ``plain`` made of one."""
-        return cls(**back(d) | {"notes": tuple(d["notes"])})
+        return build(back(d), d["name"], cls)
 
 
 @dataclass(frozen=True)
@@ -134,9 +136,8 @@ def measurement(d: dict, where: str) -> Measurement:
                 f"{where} was made by a newer qbench (schema {schema}; this one knows {SCHEMA}); upgrade qbench, or "
                 "set machine.results_dir to another folder"
             )
-        metrics = {k: Metric(**back(v)) for k, v in d["metrics"].items()}
-        m = Measurement(**d | {"metrics": metrics, "layers": [LayerReport.of(r) for r in d["layers"]]})
-        _check_numbers(m)
+        metrics = {key: build(back(x), key, Metric) for key, x in d["metrics"].items()}
+        m = build(d | {"metrics": metrics, "layers": [LayerReport.of(x) for x in d["layers"]]}, "", Measurement)
     except NewerRecord:
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as e:
@@ -144,16 +145,3 @@ def measurement(d: dict, where: str) -> Measurement:
     if m.schema != SCHEMA or m.id != digest(m.science):
         raise ValueError(f"{where}: id or schema does not fit its content; delete it to measure again")
     return m
-
-
-def _check_numbers(m: Measurement) -> None:
-    """TypeError where something else stands in the place of a number."""
-    numbers = {"bits or bytes": [m.nominal_bits, m.stored_bits, m.model_bytes]}
-    for key, metric in m.metrics.items():
-        numbers[key] = [metric.value, metric.n, *(metric.samples or ()), metric.stderr or 0]
-    for r in m.layers:
-        numbers[r.name] = [r.block, r.error, r.nominal_bits, r.stored_bits, r.seconds]
-    for where, values in numbers.items():
-        for x in values:
-            if not isinstance(x, int | float) or isinstance(x, bool):
-                raise TypeError(f"{x!r} instead of a number in {where}")

@@ -103,8 +103,10 @@ def checked(value, hint, where: str) -> Any:
             return Path(value).expanduser()
         if kind is float and type(value) is int:
             return float(value)
-        if origin is tuple and isinstance(value, list | tuple | str):
-            return tuple(checked(v, inner[0], where) for v in ((value,) if isinstance(value, str) else value))
+        if origin is type(value) is list and {*map(type, value)} <= {*inner}:
+            return value  # long lists of numbers, quickly
+        if origin in (tuple, list) and isinstance(value, list | tuple | str):
+            return origin(checked(v, inner[0], where) for v in ((value,) if isinstance(value, str) else value))
         if origin is dict and isinstance(value, Mapping):
             return {key: checked(v, inner[1], _join(where, key)) for key, v in value.items()}
         if type(value) is kind or (origin is Literal and (type(value), value) in [(type(x), x) for x in inner]):
@@ -138,7 +140,7 @@ def _described(kinds) -> str:
             words += map(str, inner)
         elif origin is Annotated:
             words.append(f"{PLAIN[inner[0]]} {inner[1]}")
-        elif origin is tuple:
+        elif origin in (tuple, list):
             words.append(f"a list, each item {_described(inner[:1])}")
         elif origin is dict:
             words.append(f"{{name: value}}, each value {_described(inner[1:])}")

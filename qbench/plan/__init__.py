@@ -4,7 +4,7 @@
     qbench plan experiment=table3 --on H200             another one, by its published peaks
 
 Arguments are those of ``qbench run``. Nothing is loaded, downloaded or measured. The numbers are estimates: operations
-and bytes are counted, speeds are assumed (and printed), and corrected where records of the same device exist.
+and bytes are counted, speeds are assumed (and printed).
 """
 
 import argparse
@@ -19,7 +19,7 @@ from qbench.config import Config
 from qbench.outcomes import columns
 from qbench.overrides import sweep_arguments
 from qbench.plan import footprint
-from qbench.plan.estimate import Estimate, cell_cost, corrections, shape_of, shares_statistics
+from qbench.plan.estimate import Estimate, cell_cost, shape_of, shares_statistics
 from qbench.plan.footprint import GIB
 from qbench.plan.machines import NAMES, Machine, machine
 from qbench.plan.status import Records
@@ -33,7 +33,6 @@ class Row:
     """One model: how many of its cells are measured, and what each of the missing ones costs."""
 
     model: str
-    correction: tuple[float, int] | None = None
     counts: Counter = field(default_factory=Counter)
     costs: list[Estimate] = field(default_factory=list)
 
@@ -104,10 +103,10 @@ def _check(config: Config) -> None:
 
 def _rows(configs: list[Config], records: Records, machine: Machine) -> list[Row]:
     """One row per model, in the sweep's order. A cell is done if all its evaluations are, failed if one has failed."""
-    corrected, found, known = corrections(configs, records, machine), {}, set()
+    found, known = {}, set()
     for config in configs:
         name, shape, status = config.model.name, shape_of(config.model), records.status(config)
-        row = found.setdefault(name, Row(name, corrected.get(name)))
+        row = found.setdefault(name, Row(name))
         todo = [part for part, how in status.items() if how == "missing"]
         partly = "part" if len(todo) < len(status) else "missing"
         row.counts["failed" if "failed" in status.values() else partly if todo else "done"] += 1
@@ -118,7 +117,6 @@ def _rows(configs: list[Config], records: Records, machine: Machine) -> list[Row
             continue
         data = (config.model, config.calib)
         cost = cell_cost(config, shape, machine, todo, data in known)
-        cost.seconds["evaluate"] *= row.correction[0] if row.correction else 1
         row.costs.append(cost)
         known |= {data} if shares_statistics(config, shape) else set()
     return list(found.values())
@@ -133,11 +131,6 @@ def _text(rows: list[Row], machine: Machine, results_dir: Path) -> str:
     if total.missing:
         phases = ", ".join(f"{name} {s / 3600:.2f}" for name, s in total.seconds.items() if s > 0)
         lines += ["", f"Hours by phase: {phases}.", f"An estimate for {machine.name}: {machine.basis}."]
-        lines += [
-            f"Corrected for {r.model}: evaluation x {r.correction[0]:.2g}, by {r.correction[1]} records of its device."
-            for r in rows
-            if r.correction and r.missing
-        ]
         lines += sorted({f"Not in it: {what}." for cost in costs for what in cost.unknown})
     lines.append(f"Records in {results_dir}: {total.counts['done']} of {total.counts.total()} cells are done.")
     if total.counts["failed"]:

@@ -1,7 +1,5 @@
 """Seconds, memory and disk of one cell on one machine; its phases run one after another, nothing overlaps."""
 
-import math
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +12,6 @@ from qbench.models.checkpoint import NANO, Checkpoint
 from qbench.models.files import read_config
 from qbench.plan import footprint
 from qbench.plan.machines import Machine
-from qbench.plan.status import Records
-from qbench.record import Measurement
 from qbench.shape import RELEASED, Shape
 from qbench.stats import Gram
 
@@ -104,18 +100,3 @@ def cell_cost(config: Config, shape: Shape, machine: Machine, parts: list[str], 
     seconds = {"load": load} | {name: work.seconds(machine, dtype) for name, work in phases.items()}
     unknown = tuple(what for work in phases.values() for what in work.unknown)
     return Estimate(seconds, gpu, cpu + PROCESS, disk, left, unknown)
-
-
-def corrections(configs: list[Config], records: Records, machine: Machine) -> dict[str, tuple[float, int]]:
-    """{model: (measured / estimated seconds of evaluation, records)} where this machine has measured the model."""
-    ratios: dict[str, list[float]] = defaultdict(list)
-    for config in configs:
-        shape = shape_of(config.model)
-        for part, measure in config.eval.items():
-            head = records.find(config, part)
-            if shape is None or not isinstance(head, Measurement) or not machine.is_like(head.provenance.get("device")):
-                continue
-            guess = measure.work(shape).seconds(machine, config.model.dtype)
-            if guess > 0 and (took := head.provenance.get("seconds", 0)) > 0:
-                ratios[config.model.name].append(took / guess)
-    return {name: (math.exp(sum(map(math.log, found)) / len(found)), len(found)) for name, found in ratios.items()}

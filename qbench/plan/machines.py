@@ -20,10 +20,9 @@ LAUNCH = 6e-6  # seconds from one small GPU kernel to the next when Python launc
 
 @dataclass(frozen=True)
 class Machine:
-    """Rates per second, memory in bytes. ``device``: its name in a record's provenance, or a part of that name."""
+    """Rates per second, memory in bytes."""
 
     name: str
-    device: str
     flops16: float
     flops32: float
     bandwidth: float
@@ -32,26 +31,22 @@ class Machine:
     launch: float = LAUNCH
     basis: str = ""
 
-    def is_like(self, device: str | None) -> bool:
-        """Whether ``device``, of a record, is this machine."""
-        return bool(device) and self.device.lower() in device.lower()
 
-
-def _published(name: str, device: str, tera16: float, tera32: float, tera_bytes: float, gib: int) -> Machine:
+def _published(name: str, tera16: float, tera32: float, tera_bytes: float, gib: int) -> Machine:
     shares = f"bfloat16 {GEMM_SHARE:.0%}, float32 {FLOAT32_SHARE:.0%}, memory {MEMORY_SHARE:.0%}"
     rates = (tera16 * 1e12 * GEMM_SHARE, tera32 * 1e12 * FLOAT32_SHARE, tera_bytes * 1e12 * MEMORY_SHARE)
-    return Machine(name, device, *rates, gib * GIB, basis=f"published peaks x assumed shares ({shares})")
+    return Machine(name, *rates, gib * GIB, basis=f"published peaks x assumed shares ({shares})")
 
 
 NAMED = {
     m.name.lower(): m
     for m in (
-        _published("H200", "H200", 989, 67, 4.8, 140),
-        _published("H100-SXM", "H100", 989, 67, 3.35, 80),
-        _published("A100-80GB", "A100", 312, 19.5, 2.04, 80),
-        _published("A800-80GB", "A800", 312, 19.5, 2.04, 80),
-        _published("L40S", "L40S", 362, 91.6, 0.864, 45),
-        _published("RTX-4090", "4090", 165, 82.6, 1.01, 24),
+        _published("H200", 989, 67, 4.8, 140),
+        _published("H100-SXM", 989, 67, 3.35, 80),
+        _published("A100-80GB", 312, 19.5, 2.04, 80),
+        _published("A800-80GB", 312, 19.5, 2.04, 80),
+        _published("L40S", 362, 91.6, 0.864, 45),
+        _published("RTX-4090", 165, 82.6, 1.01, 24),
     )
 }
 NAMES = ", ".join(m.name for m in NAMED.values())
@@ -76,7 +71,7 @@ def _this(device: str) -> Machine:
     fast, slow = (2 * size**3 / _seconds("x @ x", square.to(dtype)) for dtype in (torch.bfloat16, torch.float32))
     copy = 2 * long.nbytes / _seconds("x.clone()", long)
     basis = f"measured here: {fast:.2g} bfloat16 and {slow:.2g} float32 operations per second"
-    return Machine(f"this machine ({name})", name, fast, slow, copy, memory, is_gpu, LAUNCH if is_gpu else 0.0, basis)
+    return Machine(f"this machine ({name})", fast, slow, copy, memory, is_gpu, LAUNCH if is_gpu else 0.0, basis)
 
 
 def _seconds(statement: str, x: torch.Tensor) -> float:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from qbench.config import Config
-from qbench.record import Failure, Measurement
 from qbench.store import Store
 
 
@@ -19,21 +18,19 @@ class Records:
 
     def __init__(self, results_dir: str | Path):
         store = Store(results_dir)
-        self._found: dict[str, list[tuple[dict, Measurement | Failure]]] = defaultdict(list)
-        for m in store.measurements():
-            self._found[_key(m.science)].append((m.science, m))
-        for f in store.failures():
-            self._found[_key(f["science"])].append((f["science"], f))
-
-    def find(self, config: Config, part: str) -> Measurement | Failure | None:
-        """The record of one evaluation of a cell, or else its failure."""
-        wanted = json.loads(json.dumps(config.settings() | {"eval": config.eval[part].settings()}))
-        return next((record for science, record in self._found[_key(wanted)] if _says(science, wanted)), None)
+        self._found: dict[str, list[tuple[dict, str]]] = defaultdict(list)
+        sciences = [(m.science, "done") for m in store.measurements()]
+        for science, status in [*sciences, *((f["science"], "failed") for f in store.failures())]:
+            self._found[_key(science)].append((science, status))
 
     def status(self, config: Config) -> dict[str, str]:
         """ "done", "failed" or "missing" for each evaluation by its name, "" where there is only one."""
-        words = {Measurement: "done", dict: "failed", type(None): "missing"}
-        return {part: words[type(self.find(config, part))] for part in config.eval}
+        found = {}
+        for part, measure in config.eval.items():
+            wanted = json.loads(json.dumps(config.settings() | {"eval": measure.settings()}))
+            known = (status for science, status in self._found[_key(wanted)] if _says(science, wanted))
+            found[part] = next(known, "missing")
+        return found
 
 
 def _key(science: dict) -> str:

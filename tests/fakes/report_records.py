@@ -41,7 +41,8 @@ def metric(unit, samples, value=None):
     if value is None:
         value = math.exp(x.mean()) if unit == "perplexity" else float(x.mean())
     stderr = float(x.std(ddof=1) / math.sqrt(len(x))) * (value if unit == "perplexity" else 1.0)
-    return Metric(value, unit, len(x), stderr, [float(v) for v in x])
+    is_share = unit == "fraction"
+    return Metric(value, unit, len(x), stderr, [float(v) for v in x], is_share, 0.25 if is_share else None)
 
 
 def measure(s, ev, harm=0.0, notes=(), windows=48, questions=120):

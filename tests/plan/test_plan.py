@@ -238,18 +238,6 @@ def test_unknown_data_is_said_and_not_counted(tmp_path, capsys):
     assert "Not in it: the measurement latency" in capsys.readouterr().out
 
 
-def test_records_of_the_device_correct_the_estimate(folders, tmp_path):
-    asked = ["method=rtn", "model=nano-s", *SMALL, *folders]
-    run(composed(asked))
-    (head,) = Store(tmp_path / "results").measurements()
-    cell = one(*asked)
-    here = machines.Machine("here", head.provenance["device"], 1e9, 1e9, 1e9, None, is_gpu=False)
-    guess = cell.eval[""].work(estimate.shape_of(cell.model)).seconds(here, "float32")
-    ratio, count = estimate.corrections([cell], Records(tmp_path / "results"), here)["nano-s"]
-    assert (ratio, count) == (pytest.approx(head.provenance["seconds"] / guess), 1)
-    assert estimate.corrections([cell], Records(tmp_path / "results"), H200) == {}
-
-
 def test_this_machine_is_measured():
     found = machines.machine("this", "cpu")
     assert 1e8 < found.flops32 < 1e15

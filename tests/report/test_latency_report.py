@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from fakes.report_records import measure, science, study
 
+from experiments.readme import W4, headlines
 from qbench.latency.record import BF16, Ceiling, Kernel, KernelRow, LatencyRecord, ModelRow
 from qbench.record import Metric, digest
 from qbench.report import Report, frame
-from qbench.report.latency.speeds import FUSED, W4, geomean, headlines, label, load
+from qbench.report.latency.speeds import FUSED, geomean, label, load
 from qbench.report.quality.packed_models import KERNEL_TABLES, kernel_sheet
 from qbench.shape import QWEN3
 from qbench.store import Store

@@ -11,7 +11,6 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from qbench.render.style import SOFT, heading, log_locator, plain, styled
 from qbench.report.figures.panels import NothingToShow
 from qbench.report.quality.columns import METHODS, curve_name, method_order
-from qbench.report.quality.variants import quant_labels
 
 BITS, MODELS = (4, 3, 2), 3
 NAMED = 60  # of more linears than these only the blocks are named
@@ -26,13 +25,12 @@ def layer_errors(layers: pd.DataFrame) -> Figure:
     """
     if layers.empty:
         raise NothingToShow("no errors of linears: only quantized models have them")
-    variants = quant_labels(list(layers["science"]))
     on_axis = set(layers["bits"].dropna())
     bits = [b for b in BITS if b in on_axis] or sorted(on_axis, reverse=True)[:3]
     layers = layers[layers["bits"].isna() | layers["bits"].isin(bits)]
     sizes = layers.groupby("model")["model_bytes"].max().sort_values(kind="stable")
     chosen = np.linspace(0, len(sizes) - 1, min(len(sizes), MODELS)).round().astype(int)
-    strips = [_strip(layers[layers["model"] == sizes.index[i]], variants) for i in chosen]
+    strips = [_strip(layers[layers["model"] == sizes.index[i]]) for i in chosen]
     errors = np.concatenate([s.to_numpy().ravel() for s in strips])
     errors = errors[np.isfinite(errors) & (errors > 0)]
     low, high = np.quantile(errors, [0.01, 0.99]) if len(errors) else (0.1, 1.0)
@@ -54,15 +52,14 @@ def layer_errors(layers: pd.DataFrame) -> Figure:
     return fig
 
 
-def _strip(layers: pd.DataFrame, variants: dict[str, str]) -> pd.DataFrame:
+def _strip(layers: pd.DataFrame) -> pd.DataFrame:
     """One model's errors: rows by (method's name, bits), columns by (block, linear)."""
     layers = layers.sort_values(["order", "quant"])
     errors = layers.pivot(index="quant", columns=["block", "name"], values="error")
     rows = layers.drop_duplicates("quant").set_index("quant")
     rows["bits"] = rows["bits"].fillna(rows["nominal_bits"])
     rows["legend"] = [
-        curve_name(METHODS.get(r["method"], r["method"]), r["act_bits"], r["group_size"], variants.get(quant, ""))
-        for quant, r in rows.iterrows()
+        curve_name(METHODS.get(r.method, r.method), r.act_bits, r.group_size, r.variant) for r in rows.itertuples()
     ]
     rows["rank"] = [method_order(method) for method in rows["method"]]
     rows = rows.sort_values(["rank", "act_bits", "legend", "bits"], ascending=[True, False, True, False])

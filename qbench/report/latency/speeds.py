@@ -18,7 +18,6 @@ from qbench.shape import QWEN3
 OWN = ("wna16", "wna8", "binary", "dequantize_cublas")
 FUSED = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")  # the products that a decoder runs
 LARGE = ("qwen3-8b", "qwen3-14b", "qwen3-32b")  # means are over these models
-W4 = Kernel("wna16", 4, 128)
 
 
 @dataclass(frozen=True)
@@ -96,24 +95,6 @@ class Speeds:
     def ceiling(self, name: str) -> float:
         found = self.record.ceilings.get(name)
         return found.value if found else math.nan
-
-
-def headlines(s: Speeds) -> list[str]:
-    """The main numbers for a README, one line each. A mean with a product missing is left out."""
-    out = [f"**{s.gpu}**, W4A16 (groups of 128), geometric means over the products of {', '.join(LARGE)}:"]
-    for M, over, of in ((1, "bf16", s.gain), (1, "the best peer", s.over_peer), (16, "bf16", s.gain)):
-        gains = [of(model, layer, M, W4) for model in LARGE for layer in FUSED]
-        if not any(map(math.isnan, gains)):
-            out.append(
-                f"M = {M}: **{geomean(gains):.2f}** times as fast as {over} ({min(gains):.2f} to {max(gains):.2f})"
-            )
-    step = {r.kernel: r for r in s.models if (r.model, r.what, r.batch) == ("qwen3-8b", "decode", 1) and r.ms}
-    if W4 in step and BF16 in step:
-        gain, floor = step[BF16].ms / step[W4].ms, step[W4].floor_ms / step[W4].ms
-        out.append(
-            f"decoding with Qwen3-8B, one sequence: **{gain:.2f}** times as fast, {floor:.0%} of the memory floor"
-        )
-    return out
 
 
 def _kernel_order(k: Kernel) -> tuple:

@@ -3,23 +3,15 @@
 import math
 from dataclasses import dataclass
 
-METHODS = {"none": "unquantized", "rtn": "RTN", "gptq": "GPTQ", "awq": "AWQ"}
-METHODS |= {"smoothquant": "SmoothQuant", "billm": "BiLLM", "fp8": "FP8"}
-COMPARISONS = (
-    "kl",
-    "kl_p50",
-    "kl_p99",
-    "kl_p99.9",
-    "top1",
-)  # metrics that are themselves a comparison with the unquantized model
+from qbench.printed.published import HEADERS, NAMES
 
-_DATA = {"wikitext2": "WikiText2", "c4": "C4", "mmlu": "MMLU", "nano_world": "nano tasks"}
-_DATA |= {"piqa": "PIQA", "arc_easy": "ARC-e", "arc_challenge": "ARC-c", "hellaswag": "HellaSwag"}
-_DATA |= {"winogrande": "WinoGrande", "boolq": "BoolQ"}
+METHODS = NAMES | {"none": "unquantized", "fp8": "FP8"}
+COMPARISONS = ("kl", "kl_p50", "kl_p99", "kl_p99.9", "top1")  # with the unquantized model, by themselves
+
+_DATA = HEADERS | {"wikitext2": "WikiText2", "c4": "C4", "nano_world": "nano tasks"}
 _KINDS = {"acc": "", "acc_norm": "(norm)", "top1": "top-1", "kl": "KL", "ppl": "PPL"}
 _KINDS |= {"kl_p50": "KL median", "kl_p99": "KL 99 %", "kl_p99.9": "KL 99.9 %"}
 _KINDS |= {"word_perplexity": "word PPL", "byte_perplexity": "byte PPL", "perplexity": "PPL"}
-_FRACTIONS, _LOSSES = ("acc", "acc_norm", "top1"), ("kl", "ppl", "perplexity", "bits_per_byte")
 
 
 @dataclass(frozen=True)
@@ -75,18 +67,12 @@ class Column:
 def column(
     key: str, unit: str = "", header: str = "", higher_is_better: bool | None = None, chance: float | None = None
 ) -> Column:
-    """The column of a metric such as ``wikitext2/ppl``, as its measure declares it; the rest follows from the name."""
+    """The column of a metric such as ``wikitext2/ppl``, as its measure declares it; a loss has a log axis."""
     data, _, kind = key.rpartition("/")
-    fraction, loss = unit == "fraction" or kind in _FRACTIONS, kind.endswith(_LOSSES)
-    if higher_is_better is None:
-        rising = kind in _FRACTIONS or kind.startswith(("acc", "exact", "f1", "mcc"))
-        higher_is_better = True if rising else False if loss else None
-    if chance is None and kind in ("acc", "acc_norm"):
-        known = {"piqa": 0.5, "boolq": 0.5, "winogrande": 0.5, "hellaswag": 0.25}
-        chance = known.get(data, 0.25 if data.startswith(("arc_", "mmlu", "nano")) else None)
     name = _DATA.get(data, data.removeprefix("nano_").replace("_", " ") if kind in ("acc", "acc_norm") else data)
     header = header or f"{name} {_KINDS.get(kind, kind)}".replace("_", " ").strip()
-    return Column(key, header, higher_is_better, 100.0 if fraction else 1.0, loss, kind not in COMPARISONS, chance)
+    scale, log = 100.0 if unit == "fraction" else 1.0, higher_is_better is not None and not higher_is_better
+    return Column(key, header, higher_is_better, scale, log, kind not in COMPARISONS, chance)
 
 
 def curve_name(method: str, act_bits: float, group_size: float, variant: str) -> str:

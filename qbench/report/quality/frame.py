@@ -55,10 +55,7 @@ def frame(measurements: Iterable[Measurement], failures: Iterable[Failure] = (),
     rows += _failed_rows(failures, measurements)
     df = pd.DataFrame(rows, columns=COLUMNS)
     df["stderr"] = df["stderr"].astype(float)  # None is NaN
-    labels = {}
-    for _, mine in df.groupby("model"):  # told apart within a model: another model's calibration is no variant
-        labels |= quant_labels(mine["science"])
-    df["variant"] = df["quant"].map(labels)
+    df["variant"] = _variants(df)
     names = df["science"].map(lambda s: str((s.get("eval") or {}).get("name", "eval")))
     df["evaluation"] = eval_labels(df).where(lambda label: label != "", names)
     return df.sort_values(["quant", "metric", "id"], kind="stable", ignore_index=True)
@@ -75,7 +72,16 @@ def layer_frame(measurements: Iterable[Measurement]) -> pd.DataFrame:
         who = _identity(m.id, m.science, m.protocol, m.nominal_bits) | dict(model_bytes=m.model_bytes)
         for i, r in enumerate(m.layers):
             rows.append(who | dict(order=i, block=r.block, name=r.name, error=r.error, notes=Counter(r.notes)))
-    return pd.DataFrame(rows, columns=[*WHO, "nominal_bits", "order", "block", "name", "error", "notes", "science"])
+    df = pd.DataFrame(rows, columns=[*WHO, "nominal_bits", "order", "block", "name", "error", "notes", "science"])
+    return df.assign(variant=_variants(df))
+
+
+def _variants(df: pd.DataFrame) -> pd.Series:
+    """What sets a row's quantization apart within its model: another model's calibration is no variant."""
+    labels = {}
+    for _, mine in df.groupby("model"):
+        labels |= quant_labels(mine["science"])
+    return df["quant"].map(labels)
 
 
 def of_kernels(science: dict) -> bool:

@@ -10,17 +10,17 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from qbench.printed.published import TASKS
 from qbench.report.quality.columns import Column, column
 from qbench.report.quality.rows import Row, make_rows
 from qbench.report.quality.variants import UNQUANTIZED
 
-ZERO_SHOT = ("piqa", "arc_easy", "arc_challenge", "hellaswag", "winogrande", "boolq")
 NANO_SUBJECTS, MMLU_SUBJECTS = "nano_*/acc*", "mmlu_*/acc*"  # parts of nano_world and MMLU, which have a column
 QUANTILES = "*/kl_p*"
 DIVERGENCES = ("*/kl", QUANTILES, "*/top1")
 SUMMARY = ("nano/ppl", "wikitext2/ppl", "nano_world/acc", "mmlu/acc", "*/acc", "*/ppl", "*/kl")
 COLUMNS: tuple[str, ...] = ("nano/ppl", "wikitext2/ppl*", "c4/ppl*", "*/ppl", "*perplexity", "*/kl", "*/top1")
-COLUMNS += ("nano_world/acc", *(f"{task}/acc*" for task in ZERO_SHOT), "mmlu/acc", "mmlu_hendrycks/acc", "*")
+COLUMNS += ("nano_world/acc", *(f"{task}/acc*" for task in TASKS), "mmlu/acc", "mmlu_hendrycks/acc", "*")
 
 
 @dataclass
