@@ -33,9 +33,7 @@ def deviations(science: dict, protocol: str) -> list[str]:
     """The fields of ``science`` that differ from ``protocol``, such as ``method.act_order=True``.
 
     Of the embedded models only the method's fields count, since they have texts and questions of their own.
-    ValueError for an unknown protocol.
     """
-    check(protocol)
     science = json.loads(json.dumps(science))  # tuples as the lists of yaml
     method, ev = science.get("method") or {"name": "none"}, science.get("eval") or {}
     wanted = _composed(protocol, method["name"], _evaluation(ev))
@@ -48,12 +46,6 @@ def deviations(science: dict, protocol: str) -> list[str]:
         symmetric = (wanted["method"].get("grid") or wanted["grid"])["symmetric"]
         found += _differ("grid", grid, {"symmetric": symmetric})
     return found + _eval_deviations(ev, wanted)
-
-
-def check(protocol: str) -> None:
-    """ValueError for a protocol that does not exist."""
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"unknown protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
 
 
 def _evaluation(ev: dict) -> str | None:

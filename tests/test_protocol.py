@@ -79,8 +79,3 @@ def test_a_judgement_is_plain_json_and_one_that_is_missing_has_a_name():
     assert json.loads(json.dumps(found)) == found
     assert name_of(found) == found["name"]
     assert name_of({}) == NOT_STORED
-
-
-def test_protocols_are_two():
-    with pytest.raises(ValueError, match="'draft'; choose one of paper, released"):
-        deviations(science(ROWS[0]), "draft")

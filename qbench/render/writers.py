@@ -126,27 +126,23 @@ def _once(rows: list[list[Cell]]) -> list[list[Cell]]:
 
 
 def _text_rows(s: Sheet) -> list[str]:
-    """Blocks of aligned lines; a title takes the place of the first heads.
+    """Blocks of aligned lines, with columns "l" before columns "r"; a title takes the place of the first heads.
 
     A row's name that is too long for the terminal has lines of its own above the cells.
     """
-    left = len(s.align) - len(s.align.lstrip("l"))
+    left = s.align.count("l")
     rows = [row for _, rows in s.blocks for row in _once(rows)]
-    tail = max((len(_tail(c)) for row in rows for c, a in zip(row, s.align) if a == "r"), default=0)
-    texts = [
-        [c.text + f"{_tail(c):{tail if a == 'r' and c.text else 0}}" for c, a in zip(row, s.align)] for row in rows
-    ]
-    head = s.head
-    widths = [max(len(t[j]) for t in [head, *texts]) for j in range(len(s.align))]
+    tail = max((len(_tail(c)) for row in rows for c in row[left:]), default=0)
+    marked = [[c.text + _tail(c).ljust(tail * (j >= left and c.text != "")) for j, c in enumerate(row)] for row in rows]
+    widths = [max(map(len, column)) for column in zip(s.head, *marked)]
 
     def halves(cells: list[str]) -> tuple[str, str]:
         padded = [f"{x:{'<' if a == 'l' else '>'}{n}}" for x, a, n in zip(cells, s.align, widths)]
-        gaps = [" " * (a == "r") + "  " * (a == "l") for a in s.align[left + 1 :]]
-        return "  ".join(padded[:left]).rstrip(), "".join(map("".join, zip(padded[left:], [*gaps, ""])))
+        return "  ".join(padded[:left]).rstrip(), " ".join(padded[left:])
 
-    lines, found = [], iter(texts)
+    lines, found = [], iter(marked)
     for title, block in s.blocks:
-        name, rest = halves(head)
+        name, rest = halves(s.head)
         lines += [(title or name, rest), *(halves(next(found)) for _ in block), ("", "")]
     room = max(WIDTH - 2 - max((len(rest) for _, rest in lines), default=0), NAME)
     width = max((len(name) for name, rest in lines if rest and len(name) <= room), default=0)

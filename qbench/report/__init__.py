@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qbench.files import write_atomic
-from qbench.protocol import PROTOCOLS
 from qbench.record import Failure, Measurement
 from qbench.render.sheet import Sheet
 from qbench.render.writers import to_text, write
@@ -25,7 +24,7 @@ from qbench.report.quality.packed_models import KERNEL_TABLES, kernel_sheet
 from qbench.report.quality.table import SUMMARY, families, make_table
 from qbench.report.quality.text import divergence_sheet, matrix_sheet, summary_sheet
 from qbench.report.quality.variants import flaw
-from qbench.report.reproduction.compare import Reproduction, reproduce_all
+from qbench.report.reproduction.compare import reproduce_all
 from qbench.report.reproduction.sheet import sheet as printed_sheet
 from qbench.store import Store
 
@@ -74,7 +73,7 @@ class Report:
             written.append(out / "tables" / f"{name}_summary.md")
             write_atomic(written[-1], f"```text\n{to_text(summary_sheet(t))}```\n")
         if figures:
-            written += self._draw(printed, out / "figures")
+            written += self._draw(out / "figures")
             if can_write() and (self.families or len(self.kernels)):
                 written.append(write_page(*self.records, out / "index.html"))
         if refused:
@@ -92,11 +91,10 @@ class Report:
         yield from (kernel_sheet(self.kernels, table) for table in KERNEL_TABLES)
         yield from (sheet for speeds in self.speeds for sheet in latency_sheets(speeds))
 
-    def _draw(self, printed: list[Reproduction], folder: Path) -> list[Path]:
+    def _draw(self, folder: Path) -> list[Path]:
         """Writes all figures that have something to show; the paths."""
         from qbench.report import figures  # matplotlib takes a second to import
         from qbench.report.latency.figures import draw as draw_speeds
-        from qbench.report.reproduction.figure import draw as draw_printed
 
         layers, written = layer_frame(self.records[0]), []
         for name, part in self.families.items():
@@ -104,8 +102,6 @@ class Report:
             written += figures.draw(f"{name}_matrix", part, mine, folder)
         for speeds in self.speeds:
             written += draw_speeds(speeds, folder)
-        for protocol in PROTOCOLS:
-            written += draw_printed([t for t in printed if t.protocol == protocol], folder)
         return written
 
 

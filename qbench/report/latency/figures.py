@@ -1,17 +1,15 @@
-"""Figures of one GPU: the roofline of its products, their speed-up against tokens, and decoders against size."""
+"""Figures of one GPU: the roofline of its products, and their speed-up against tokens."""
 
 import math
 from pathlib import Path
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 from qbench.latency.record import BF16, Kernel
-from qbench.render.style import HALO, INK, heading, log_ticks, name_apart, plain, save, styled
+from qbench.render.style import HALO, INK, heading, log_ticks, plain, save, styled
 from qbench.report.latency.speeds import FUSED, LARGE, OWN, Speeds, geomean, label
-from qbench.shape import QWEN3
 
 # the fewer bits, the darker
 BITS_LOOK = {
@@ -27,7 +25,7 @@ OTHER_LOOK = {
 
 def draw(s: Speeds, folder: Path) -> list[Path]:
     """Writes the figures that the record has rows for; returns the paths."""
-    figures = {"roofline": roofline(s), "tokens": tokens_figure(s), "models": models_figure(s)}
+    figures = {"roofline": roofline(s), "tokens": tokens_figure(s)}
     shown = {name: fig for name, fig in figures.items() if fig is not None}
     return [path for name, fig in shown.items() for path in save(fig, folder, f"latency_{s.name}_{name}")]
 
@@ -105,41 +103,3 @@ def tokens_figure(s: Speeds) -> Figure | None:
     fig.legend(handles=handles, loc="outside lower center", ncols=6 if len(models) > 2 else 3, columnspacing=1.2)
     heading(fig, f"Geometric mean over a layer's products on an {s.gpu}")
     return fig
-
-
-@styled
-def models_figure(s: Speeds) -> Figure | None:
-    """Tokens per second and peak memory of decoding one sequence, against parameters; one line per kernel."""
-    rows = [r for r in s.models if (r.what, r.batch) == ("decode", 1) and r.ms is not None]
-    sizes = {f"qwen3-{size}": shape.parameters / 1e9 for size, shape in QWEN3.items()}
-    points = [(r.kernel, sizes[r.model], r.tokens_per_s, r.peak_bytes) for r in rows if r.model in sizes]
-    if not points:
-        return None
-    fig = Figure(figsize=(7.0, 3.4), layout="constrained")
-    left, right = fig.subplots(1, 2)
-    _against_size(left, "tokens/s, one sequence", [(k, size, rate) for k, size, rate, _ in points])
-    _against_size(right, "peak memory, GB", [(k, size, peak / 1e9) for k, size, _, peak in points if peak])
-    contexts = " or ".join(f"{c}" for c in sorted({r.context for r in rows}))
-    heading(fig, f"Decoding on an {s.gpu}, {contexts} tokens in the cache")
-    return fig
-
-
-def _against_size(ax: Axes, title: str, points: list[tuple[Kernel, float, float]]) -> None:
-    """``points``: (kernel, billions of parameters, value). Each line has its name at its end."""
-    ax.set_title(title)
-    ax.set_xlabel("parameters, billions")
-    if not points:
-        ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center")
-        return
-    sizes = sorted({size for _, size, _ in points})
-    log_ticks(ax, "x", sizes)
-    log_ticks(ax, "y", [value for *_, value in points])
-    ax.set_xlim(ax.get_xlim()[0] / 1.05, ax.get_xlim()[1] * 1.6)  # room for the names
-    ax.xaxis.set_major_locator(FixedLocator(sizes))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.2g}"))
-    ends = []
-    for k in dict.fromkeys(k for k, *_ in points):
-        line = sorted((size, value) for of, size, value in points if of == k)
-        ax.plot(*zip(*line), **look(k))
-        ends.append((*line[-1], label(k), look(k)["color"]))
-    name_apart(ax, ends)

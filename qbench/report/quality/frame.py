@@ -17,7 +17,7 @@ OF_KERNELS = ("agreement", "latency", "noise_floor")  # evaluations of how a mod
 
 WHO = ["id", "quant", "model", "model_bytes", "method", "bits", "act_bits", "group_size"]
 COLUMNS = [
-    *(*WHO, "label", "nominal_bits", "stored_bits", "metric", "unit", "value", "stderr", "n", "base"),
+    *(*WHO, "label", "nominal_bits", "stored_bits", "metric", "unit", "value", "stderr", "n"),
     *("delta", "delta_stderr", "delta_note", "stderr_by_subject", "outcomes", "subjects", "notes", "status", "error"),
     *("variant", "evaluation", "higher_is_better", "chance", "header", "science", "protocol"),
 ]
@@ -108,7 +108,7 @@ def _difference(key: str, metric: Metric, base: Metric | None) -> dict:
         found = math.nan, math.nan, "already a comparison with the unquantized model"
     else:
         found = paired_difference(metric, base)
-    return dict(zip(("delta", "delta_stderr", "delta_note"), found), base=base.value if base else math.nan)
+    return dict(zip(("delta", "delta_stderr", "delta_note"), found))
 
 
 def _failed_rows(failures: Iterable[Failure], measurements: list[Measurement]) -> list[dict]:

@@ -66,20 +66,15 @@ def distinguish(dicts: list[dict], ignore: set[str] | frozenset[str] = frozenset
     Fields are tried by name, digests last; one is taken only if it sets more of the dicts apart.
     """
     flat = [{k: v for k, v in flatten(d).items() if k not in ignore} for d in dicts]
-    values = defaultdict(list)
-    for key in {k for f in flat for k in f}:
-        values[key] = [f.get(key) for f in flat]
-    varying = [k for k, vs in values.items() if len({canon(v) for v in vs}) > 1]
-    varying.sort(key=lambda k: (any(is_hash(v) for v in values[k]), k))
-    labels: list[list[str]] = [[] for _ in flat]
-    parts: list[tuple[str, ...]] = [()] * len(flat)
-    for key in varying:
-        finer = [(*p, canon(v)) for p, v in zip(parts, values[key])]
-        if len(set(finer)) > len(set(parts)):
-            parts = finer
-            for label, v in zip(labels, values[key]):
-                label.append(f"{key}={short_value(v)}")
-    return [", ".join(label) for label in labels]
+
+    def apart(*keys: str) -> int:
+        return len({tuple(canon(f.get(k)) for k in keys) for f in flat})
+
+    taken: list[str] = []
+    for key in sorted({k for f in flat for k in f}, key=lambda k: (any(is_hash(f.get(k)) for f in flat), k)):
+        if apart(*taken, key) > apart(*taken):
+            taken.append(key)
+    return [", ".join(f"{key}={short_value(f.get(key))}" for key in taken) for f in flat]
 
 
 def quant_labels(sciences: Iterable[dict]) -> dict[str, str]:
