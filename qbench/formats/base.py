@@ -79,6 +79,9 @@ class Format:
             except ValueError as e:
                 raise ValueError(f"format={self.name} cannot hold {name}: {e}") from e
 
+    def check_model(self, folder: Path) -> None:
+        """ValueError where the format has no place for the kind of model whose checkpoint is in ``folder``."""
+
     def tensors(self, weight: QuantWeight, acts: ActQuant | None, dtype: torch.dtype) -> dict[str, Tensor]:
         """The tensors of one linear by the last part of their names, also of an outline; ``dtype`` is that of the
         model's other tensors."""

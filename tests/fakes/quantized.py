@@ -50,6 +50,7 @@ def written(format, ckpt, method, folder):
     rest = {k: p.detach() for k, p in model.named_parameters() if k.removesuffix(".weight") not in weights}
     outlines = {name: method.outline(*shape) for name, shape in ckpt.linears.items()}
     format.check(outlines, method.acts)
+    format.check_model(ckpt.folder)
     format.write(Source(ckpt.folder, lambda: iter([Part(rest, weights)]), outlines, method.acts, ckpt.dtype), folder)
     for name, weight in weights.items():
         model.get_submodule(name).weight.data = weight.dequantize().to(ckpt.dtype)
