@@ -7,6 +7,8 @@ no record gives stops the build. The families of keys:
     nano/<method>/<bits>/<ppl|acc|...>                              the same of all sizes: "3.13, 2.93 and 2.34"
     nano/worst/<bits>             the largest loss of perplexity of a weight-only method, per cent
     nano/least/1                  the least perplexity of a uniform grid at one bit
+    real/<model>/<method>/<bits>/<ppl|kl|c4>                        a released model: WikiText-2, KL there, C4
+    gptq_sensitivity/<text>/<tokens>/<damp>/<order>/<ppl|KL>/<mean|sd|least|most>   over draws of calibration windows
     ablation/<method>/<bits>/<field>=<value>/<ppl|acc>              measured with one field changed
     printed/<table>/<model>/<method>/<W>/<A>/<metric>               a printed cell of the study
     audit/...                                                       counts of the audit
@@ -22,6 +24,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas
 from safetensors import safe_open
 
 from experiments.audit.rules import INFERRED, RULES, doubted, findings
@@ -35,6 +38,7 @@ from qbench.report.quality.frame import of_kernels
 from qbench.report.quality.variants import UNQUANTIZED, method_of
 
 SIZES = ("s", "m", "l")
+REAL_KEYS = {"wikitext2/ppl": "ppl", "wikitext2/kl": "kl", "c4/ppl": "c4"}
 METRIC_KEYS = {"nano/ppl": "ppl", "nano/kl": "kl", "nano/top1": "top1", "nano_world/acc": "acc"}
 VARIED = {"gptq": "act_order", "awq": "loss", "smoothquant": "alpha"}
 WEIGHT_ONLY = ("rtn", "gptq", "awq")
@@ -54,7 +58,7 @@ def numbers(results: Path, measurements: list[Measurement], ablations: list[Meas
     out |= _cells(ablations, "ablation", _variant) | _agreement(measurements) | _printed() | _audit()
     out |= {"ablation/records": str(len(ablations)), "real/records": str(len(real))}
     out |= {"real/models": joined(sorted({m.science["model"]["name"] for m in real}))} if real else {}
-    return out | other_records.values(results)
+    return out | _real(real) | _sensitivity(results / "gptq_sensitivity") | other_records.values(results)
 
 
 def in_study(m: Measurement) -> bool:
@@ -112,6 +116,29 @@ def _cells(records: list[Measurement], family: str, place: Callable[[Measurement
     out = {f"{family}/{s}/{where}/{k}": tex(text) for (where, k), texts in found.items() for s, text in texts.items()}
     for (where, name), by_size in found.items():
         out[f"{family}/{where}/{name}"] = tex(joined([by_size[s] for s in SIZES if s in by_size]))
+    return out
+
+
+def _real(records: list[Measurement]) -> dict[str, str]:
+    """One key per metric of each cell of a released model."""
+    out = {}
+    for m in records:
+        where = f"real/{m.science['model']['name']}/{method_of(m.science)['name']}/{_bits(m)}"
+        texts = {REAL_KEYS[k]: column(k).short(x.value) for k, x in m.metrics.items() if k in REAL_KEYS}
+        texts |= {"kl": f"{m.metrics['wikitext2/kl'].value:.2g}"} if "kl" in texts else {}
+        out |= {f"{where}/{name}": tex(text) for name, text in (texts | {"stored": f"{m.stored_bits:.2f}"}).items()}
+    return out
+
+
+def _sensitivity(folder: Path) -> dict[str, str]:
+    """Mean, standard deviation and range of each setting that ``experiments/gptq_sensitivity.py`` measured."""
+    out = {}
+    if (path := folder / "gptq_sensitivity.csv").is_file():
+        setting = ["calibration", "tokens", "damping", "act_order", "metric"]
+        for (text, tokens, damp, order, metric), values in pandas.read_csv(path).groupby(setting)["value"]:
+            where = f"gptq_sensitivity/{text}/{tokens}/{damp:g}/{str(order).lower()}/{metric}"
+            found = {"mean": values.mean(), "sd": values.std(), "least": values.min(), "most": values.max()}
+            out |= {f"{where}/{name}": f"{x:.3g}" for name, x in found.items() if math.isfinite(x)}
     return out
 
 
