@@ -83,7 +83,7 @@ def test_every_number_of_the_text_has_a_record(path, known):
 
 def test_a_number_without_a_record_is_found(known):
     assert wrong(r"\result{nano/s/gptq/4/ppl} \result{nano/xl/gptq/4/ppl}", known) == ["nano/xl/gptq/4/ppl"]
-    assert not wrong(r"\whenresults{real/models,no/such}{\result{no/such}}", known)
+    assert not wrong(r"\whenresults{qwen3/models,no/such}{\result{no/such}}", known)
     assert wrong(r"\unlessresult{no/such}{\result{no/such}}", known) == ["no/such"]
 
 
@@ -94,7 +94,7 @@ def test_waiting_text_waits_for_every_number_in_it(path, known):
     for m in re.finditer(r"\\whenresults(?=\{)", text):
         keys, end = group(text, m.end())
         body, _ = group(text, end)
-        always = {"real/records"}
+        always = {"qwen3/records"}
         assert set(re.findall(r"\\result\{([^}]*)\}", body)) <= set(keys.split(",")) | always
 
 

@@ -7,7 +7,8 @@ no record gives stops the build. The families of keys:
     nano/<method>/<bits>/<ppl|acc|...>                              the same of all sizes: "3.13, 2.93 and 2.34"
     nano/worst/<bits>             the largest loss of perplexity of a weight-only method, per cent
     nano/least/1                  the least perplexity of a uniform grid at one bit
-    real/<model>/<method>/<bits>/<ppl|kl|c4>                        a released model: WikiText-2, KL there, C4
+    real/<model>/<method>/<bits>/<ppl|kl|c4>                        a model of others: WikiText-2, KL there, C4
+    qwen3/<models|records>        the released Qwen3 models that have records, and how many these are
     gptq_sensitivity/<text>/<tokens>/<damp>/<order>/<ppl|KL>/<mean|sd|least|most>   over draws of calibration windows
     ablation/<method>/<bits>/<field>=<value>/<ppl|acc>              measured with one field changed
     printed/<table>/<model>/<method>/<W>/<A>/<metric>               a printed cell of the study
@@ -56,8 +57,9 @@ def numbers(results: Path, measurements: list[Measurement], ablations: list[Meas
     real = [m for m in measurements if not _size(m)]
     out = _cells(study, "nano", lambda m: str(_bits(m))) | _study(study) | _models(nano)
     out |= _cells(ablations, "ablation", _variant) | _agreement(measurements) | _printed() | _audit()
-    out |= {"ablation/records": str(len(ablations)), "real/records": str(len(real))}
-    out |= {"real/models": joined(sorted({m.science["model"]["name"] for m in real}))} if real else {}
+    qwen3 = [m for m in real if m.science["model"]["name"].startswith("qwen3")]
+    out |= {"ablation/records": str(len(ablations)), "qwen3/records": str(len(qwen3))}
+    out |= {"qwen3/models": joined(sorted({m.science["model"]["name"] for m in qwen3}))} if qwen3 else {}
     return out | _real(real) | _sensitivity(results / "gptq_sensitivity") | other_records.values(results)
 
 
@@ -120,7 +122,7 @@ def _cells(records: list[Measurement], family: str, place: Callable[[Measurement
 
 
 def _real(records: list[Measurement]) -> dict[str, str]:
-    """One key per metric of each cell of a released model."""
+    """One key per metric of each cell of a model that others trained."""
     out = {}
     for m in records:
         where = f"real/{m.science['model']['name']}/{method_of(m.science)['name']}/{_bits(m)}"
