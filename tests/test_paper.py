@@ -241,6 +241,18 @@ def test_single_choices_are_worth_what_is_told(known):
     assert all(with_it < without for b in (8, 4) for with_it, without in pair("smoothquant", b, "alpha", "0.5", "none"))
 
 
+def test_the_real_model_behaves_as_told(known):
+    def ppl(method: str, bits: int) -> float:
+        return float(known[f"real/smollm2-135m/{method}/{bits}/ppl"])
+
+    full = ppl("none", 16)
+    for bits in (4, 3, 2):
+        assert full < ppl("awq", bits) < ppl("gptq", bits) < ppl("rtn", bits)
+    assert ppl("awq", 2) < ppl("smoothquant", 2)
+    assert ppl("smoothquant", 8) < 1.1 * full < 2 * full < ppl("smoothquant", 4)
+    assert ppl("awq", 2) / full > 10 * value(known, "nano/m/awq/2/ppl")[0] / value(known, "nano/m/none/16/ppl")[0]
+
+
 def test_the_study_prints_what_is_told_of_it(known):
     rows = load()
     awq = [r.values["c4_ppl"] for r in rows if (r.method, r.w_bits) == ("awq", 2)]
