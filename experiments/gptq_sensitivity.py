@@ -8,12 +8,14 @@ on which windows of that text are drawn.
 NAME is what the table calls the calibration text; without overrides it is calib=NAME. Measures SmolLM2-135M at 3 bits
 in groups of 64 on the first five windows of WikiText-2. The records go into results/gptq_sensitivity/NAME.jsonl, and a
 table of the records of all texts beside it. Without a NAME only the table is made. Existing records are not measured
-again. One core needs about two hours per text; half of it goes to the 262,144 tokens, which come last.
+again, so what was interrupted goes on. One core needs about two hours per text; half of it goes to the 262,144 tokens,
+which come last.
 """
 
 import argparse
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
@@ -47,10 +49,9 @@ def main() -> int:
     parser.add_argument("name", nargs="?")
     options, overrides = parser.parse_known_args()
     if options.name:
-        try:
-            measure([*COMMON, *(overrides or [f"calib={options.name}"]), f"machine.results_dir={options.results}"])
-        finally:
-            fold(Store(options.results), options.name)
+        common = [*COMMON, *(overrides or [f"calib={options.name}"]), f"machine.results_dir={options.results}"]
+        ids = set(measure(common))
+        fold(Store(options.results), options.name, lambda record: record["id"] in ids)
     files = sorted(options.results.glob("*.jsonl"))
     table = sheet([(path.stem, measurement(d, where)) for path in files for where, d in lines(path)])
     for ending, write in ((".md", to_markdown), (".csv", to_csv), (".tex", to_latex)):
@@ -59,14 +60,16 @@ def main() -> int:
     return 0
 
 
-def measure(overrides: list[str]) -> None:
+def measure(overrides: list[str]) -> Iterator[str]:
+    """Measures all cells; the ids of their records, up to a cell that failed."""
     with initialize_config_dir(str(packaged("conf")), version_base="1.3"):
         for order, damp, n, seed in CELLS:
             cell = [f"method.act_order={order}", f"method.damp={damp}", f"calib.n={n}", f"calib.seed={seed}"]
             outcome = run(compose("config", overrides + cell))
             print(*cell, outcome.message or f"{outcome.metrics[METRICS['ppl']].value:.4g}", flush=True)
+            yield from outcome.records
             if outcome.is_bad:
-                sys.exit(1)
+                return
 
 
 def sheet(records: list[tuple[str, Measurement]]) -> Sheet:
