@@ -70,6 +70,7 @@ paper: $(if $(shell command -v latexmk),$(STAMP))
 	  echo "no latexmk, so no PDF (Debian: latexmk texlive-latex-recommended texlive-fonts-recommended)"; exit 0; fi; \
 	$(BIN)/qbench report results > /dev/null && $(BIN)/python -m experiments.audit > /dev/null && \
 	$(BIN)/python experiments/nano_ablations.py > /dev/null && \
+	$(BIN)/python experiments/gptq_sensitivity.py > /dev/null && \
 	$(BIN)/python -m experiments.paper && cd paper && mkdir -p build && \
 	if latexmk -pdf -interaction=nonstopmode -halt-on-error -outdir=build paper.tex > build/latexmk.out 2>&1; \
 	then echo "paper/build/paper.pdf"; else tail -n 30 build/latexmk.out; exit 1; fi

@@ -8,8 +8,8 @@ on which windows of that text are drawn.
 NAME is what the table calls the calibration text; without overrides it is calib=NAME. Measures SmolLM2-135M at 3 bits
 in groups of 64 on the first five windows of WikiText-2. The records go into results/gptq_sensitivity/NAME.jsonl, and a
 table of the records of all texts beside it. Without a NAME only the table is made. Existing records are not measured
-again, so what was interrupted goes on. One core needs about two hours per text; half of it goes to the 262,144 tokens,
-which come last.
+again, so what was interrupted goes on. One core needs about an hour per text, and two more for
+the 262,144 tokens, which come last.
 """
 
 import argparse

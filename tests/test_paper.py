@@ -11,6 +11,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import pandas
 import pytest
 
 from experiments.audit.__main__ import to_latex
@@ -144,7 +145,8 @@ def test_the_main_table_has_every_cell(files, known):
 
 def test_no_result_is_typed_into_the_text():
     """Numbers with decimals are results, but for those of settings and versions."""
-    allowed = {"0.5", "0.55", "0.6", "1.7", "0.4", "2505.02214", "2505.09388", "2210.17323", "2306.00978"}
+    allowed = {"0.001", "0.01", "0.1", "0.5", "0.55", "0.6", "1.7", "0.4"}
+    allowed |= {"2505.02214", "2505.09388", "2210.17323", "2306.00978"}
     allowed |= {"2211.10438", "2402.04291", "1603.05279", "1609.07843", "1910.10683", "2009.03300"}
     for path in SOURCES[1:]:
         text = re.sub(
@@ -251,6 +253,20 @@ def test_the_real_model_behaves_as_told(known):
     assert ppl("awq", 2) < ppl("smoothquant", 2)
     assert ppl("smoothquant", 8) < 1.1 * full < 2 * full < ppl("smoothquant", 4)
     assert ppl("awq", 2) / full > 10 * value(known, "nano/m/awq/2/ppl")[0] / value(known, "nano/m/none/16/ppl")[0]
+
+
+def test_gptq_depends_on_its_calibration_as_told(known):
+    cells = pandas.read_csv(RESULTS / "gptq_sensitivity" / "gptq_sensitivity.csv").query("metric == 'ppl'")
+    by_order = cells.pivot(index=["calibration", "tokens", "damping", "seed"], columns="act_order", values="value")
+    assert (by_order[True] < by_order[False]).sum() == len(by_order.dropna()) >= 10
+
+    def mean(text: str, tokens: int, damping: str, order: str) -> float:
+        return float(known[f"gptq_sensitivity/{text}/{tokens}/{damping}/{order}/ppl/mean"])
+
+    for order in ("false", "true"):
+        c4, more = (mean("c4", tokens, "0.01", order) for tokens in (16384, 65536))
+        assert mean("wikitext2", 16384, "0.01", order) < more < c4
+    assert mean("c4", 16384, "0.001", "false") > 1.1 * mean("c4", 16384, "0.01", "false")
 
 
 def test_the_study_prints_what_is_told_of_it(known):
