@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from omegaconf.errors import OmegaConfBaseException
@@ -91,7 +92,7 @@ class Export:
         if not config.quantizes:
             raise ValueError("method=none leaves the model as it is; choose a method, as in method=gptq")
         self.method.check(self.ckpt.linears)
-        config.check_lengths(self.ckpt.config.max_position_embeddings)
+        replace(config, eval={}).check_lengths(self.ckpt.config.max_position_embeddings)  # nothing is evaluated
         self.outlines = {name: self.method.outline(N, K) for name, (N, K) in self.ckpt.linears.items()}
         format.check(self.outlines, self.method.acts)
         format.config(self.outlines, self.method.acts)

@@ -84,13 +84,8 @@ class GPTQFormat(Format):
 
     def notes(self, weights, acts):
         grid = self.one_grid(weights)
-        moves = any(weight.group_K is not None for weight in weights.values())
-        if moves:
-            readers = (
-                "GPTQModel reads this file; vLLM, AutoRound and MLX refuse groups that are not neighbouring columns."
-            )
-        elif grid.symmetric and grid.bits in (4, 8):
-            readers = "vLLM, GPTQModel and AutoRound read this file."
-        else:
-            readers = "GPTQModel reads this file; vLLM reads GPTQ only with 4 or 8 bits and a symmetric grid."
-        return [readers]
+        if any(weight.group_K is not None for weight in weights.values()):
+            return ["GPTQModel reads this file; others refuse groups of columns that are not neighbours."]
+        if grid.symmetric and grid.bits in (4, 8):
+            return ["vLLM, GPTQModel and AutoRound read this file."]
+        return ["GPTQModel reads this file; vLLM reads GPTQ only with 4 or 8 bits and a symmetric grid."]

@@ -88,7 +88,7 @@ def test_a_symmetric_file_is_read_by_transformers(run, tmp_path):
 def test_a_folder_is_whole(run, tmp_path, words, keys):
     folder = save_tiny(tmp_path / "model", family="qwen2")  # its q, k and v have biases, its head is tied
     AutoTokenizer.from_pretrained(NANO / "nano-s").save_pretrained(folder)
-    model = ["model=local", f"model.path={folder}", "calib=nano", "calib.length=64", "eval.source=nano"]
+    model = ["model=local", f"model.path={folder}", "calib=nano", "calib.length=64"]
     code, said = run(*model, *words, "machine.keep_weights=true")
     assert code == 0, said
     found = stored(tmp_path / "out")
@@ -221,9 +221,11 @@ def test_one_block_is_in_memory_at_a_time(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(base, "SHARD", 1)
     monkeypatch.setattr(QuantizedFolder, "read", watched)
-    folder = save_tiny(tmp_path / "model", num_hidden_layers=8)
+    folder = save_tiny(tmp_path / "model", num_hidden_layers=8, tie_word_embeddings=False)
     AutoTokenizer.from_pretrained(NANO / "nano-s").save_pretrained(folder)
-    model = ["model=local", f"model.path={folder}", "calib=nano", "calib.length=64", "eval.source=nano"]
+    model = ["model=local", f"model.path={folder}", "calib=nano", "calib.length=64"]
     assert run(*model, "method=rtn", "format=hf")[0] == 0
     assert len(counts) >= 8
     assert max(counts) <= 1
+    head = stored(folder)["lm_head.weight"]
+    assert torch.equal(stored(tmp_path / "out")["lm_head.weight"], head)
