@@ -94,6 +94,7 @@ class Export:
         self.method.check(self.ckpt.linears)
         replace(config, eval={}).check_lengths(self.ckpt.config.max_position_embeddings)  # nothing is evaluated
         self.outlines = {name: self.method.outline(N, K) for name, (N, K) in self.ckpt.linears.items()}
+        format.check_model(self.ckpt.folder)
         format.check(self.outlines, self.method.acts)
         format.config(self.outlines, self.method.acts)
         self._check_room()

@@ -16,7 +16,7 @@ from conftest import save_tiny
 from fakes import forked
 from safetensors import safe_open
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from qbench import export, signals
 from qbench.formats import base, format_of
@@ -229,3 +229,28 @@ def test_one_block_is_in_memory_at_a_time(run, tmp_path, monkeypatch):
     assert max(counts) <= 1
     head = stored(folder)["lm_head.weight"]
     assert torch.equal(stored(tmp_path / "out")["lm_head.weight"], head)
+
+
+def test_a_gguf_file_is_whole(run, tmp_path):
+    words = ["method=gptq", "grid.bits=3", "grid.group_size=64", "model.dtype=float32", "machine.keep_weights=true"]
+    code, said = run(*words, "format=gguf")
+    assert code == 0, said
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.gguf", "README.md"}
+    ours, config = measured_model(tmp_path, words), AutoConfig.from_pretrained(NANO / "nano-s")
+    theirs = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out", gguf_file="model.gguf", config=config, dtype=torch.float32
+    )
+    with torch.no_grad():
+        assert torch.equal(theirs(IDS).logits, ours(IDS).logits)
+
+
+def test_a_model_without_a_place_in_the_format_is_refused(run, tmp_path):
+    folder = save_tiny(tmp_path / "model", family="llama")
+    AutoTokenizer.from_pretrained(NANO / "nano-s").save_pretrained(folder)
+    code, said = run("model=local", f"model.path={folder}", "calib=nano", "eval.source=nano", "format=gguf")
+    assert code == 1
+    assert "format=gguf writes Qwen3 models with default positions, not llama" in said
+    code, said = run("method=fp8", "format=fp8")
+    assert code == 1
+    assert "format=fp8 cannot hold model.layers.0.self_attn.k_proj: its readers need whole blocks" in said
+    assert not (tmp_path / "cache" / "quantized").exists()
