@@ -59,7 +59,9 @@ def wanted(overrides: list[str]) -> tuple[list[Checkpoint], list[HubFile], list[
     cells, refused = configs(overrides)
     if refused:
         raise ValueError(refused[0])
-    models = sorted({config.model for config in cells if config.model.repo or config.model.gguf}, key=str)
+    found = {config.model for config in cells}
+    found |= {c.model.unquantized() for c in cells if c.model.base and any(m.compares for m in c.eval.values())}
+    models = sorted((model for model in found if model.repo or model.gguf), key=str)
     items = {item for reader in {x for config in cells for x in config.readers} for item in reader.hub_files()}
     files = sorted(item for item in items if isinstance(item, HubFile))
     return models, files, sorted((item for item in items if not isinstance(item, HubFile)), key=str)

@@ -14,13 +14,14 @@ from qbench.config import Config
 from qbench.files import Lock, remove_stale
 from qbench.models.checkpoint import OpenCheckpoint
 from qbench.models.placement import Placement
-from qbench.models.quantized import QuantizedFolder
+from qbench.models.quantized import QuantizedBlocks, QuantizedFolder, StoredBlocks
 from qbench.plan.footprint import hidden_bytes, statistics_bytes, stored_bytes, waiting_bytes
 from qbench.progress import Progress
 from qbench.record import LayerReport, digest
 from qbench.shape import Shape
 from qbench.statistics_cache import CachedStatistics, open_statistics
 from qbench.stream import quantize
+from qbench.weights import QuantWeight
 
 
 class CachedWeights:
@@ -61,45 +62,63 @@ class CachedWeights:
 
 
 class Quantization:
-    """What one method makes of one model; ``science`` is its part of every record's identity."""
+    """What a method makes of a model, or what someone else has made of it. ``science`` is its part of every record's
+    identity. ``source`` has the quantized blocks; None: the model is unquantized."""
 
     def __init__(self, config: Config, ckpt: OpenCheckpoint):
         self.ckpt, self.method, self.calib, self.machine = ckpt, config.method, config.calib, config.machine
         self.science = config.settings() | {"model": ckpt.science()}
         if self.science["calib"]:
             self.science["calib"] = self.calib.science(ckpt.tokenizer, self.machine.data_dir)
-        self.is_float, self.blocks = self.method.name == "none", ckpt.config.num_hidden_layers
+        self.blocks, self.quantizes, self.acts = ckpt.config.num_hidden_layers, config.quantizes, self.method.acts
         self.weights = CachedWeights(self.machine.cache_dir, digest(self.science), self.blocks)
+        self.source: QuantizedBlocks | None = self.weights.folder if self.quantizes else None
+        if ckpt.prequantized:
+            if self.quantizes:
+                raise ValueError(
+                    f"model {ckpt.model.name} is quantized already ({ckpt.prequantized.words}); use method=none to "
+                    f"measure it as it is, or an unquantized model for method={self.method.name}"
+                )
+            self.source, self.acts = StoredBlocks(ckpt.prequantized), ckpt.prequantized.stored.acts
 
     @property
     def cell(self) -> str:
         """What a person calls it."""
+        if self.ckpt.prequantized:
+            return f"{self.ckpt.model.name} as stored ({self.ckpt.prequantized.words})"
         grid, acts = self.method.grid, self.method.acts
         bits = f" W{grid.bits}A{acts.bits if acts else 16}" if grid else f" A{acts.bits}" if acts else ""
         return f"{self.ckpt.model.name} {self.method.name}{bits}"
 
     def whole(self) -> AbstractContextManager:
         """Quantizes what is not in the cache; while the context is open, no process deletes the weights."""
-        return nullcontext() if self.is_float else self.weights.whole(self._quantize)
+        return self.weights.whole(self._quantize) if self.quantizes else nullcontext()
 
     def load(
         self, placement: Placement | None, path: Literal["dequantized", "packed"] = "dequantized"
     ) -> torch.nn.Module:
         """The model to evaluate, inside ``whole``; ``path`` as in ``QuantLinear``."""
-        if self.is_float:
+        if self.source is None:
             return self.ckpt.load(self.machine.device, placement=placement)
-        return self.weights.folder.load(self.ckpt, self.method.acts, self.machine.device, placement, path)
+        return self.source.load(self.ckpt, self.acts, self.machine.device, placement, path)
+
+    def outlines(self) -> dict[str, QuantWeight]:
+        """The quantized weights by the full name of their linear, without numbers, as far as they are known before."""
+        made = {name: self.method.outline(*shape) for name, shape in self.ckpt.linears.items() if self.quantizes}
+        return made or self.ckpt.outlines
 
     def reports(self) -> list[LayerReport]:
         """What quantization did to each linear."""
         folder = self.weights.folder
-        return [] if self.is_float else [report for index in range(self.blocks) for report in folder.reports(index)]
+        return [report for index in range(self.blocks) for report in folder.reports(index)] if self.quantizes else []
 
     def sizes(self, reports: list[LayerReport]) -> tuple[float, float, int]:
-        """Nominal and stored bits, means over quantized weights, and bytes of the whole model; the rest at 16 bits."""
+        """Nominal and stored bits, means over quantized weights, and bytes of the whole model; the rest at 16 bits.
+        Weights that someone else quantized have been read before."""
         numel = {name: N * K for name, (N, K) in self.ckpt.linears.items()}
         total = sum(numel.values())
-        bits = {f"model.layers.{r.block}.{r.name}": (r.nominal_bits, r.stored_bits) for r in reports}
+        bits = {name: (weight.nominal_bits, weight.stored_bits) for name, weight in self.ckpt.outlines.items()}
+        bits |= {f"model.layers.{r.block}.{r.name}": (r.nominal_bits, r.stored_bits) for r in reports}
         nominal, stored = (sum(bits.get(name, (16, 16))[i] * n for name, n in numel.items()) for i in (0, 1))
         rest = self.ckpt.parameters() - total
         return nominal / total, stored / total, round(stored / 8) + 2 * rest

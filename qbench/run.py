@@ -14,7 +14,7 @@ from qbench import overrides, provenance, signals
 from qbench.config import Config, name_of
 from qbench.files import remove_stale, scratch
 from qbench.measure.base import Context
-from qbench.methods.base import Method
+from qbench.models.checkpoint import OpenCheckpoint
 from qbench.models.placement import Placement
 from qbench.outcomes import Outcome
 from qbench.plan import footprint
@@ -22,7 +22,7 @@ from qbench.protocol import judge
 from qbench.quantization import Quantization
 from qbench.record import LayerReport, Measurement, digest
 from qbench.store import Store
-from qbench.weights import BinaryWeight
+from qbench.weights import BinaryWeight, UniformWeight
 
 OF_MACHINE = (OSError, ImportError, MemoryError, httpx.HTTPError, SafetensorError, torch.OutOfMemoryError)
 OF_DEVICE = ("DefaultCPUAllocator", "CUDA error", "CUDA driver", "CUDNN", "cuDNN error", "HIP error", "Triton Error")
@@ -37,18 +37,36 @@ class Run:
         self.machine.start()
         config.wandb.check()
         self.store, self.ckpt = Store(self.machine.results_dir), config.model.open()
+        self.quantized = Quantization(config, self.ckpt)
         config.method.check(self.ckpt.linears)
         config.check_lengths(self.ckpt.config.max_position_embeddings)
         for measure in self.measures.values():
             measure.check_model(self.ckpt.config)
         self.store.check_writable()
         self._check_revision()
-        self.quantized = Quantization(config, self.ckpt)
+        self.base = self._unquantized()
         evals = {name: measure.science(self.context(None)) for name, measure in self.measures.items()}
+        if self.base is not self.ckpt:
+            evals |= {
+                name: evals[name] | {"base": self.base.science()} for name, m in self.measures.items() if m.compares
+            }
         self.sciences = {name: self.quantized.science | {"eval": science} for name, science in evals.items()}
         if any(m.runs_packed for m in self.measures.values()):
-            check_packable(config.method, self.ckpt.linears)
+            check_packable(self.quantized)
         self.ids = {name: digest(science) for name, science in self.sciences.items()}
+
+    def _unquantized(self) -> OpenCheckpoint:
+        """The model that divergences are measured from: this one, or the one that it was made of by someone else."""
+        if self.ckpt.prequantized is None or not any(measure.compares for measure in self.measures.values()):
+            return self.ckpt
+        base = self.config.model.unquantized().open()
+        if base.prequantized or (base.linears, base.config.vocab_size) != (
+            self.ckpt.linears,
+            self.ckpt.config.vocab_size,
+        ):
+            kind = "is quantized itself" if base.prequantized else "has other linears or another vocabulary"
+            raise ValueError(f"model.base={self.config.model.base} {kind}; name the model {self.ckpt.model.name} is of")
+        return base
 
     def _check_revision(self) -> None:
         """ValueError where records exist of another revision: in one results folder a model name stands for one."""
@@ -67,9 +85,10 @@ class Run:
             device=self.machine.device,
             data_dir=self.machine.data_dir,
             cache_dir=self.machine.cache_dir,
-            model_id=digest(self.ckpt.science()),
-            reference=lambda: self.ckpt.load(self.machine.device, placement=placement),
-            packed=None if self.quantized.is_float else lambda: self.quantized.load(placement, "packed"),
+            model_id=digest(self.base.science()),
+            reference=lambda: self.base.load(self.machine.device, placement=placement),
+            head=None if self.base is self.ckpt else lambda: self.base.head(self.machine.device),
+            packed=None if self.quantized.source is None else lambda: self.quantized.load(placement, "packed"),
         )
 
     def execute(self) -> Outcome:
@@ -172,21 +191,20 @@ def run(cfg: DictConfig) -> Outcome:
         return Outcome(name_of(cfg), "refused", one_line(e))
 
 
-def check_packable(method: Method, linears: dict[str, tuple[int, int]]) -> None:
-    """ValueError where no kernel multiplies with the weights that ``method`` makes of ``linears``, {name: (N, K)}."""
+def check_packable(quantized: Quantization) -> None:
+    """ValueError where no kernel multiplies with one of the quantized weights."""
     from qbench.kernels import binary, wna8  # needs Triton
 
-    weight = method.outline(*next(iter(linears.values())))
-    if weight.kernel is None:
-        raise ValueError(
-            f"no kernel multiplies with the packed weights of the method {method.name} ({type(weight).__name__}); "
-            "measure its quality, e.g. with eval=ppl"
-        )
-    if method.grid and method.acts:
-        for _, K in linears.values():
-            wna8.check(K, method.grid.group_size)
-    if isinstance(weight, BinaryWeight):
-        binary.check_block(weight.block_size)
+    for weight in quantized.outlines().values():
+        if weight.kernel is None:
+            raise ValueError(
+                f"no kernel multiplies with the packed weights of {quantized.cell} ({type(weight).__name__}); measure "
+                "its quality, e.g. with eval=ppl"
+            )
+        if isinstance(weight, UniformWeight) and quantized.acts:
+            wna8.check(weight.codes_NK.shape[1], weight.grid.group_size)
+        if isinstance(weight, BinaryWeight):
+            binary.check_block(weight.block_size)
 
 
 def one_line(e: BaseException) -> str:

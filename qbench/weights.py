@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from qbench.grid import Grid, over_blocks
+from qbench.grid import FP8_BLOCK, Grid, over_blocks
 
 
 class QuantWeight:
@@ -29,6 +29,14 @@ class QuantWeight:
 
     def dequantize(self) -> Tensor:
         """w_NK in float32."""
+        raise NotImplementedError
+
+    @property
+    def nominal_bits(self) -> float:
+        raise NotImplementedError
+
+    @property
+    def stored_bits(self) -> float:
         raise NotImplementedError
 
     def state(self) -> dict[str, Tensor]:
@@ -84,6 +92,20 @@ class UniformWeight(QuantWeight):
             group_K=None if group_K is None else group_K.to(torch.int16),
             notes=tuple(notes),
         )
+
+    @classmethod
+    def outlines(cls, grid: Grid, shapes: dict[str, tuple[int, int]]) -> dict[str, QuantWeight]:
+        """``outlined`` for linears of these shapes; ValueError where the groups do not divide K."""
+        for name, (_, K) in shapes.items():
+            grid.columns(K, name)
+        return {name: cls.outlined(grid, N, K) for name, (N, K) in shapes.items()}
+
+    @classmethod
+    def outlined(cls, grid: Grid, N: int, K: int) -> "UniformWeight":
+        """A weight [N, K] on ``grid`` on the meta device; a last group may be shorter."""
+        codes_NK = torch.empty(N, K, device="meta")
+        scale_NG = torch.empty(N, -(-K // (grid.group_size if grid.group_size > 0 else K)), device="meta")
+        return cls(codes_NK.byte(), scale_NG.half(), grid.bits, None if grid.symmetric else scale_NG.byte())
 
     def split(self, rows: list[int]) -> list["UniformWeight"]:
         """Consecutive parts with the given numbers of rows, each in its own memory."""
@@ -197,6 +219,12 @@ class Fp8Weight(QuantWeight):
     codes_NK: Tensor  # float8_e4m3fn
     scale_nk: Tensor  # bfloat16 or float32, one per block
     nominal_bits: ClassVar[float] = 8.0
+
+    @classmethod
+    def outlined(cls, N: int, K: int, scales: torch.dtype = torch.bfloat16) -> "Fp8Weight":
+        """A weight [N, K] on the meta device."""
+        codes_NK = torch.empty(N, K, dtype=torch.float8_e4m3fn, device="meta")
+        return cls(codes_NK, torch.empty(-(-N // FP8_BLOCK), -(-K // FP8_BLOCK), dtype=scales, device="meta"))
 
     def dequantize(self) -> Tensor:
         return self.codes_NK.float() * over_blocks(self.scale_nk, *self.codes_NK.shape)

@@ -11,8 +11,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from qbench.formats.base import Format
+from qbench.formats.base import Format, Stored
 from qbench.formats.bits import pack, unpack
+from qbench.grid import Grid
 from qbench.weights import UniformWeight
 
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
@@ -23,6 +24,12 @@ class AWQFormat(Format):
     """Four asymmetric bits, groups of neighbouring columns."""
 
     name: ClassVar[str] = "awq"
+
+    @classmethod
+    def stored(cls, told, shapes) -> Stored:
+        if (layout := (told["version"].lower(), told["zero_point"])) != ("gemm", True):
+            raise ValueError(f"(version, zero_point) is {layout}; supported: ('gemm', True)")
+        return Stored(cls(), UniformWeight.outlines(Grid(told["bits"], told["group_size"]), shapes))
 
     def refuse(self, weight, acts):
         super().refuse(weight, acts)

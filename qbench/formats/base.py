@@ -49,6 +49,15 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """How the linears of a file are stored: the format with that file's options, and outlines of the weights."""
+
+    format: "Format"
+    outlines: dict[str, QuantWeight]
+    acts: ActQuant | None = None
+
+
+@dataclass(frozen=True)
 class Format:
     """The base class: a folder of safetensors with the quantization in config.json. ``name`` is what users type."""
 
@@ -58,6 +67,12 @@ class Format:
 
     def __post_init__(self):
         settings.check(self, "format")
+
+    @classmethod
+    def stored(cls, told: dict, shapes: dict[str, tuple[int, int]]) -> Stored:
+        """How a file whose config.json has the quantization_config ``told`` holds linears of these shapes (N, K).
+        ValueError for what ``read`` would read wrongly. A format without this method is written only."""
+        raise NotImplementedError
 
     def refuse(self, weight: QuantWeight, acts: ActQuant | None) -> None:
         """ValueError where this format cannot hold ``weight`` or say how activations are quantized: the constraint,

@@ -12,8 +12,9 @@ from typing import ClassVar
 
 import torch
 
-from qbench.formats.base import Format, grids
+from qbench.formats.base import Format, Stored, grids
 from qbench.formats.bits import pack, unpack
+from qbench.grid import ActQuant, Grid
 from qbench.weights import UniformWeight
 
 SIGNS = "signs"  # start of the name of a config group with one symmetric bit
@@ -33,6 +34,31 @@ class CompressedTensors(Format):
 
     name: ClassVar[str] = "compressed-tensors"
     holds_acts = True
+
+    @classmethod
+    def stored(cls, told, shapes) -> Stored:
+        outlines, acts = {}, set()
+        for key, group in told["config_groups"].items():
+            w, a = group["weights"], group.get("input_activations")
+            acts.add(mine := ActQuant(a["num_bits"]) if a else None)
+            size = w["group_size"] if w["strategy"] == "group" else -1
+            grid = Grid(1 if key.startswith(SIGNS) else w["num_bits"], size, w["symmetric"])
+            for part, numbers in group_of(grid, mine).items():
+                found = group.get(part) or {}
+                if differ := {k: found.get(k) for k, v in (numbers or {}).items() if found.get(k) != v}:
+                    raise ValueError(f"{part} of {key} are {differ}; supported: {numbers}")
+            names = tuple(shapes) if group["targets"] == ["Linear"] else group["targets"]
+            if shapes and (unknown := sorted(set(names) - set(shapes))):
+                raise ValueError(f"targets of {key} are Linear or names of linears, not {unknown[0]}")
+            outlines |= UniformWeight.outlines(grid, {name: shapes[name] for name in names if name in shapes})
+        for key in ("transform_config", "kv_cache_scheme"):
+            if told.get(key):
+                raise ValueError(f"{key} is not supported, and is {told[key]}")
+        if left := sorted(set(shapes) - set(outlines)):
+            raise ValueError(f"no config group says how {left[0]} is stored")
+        if len(acts) > 1:
+            raise ValueError("its config groups have several kinds of input_activations; supported: one")
+        return Stored(cls(), outlines, acts.pop())
 
     def refuse(self, weight, acts):
         super().refuse(weight, acts)
@@ -61,12 +87,9 @@ class CompressedTensors(Format):
         stored, groups = "int-quantized" if acts else "pack-quantized", {}
         for grid, names in (found := grids(weights)).items():
             has_signs = grid.symmetric and grid.bits == 1
-            size = {"strategy": "group", "group_size": grid.group_size}
             groups[f"{SIGNS if has_signs else 'group'}_{len(groups)}"] = {
                 "targets": ["Linear"] if len(found) == 1 else names,
-                "weights": integers(2 if has_signs else grid.bits, grid.symmetric)
-                | (size if grid.group_size != -1 else {"strategy": "channel"}),
-                "input_activations": acts and integers(acts.bits, True, dynamic=True) | {"strategy": "token"},
+                **group_of(grid, acts),
                 "output_activations": None,
                 "format": stored,
             }
@@ -110,6 +133,12 @@ def is_signs(weight: UniformWeight) -> bool:
     return weight.bits == 1 and weight.zero_NG is None
 
 
-def integers(bits: int, symmetric: bool, dynamic: bool = False) -> dict:
-    """The library's description of integers, without how scales are shared."""
-    return {"num_bits": bits, "type": "int", "symmetric": symmetric, "dynamic": dynamic}
+def group_of(grid: Grid, acts: ActQuant | None) -> dict[str, dict | None]:
+    """The library's description of weights and activations."""
+    bits = 2 if grid.symmetric and grid.bits == 1 else grid.bits
+    size = {"strategy": "channel"} if grid.group_size == -1 else {"strategy": "group", "group_size": grid.group_size}
+    tokens = {"type": "int", "symmetric": True, "dynamic": True, "strategy": "token"}
+    return {
+        "weights": {"num_bits": bits, "type": "int", "symmetric": grid.symmetric, "dynamic": False} | size,
+        "input_activations": {"num_bits": acts.bits} | tokens if acts else None,
+    }

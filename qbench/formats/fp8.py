@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import torch
 
-from qbench.formats.base import Format
+from qbench.formats.base import Format, Stored
 from qbench.grid import FP8_BLOCK, Fp8ActQuant
 from qbench.weights import Fp8Weight
 
@@ -27,6 +27,13 @@ class FP8Format(Format):
 
     name: ClassVar[str] = "fp8"
     holds_acts = True
+
+    @classmethod
+    def stored(cls, told, shapes) -> Stored:
+        wanted = SETTINGS | {"scale_fmt": None}
+        if differ := {key: told.get(key) for key in wanted if told.get(key) not in (wanted[key], "float")}:
+            raise ValueError(f"it says {differ}; supported: {SETTINGS}")
+        return Stored(cls(), {name: Fp8Weight.outlined(N, K) for name, (N, K) in shapes.items()}, Fp8ActQuant())
 
     def refuse(self, weight, acts):
         if not isinstance(weight, Fp8Weight):

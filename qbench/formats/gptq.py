@@ -10,8 +10,9 @@ from typing import ClassVar, Literal
 
 import torch
 
-from qbench.formats.base import Format
+from qbench.formats.base import Format, Stored
 from qbench.formats.bits import pack, unpack
+from qbench.grid import Grid
 from qbench.weights import UniformWeight
 
 FORMATS = {1: "gptq", 2: "gptq_v2"}
@@ -24,6 +25,13 @@ class GPTQFormat(Format):
     name: ClassVar[str] = "gptq"
     holds_moving_groups = True
     version: Literal[1, 2] = 1
+
+    @classmethod
+    def stored(cls, told, shapes) -> Stored:
+        grid = Grid(told["bits"], told["group_size"], told["sym"])
+        if (layout := told.get("checkpoint_format", told.get("format", "gptq"))) not in FORMATS.values():
+            raise ValueError(f"checkpoint_format {layout} is not supported; supported: {', '.join(FORMATS.values())}")
+        return Stored(cls(1 if layout == FORMATS[1] else 2), UniformWeight.outlines(grid, shapes))
 
     def refuse(self, weight, acts):
         super().refuse(weight, acts)
@@ -73,7 +81,7 @@ class GPTQFormat(Format):
         (G, N), K = scale_GN.shape, len(group_K)
         stored_GN = unpack(tensors["qzeros"], told["bits"], N)
         zero_GN = (stored_GN + int(told["checkpoint_format"] == "gptq")) & (2 ** told["bits"] - 1)
-        runs_K = torch.arange(K, dtype=torch.int32) // (K // G)
+        runs_K = torch.arange(K, dtype=torch.int32, device=group_K.device) // (K // G)
         return UniformWeight(
             codes_NK=unpack(tensors["qweight"].T, told["bits"], K),
             scale_NG=scale_GN.T.contiguous(),

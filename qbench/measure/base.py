@@ -40,6 +40,7 @@ class Context:
     model_id: str  # digest of the unquantized model's science: repository, revision, dtype
     reference: Callable[[], nn.Module]  # loads the unquantized model
     packed: Callable[[], nn.Module] | None = None  # loads the quantized model packed; None where nothing is quantized
+    head: Callable[[], Tensor] | None = None  # reads the unquantized model's head where the other may have its own
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Measure:
     name: ClassVar[str]
     version: ClassVar[int] = 1
     runs_packed: ClassVar[bool] = False  # whether it uses ctx.packed
+    compares: ClassVar[bool] = False  # whether it uses ctx.reference
 
     def __post_init__(self):
         check(self, "eval")

@@ -6,7 +6,8 @@ and both show damage long before accuracy does.
 
 The cache holds the unquantized model's last hidden states. Its logits would take 0.6 GB per window of 2,048 tokens, and
 rounded to 16 bits they would hide an 8-bit model's 1e-5 nats. The head is never quantized, so p is recomputed exactly,
-and the divergence of a model from itself is 0; a hash checks that the head is the same.
+and the divergence of a model from itself is 0; a hash checks that the head is the same. Files of others may hold the
+head in another 16-bit type: then each model's own is used.
 
 A mean hides that most tokens hardly change and a few change completely, so quantiles over the tokens stand beside it.
 ``NoiseFloor`` measures the divergence that rounding to 16 bits causes without any quantization.
@@ -49,6 +50,7 @@ class Divergence(TextMeasure):
     """
 
     name = "divergence"
+    compares = True
 
     perplexity: bool = False
 
@@ -69,14 +71,16 @@ class Divergence(TextMeasure):
         self.prepare(ctx)
         parts, head_VD = [], float_head(model)
         with safe_open(self.reference_file(ctx), framework="pt") as reference:
-            if _hash(head_VD) != reference.metadata()["head"]:
+            is_same = _hash(head_VD) == reference.metadata()["head"]
+            reference_head_VD = head_VD if is_same or ctx.head is None else ctx.head().float()
+            if _hash(reference_head_VD) != reference.metadata()["head"]:
                 raise ValueError("the output head differs from the unquantized model's; a method must leave it alone")
             hidden = reference.get_slice("hidden_BTD")
             first = 0
             for ids_BT in batches(self.windows(ctx), ctx, "divergence"):
                 p_BTD = hidden[first : first + len(ids_BT)].to(ctx.device)
                 q_BTD = hidden_states(model, ids_BT)[:, :-1]
-                parts.append(divergences(p_BTD, q_BTD, head_VD, ids_BT[:, 1:]))
+                parts.append(divergences(p_BTD, q_BTD, head_VD, ids_BT[:, 1:], reference_head_VD))
                 first += len(ids_BT)
         metrics = _metrics(self.source, parts)
         return metrics | ({f"{self.source}/ppl": perplexity(_window_means(parts, 2))} if self.perplexity else {})
@@ -119,10 +123,14 @@ class NoiseFloor(TextMeasure):
         return Work(model=work.model, float32=work.model + 2 * work.float32)
 
 
-def divergences(p_BTD: Tensor, q_BTD: Tensor, head_VD: Tensor, targets_BT: Tensor) -> tuple[Tensor, ...]:
-    """Three tensors [B, T]: KL(p || q) in nats, whether the most likely token is the same, -log q of the target."""
+def divergences(
+    p_BTD: Tensor, q_BTD: Tensor, head_VD: Tensor, targets_BT: Tensor, p_head_VD: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    """Three tensors [B, T]: KL(p || q) in nats, whether the most likely token is the same, -log q of the target.
+    ``p_head_VD``: the head of p, if it is not that of q."""
     kl, same, nll = [], [], []
-    for (at, p), (_, q) in zip(logit_chunks(p_BTD, head_VD), logit_chunks(q_BTD, head_VD)):
+    p_head_VD = head_VD if p_head_VD is None else p_head_VD
+    for (at, p), (_, q) in zip(logit_chunks(p_BTD, p_head_VD), logit_chunks(q_BTD, head_VD)):
         log_p, log_q = p.log_softmax(-1), q.log_softmax(-1)
         same.append(p.argmax(-1) == q.argmax(-1))
         nll.append(F.nll_loss(log_q, targets_BT.flatten()[at], reduction="none"))

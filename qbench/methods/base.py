@@ -86,10 +86,7 @@ class Method:
         enough to count bytes and to refuse a format that cannot hold it."""
         if self.grid is None:
             return FloatWeight(torch.empty(N, K, dtype=torch.bfloat16, device="meta"))
-        codes_NK = torch.empty(N, K, device="meta")
-        scale_NG = torch.empty(N, -(-K // (self.grid.group_size if self.grid.group_size > 0 else K)), device="meta")
-        zero_NG = None if self.grid.symmetric else scale_NG.byte()
-        return UniformWeight(codes_NK.byte(), scale_NG.half(), self.grid.bits, zero_NG)
+        return UniformWeight.outlined(self.grid, N, K)
 
     def stored_bytes(self, N: int, K: int) -> int:
         """Bytes on disk of a quantized weight [N, K]."""

@@ -39,9 +39,7 @@ class FP8(Method):
         return Fp8Weight(e4m3(w_NK, over_blocks(scale_nk, N, K)), scale_nk)
 
     def outline(self, N, K):
-        codes_NK = torch.empty(N, K, dtype=torch.float8_e4m3fn, device="meta")
-        scale_nk = torch.empty(-(-N // FP8_BLOCK), -(-K // FP8_BLOCK), dtype=self._dtype, device="meta")
-        return Fp8Weight(codes_NK, scale_nk)
+        return Fp8Weight.outlined(N, K, self._dtype)
 
     def work(self, shape, n, length):
         return sum((rounding(N, K) for N, K in shape.linears), Work())

@@ -19,6 +19,7 @@ from qbench.models.anatomies import ANATOMIES
 from qbench.models.block import Block
 from qbench.models.gguf_file import GgufFile
 from qbench.models.placement import Placement
+from qbench.models.prequantized import Prequantized
 from qbench.settings import check
 
 NANO = Path(__file__).parent.parent / "nano" / "models"
@@ -28,7 +29,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model: exactly one of ``repo`` (Hub id), ``path`` (local folder), ``nano`` (shipped) and ``gguf`` is set."""
+    """A model: exactly one of ``repo`` (Hub id), ``path`` (local folder), ``nano`` (shipped) and ``gguf`` is set.
+
+    ``base``: the unquantized model, as a Hub id or a folder, of one that was quantized by others.
+    """
 
     name: str
     repo: str | None = None
@@ -37,6 +41,7 @@ class Checkpoint:
     nano: str | None = None
     gguf: GgufFile | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    base: str | None = None
 
     def __post_init__(self):
         check(self, "model")
@@ -57,6 +62,17 @@ class Checkpoint:
         found |= self.gguf.settings() if self.gguf else {}
         return found | {"dtype": self.dtype} | ({"revision": self.revision} if is_fixed else {})
 
+    def unquantized(self) -> "Checkpoint":
+        """The model that ``base`` names; ValueError where it names none."""
+        if self.base is None:
+            raise ValueError(
+                f"model {self.name} is quantized already; to compare it with the unquantized model, name that one: "
+                "model.base=REPOSITORY or FOLDER"
+            )
+        if (folder := Path(self.base).expanduser()).is_dir():
+            return Checkpoint(folder.name, path=str(folder), dtype=self.dtype)
+        return Checkpoint(self.base.rpartition("/")[2].lower(), repo=self.base, dtype=self.dtype)
+
     def open(self) -> "OpenCheckpoint":
         """Raises ValueError or OSError where the model is missing, may not be read, or has damaged files."""
         if self.repo is not None:
@@ -74,7 +90,10 @@ class Checkpoint:
 
 @lru_cache
 def _snapshot(repo: str, revision: str | None) -> Path:
-    files.read_config(_download(repo, revision, ["config.json"]), ANATOMIES)  # refused before weights are downloaded
+    folder = _download(repo, revision, ["config.json"])
+    files.read_config(folder, ANATOMIES)  # what is not supported is refused before weights are downloaded
+    if told := files.read_quantization(folder):
+        Prequantized.of(folder, told, {}, {})
     return _download(repo, revision, PATTERNS)
 
 
@@ -92,18 +111,32 @@ def is_finite(x: torch.Tensor) -> bool:
 
 
 class OpenCheckpoint:
-    """The files of one model. Opening reads headers only; weights are read when a method asks for them."""
+    """The files of one model. Opening reads headers only; weights are read when a method asks for them.
+
+    ``prequantized``: how its linears are stored where someone else has quantized them; ``outlines``: these weights.
+    """
 
     def __init__(self, folder: Path, model: Checkpoint, revision: str):
         self.folder, self.model, self.revision = folder, model, revision
         self.dtype = DTYPES[model.dtype]
         self.config = files.read_config(folder, ANATOMIES)
         self.anatomy = ANATOMIES[self.config.model_type](self.config)
-        self.files = files.tensor_files(folder, self.skeleton, self.config.tie_word_embeddings)
+        headers, told = files.read_headers(folder), files.read_quantization(folder)
+        self.prequantized = Prequantized.of(folder, told, self.linears, headers) if told else None
+        self.outlines = self.prequantized.stored.outlines if self.prequantized else {}
+        params = {key: p for key, p in self.skeleton.named_parameters() if not self._is_quantized(key)}
+        expected: files.Expected = {key: (files.FLOATS, tuple(p.shape)) for key, p in params.items()}
+        expected |= self.prequantized.expected() if self.prequantized else {}
+        files.check_tensors(folder, headers, expected, self.config.tie_word_embeddings)
+        self.files = {key: header[0] for key, header in headers.items()}
+
+    def _is_quantized(self, parameter: str) -> bool:
+        return parameter.endswith(".weight") and parameter.removesuffix(".weight") in self.outlines
 
     def science(self) -> dict:
         """This model's part of a record's identity."""
-        return self.model.settings() | {"revision": self.revision}
+        found = self.model.settings() | {"revision": self.revision}
+        return found | ({"quantized": self.prequantized.science()} if self.prequantized else {})
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -130,11 +163,13 @@ class OpenCheckpoint:
         return model
 
     def fill(self, module: nn.Module, prefix: str, device: Device) -> None:
-        """Reads every parameter of ``module`` onto ``device``; its name in the checkpoint is ``prefix`` + its name."""
+        """Reads every parameter of ``module`` onto ``device``; its name in the checkpoint is ``prefix`` + its name.
+        Weights that are stored quantized are left out."""
         state = {}
         for name, _ in module.named_parameters():
-            key = prefix + name
-            state[name] = files.read_tensor(self.folder / self.files[key], key, device).to(self.dtype)
+            if self._is_quantized(key := prefix + name):
+                continue
+            state[name] = self.tensor(key, device).to(self.dtype)
             if not is_finite(state[name]):
                 raise ValueError(
                     f"model {self.model.name}: NaN or inf in {key} as {self.model.dtype}; the checkpoint is broken, or "
@@ -142,6 +177,15 @@ class OpenCheckpoint:
                 )
         module.load_state_dict(state, strict=False, assign=True)
         module.requires_grad_(False)
+
+    def tensor(self, key: str, device: Device) -> torch.Tensor:
+        """One tensor as it is stored."""
+        return files.read_tensor(self.folder / self.files[key], key, device)
+
+    def head(self, device: Device) -> torch.Tensor:
+        """The output head's weight [V, D]."""
+        key = files.EMBEDDING if self.config.tie_word_embeddings else files.HEAD
+        return self.tensor(key, device).to(self.dtype)
 
     def embedding(self, device: Device) -> nn.Module:
         """A model in which only the modules before the first block have numbers."""
@@ -151,7 +195,9 @@ class OpenCheckpoint:
         return model
 
     def block(self, index: int, device: Device) -> Block:
-        """Decoder layer ``index`` in its own memory."""
+        """Decoder layer ``index`` in its own memory. ValueError where it is quantized already."""
+        if self.prequantized:
+            raise ValueError(f"model {self.model.name} is quantized already; it takes no other method than none")
         block = self.empty_block(index)
         self.fill(block.module, f"model.layers.{index}.", device)
         return block

@@ -1,5 +1,5 @@
 """The files of a checkpoint: which are read, and what is refused before any weight is, since another model would be
-measured: weights in a format that is not decoded here, a tensor without a place in the model, a missing tokenizer."""
+measured: weights in another type or shape than expected, a tensor without a place in the model, a missing tokenizer."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.types import Device
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
@@ -20,6 +20,8 @@ INDEX = "model.safetensors.index.json"
 TOKENIZER = ("tokenizer*", "vocab*", "merges.txt", "added_tokens.json", "special_tokens_map.json")
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 FLOATS = ("F32", "F16", "BF16")  # the types of weights that are read, as safetensors calls them
+Header = tuple[str, str, tuple[int, ...]]  # of a tensor: its file, type and shape
+Expected = dict[str, tuple[Collection[str], tuple[int, ...]]]  # the types that a tensor may have, and its shape
 
 
 def weight_files(folder: Path) -> list[str]:
@@ -61,21 +63,34 @@ def _hash(folder: Path, stamps: tuple) -> str:
 def read_config(folder: Path, known: Collection[str]) -> PretrainedConfig:
     """The configuration of a model whose type is in ``known``; no code of the checkpoint runs.
 
-    Raises: FileNotFoundError without a config.json, ValueError for one that is damaged, of another type, or quantized.
+    Raises: FileNotFoundError without a config.json, ValueError for one that is damaged or of another type.
     """
+    told = _config(folder)
+    if (kind := told.get("model_type")) not in known:
+        raise ValueError(f"the model in {folder} is a {kind}; supported: {', '.join(known)}")
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as e:  # transformers and huggingface_hub raise many kinds of errors for a field of a wrong type
+        raise ValueError(
+            f"{folder / 'config.json'} is not the configuration of a {kind}: {' '.join(str(e).split())}"
+        ) from e
+    vars(config).pop("quantization_config", None)  # its shape is that of the unquantized model
+    return config
+
+
+def read_quantization(folder: Path) -> dict | None:
+    """How config.json says that the weights are quantized; None where it says nothing."""
+    told = _config(folder).get("quantization_config")
+    if told is not None and not isinstance(told, dict):
+        raise ValueError(f"quantization_config in {folder / 'config.json'} is {told!r}, not a JSON object")
+    return told or None
+
+
+def _config(folder: Path) -> dict:
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"no config.json in {folder}; is it a Hugging Face checkpoint?")
-    told = _json(path)
-    if (kind := told.get("model_type")) not in known:
-        raise ValueError(f"the model in {folder} is a {kind}; supported: {', '.join(known)}")
-    if quantized := told.get("quantization_config"):
-        how = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else quantized
-        raise ValueError(f"{path} has a quantization_config ({how}): use the unquantized checkpoint")
-    try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except Exception as e:  # transformers and huggingface_hub raise many kinds of errors for a field of a wrong type
-        raise ValueError(f"{path} is not the configuration of a {kind}: {' '.join(str(e).split())}") from e
+    return _json(path)
 
 
 def read_tokenizer(folder: Path, vocab: int) -> PreTrainedTokenizerBase:
@@ -97,34 +112,47 @@ def read_tokenizer(folder: Path, vocab: int) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def tensor_files(folder: Path, skeleton: nn.Module, tied: bool) -> dict[str, str]:
-    """{tensor: file}, after every header was checked: all tensors of ``skeleton`` are there in its shapes and a known
-    type, and no others. A model with ``tied`` embeddings may also store its lm_head, if that is the same.
-
-    Raises: FileNotFoundError for a missing file, ValueError for anything that would be left out or read wrongly.
-    """
-    expected = {key: tuple(p.shape) for key, p in skeleton.named_parameters()}
-    files: dict[str, str] = {}
+def read_headers(folder: Path) -> dict[str, Header]:
+    """The headers of all tensors. Raises: FileNotFoundError for a missing file, ValueError for a damaged one."""
+    found: dict[str, Header] = {}
     for name in weight_files(folder):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{name} is missing from {folder}; download it again")
         try:
             with safe_open(folder / name, framework="pt") as f:
                 for key in f.keys():  # noqa: SIM118
-                    _check_tensor(folder / name, key, f.get_slice(key), expected, tied)
-                    files[key] = name
+                    stored = f.get_slice(key)
+                    found[key] = name, stored.get_dtype(), tuple(stored.get_shape())
         except SafetensorError as e:
             raise ValueError(f"{folder / name} is truncated or damaged ({e}); download it again") from e
-    if missing := expected.keys() - files.keys():
+    return found
+
+
+def check_tensors(folder: Path, headers: dict[str, Header], expected: Expected, tied: bool) -> None:
+    """ValueError unless all tensors of ``expected`` are there, in the right shape and type, and no others. A model with
+    ``tied`` embeddings may also store its lm_head, if that is the same."""
+    for key, (name, kind, shape) in headers.items():
+        place = EMBEDDING if tied and key == HEAD else key
+        if place not in expected:
+            raise ValueError(
+                f"{folder / name} holds {key}, which this model has no place for; without it another model would be "
+                "measured; use a plain checkpoint, with adapters merged and without quantization that config.json "
+                "does not tell of"
+            )
+        kinds, wanted = expected[place]
+        if kind not in kinds:
+            raise ValueError(f"{folder / name}: {key} is stored as {kind}, not as {', '.join(kinds)}")
+        if shape != wanted:
+            raise ValueError(f"{folder / name}: {key} has shape {shape}, config.json says {wanted}")
+    if missing := expected.keys() - headers.keys():
         raise ValueError(f"the tensor {min(missing)} is in no file of {folder}; is the checkpoint whole?")
-    if HEAD in files.keys() - expected.keys():
-        head, embedding = (read_tensor(folder / files[key], key) for key in (HEAD, EMBEDDING))
+    if HEAD in headers.keys() - expected.keys():
+        head, embedding = (read_tensor(folder / headers[key][0], key) for key in (HEAD, EMBEDDING))
         if not torch.equal(head, embedding):
             raise ValueError(
                 f"config.json in {folder} ties {HEAD} to {EMBEDDING}, but both are stored and differ; "
                 "set tie_word_embeddings to false there if the head is one of its own"
             )
-    return files
 
 
 def read_tensor(path: Path, key: str, device: Device = "cpu") -> Tensor:
@@ -133,26 +161,12 @@ def read_tensor(path: Path, key: str, device: Device = "cpu") -> Tensor:
         return f.get_tensor(key)
 
 
-def _check_tensor(path: Path, key: str, stored, expected: dict[str, tuple[int, ...]], tied: bool) -> None:
-    if tied and key == HEAD:
-        key = EMBEDDING
-    if (kind := stored.get_dtype()) not in FLOATS:
-        raise ValueError(f"{path}: {key} is stored as {kind}, not as {', '.join(FLOATS)}; use the unquantized one")
-    if key not in expected:
-        raise ValueError(
-            f"{path} holds {key}, which this model has no place for; without it another model would be measured; "
-            "use a plain checkpoint, with adapters merged and without quantization"
-        )
-    if (shape := tuple(stored.get_shape())) != expected[key]:
-        raise ValueError(f"{path}: {key} has shape {shape}, config.json says {expected[key]}")
-
-
 def _json(path: Path) -> dict:
     try:
         if isinstance(found := json.loads(path.read_text(encoding="utf-8")), dict):
             return found
         why = f"a {type(found).__name__}"
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         why = str(e)
     raise ValueError(f"{path} is not a JSON object ({why}); download it again")
 

@@ -23,6 +23,7 @@ from qbench.models.block import Block
 from qbench.models.checkpoint import OpenCheckpoint
 from qbench.models.files import metadata, save_tensors
 from qbench.models.placement import Placement
+from qbench.models.prequantized import Prequantized
 from qbench.record import LayerReport
 from qbench.weights import QuantWeight
 
@@ -30,7 +31,53 @@ T = TypeVar("T")
 DAMAGE = (SafetensorError, AttributeError, KeyError, TypeError, ValueError)  # truncated, another version, no block
 
 
-class QuantizedFolder:
+class QuantizedBlocks:
+    """The blocks of a quantized model, from wherever ``read`` has them."""
+
+    def read(self, ckpt: OpenCheckpoint, index: int, device: Device) -> tuple[Block, dict[str, QuantWeight]]:
+        """A block without its quantized linears, and their weights."""
+        raise NotImplementedError
+
+    def block(
+        self, ckpt: OpenCheckpoint, index: int, acts: ActQuant | None, device: Device, path="dequantized"
+    ) -> Block:
+        """A block with its quantized linears; ``path`` as in ``QuantLinear``."""
+        block, weights = self.read(ckpt, index, device)
+        for name, weight in weights.items():
+            bias = getattr(block[name], "bias", None)
+            block.module.set_submodule(name, QuantLinear(weight, bias, acts, ckpt.dtype, path))
+        block.module.requires_grad_(False)
+        return block
+
+    def load(
+        self,
+        ckpt: OpenCheckpoint,
+        acts: ActQuant | None,
+        device: Device,
+        placement: Placement | None = None,
+        path: Literal["dequantized", "packed"] = "dequantized",
+    ) -> nn.Module:
+        """The whole quantized model, ready to evaluate."""
+        return ckpt.load(device, lambda index, place: self.block(ckpt, index, acts, place, path), placement)
+
+
+class StoredBlocks(QuantizedBlocks):
+    """The blocks of a checkpoint that someone else quantized."""
+
+    def __init__(self, prequantized: Prequantized):
+        self.prequantized = prequantized
+
+    def read(self, ckpt: OpenCheckpoint, index: int, device: Device) -> tuple[Block, dict[str, QuantWeight]]:
+        """As the base class."""
+        block, weights = ckpt.empty_block(index), {}
+        prefix = f"model.layers.{index}."
+        for name in (name for stage in block.stages for name in stage.linears if prefix + name in ckpt.outlines):
+            weights[name] = self.prequantized.read(prefix + name, lambda key: ckpt.tensor(key, device))
+        ckpt.fill(block.module, prefix, device)
+        return block, weights
+
+
+class QuantizedFolder(QuantizedBlocks):
     """The finished blocks of one quantized model; a damaged file is removed with a warning."""
 
     def __init__(self, path: Path):
@@ -59,7 +106,7 @@ class QuantizedFolder:
         return _about(self.block_path(index))[1]
 
     def read(self, ckpt: OpenCheckpoint, index: int, device: Device) -> tuple[Block, dict[str, QuantWeight]]:
-        """A block without its quantized linears, and their weights.
+        """As the base class.
 
         Raises: OSError where the file does not hold this block; the file is removed, and the next run makes it again.
         """
@@ -79,28 +126,6 @@ class QuantizedFolder:
             raise OSError(f"{path} did not hold this block ({e}) and is removed; run the same command again") from e
         block.module.load_state_dict(rest, strict=False, assign=True)
         return block, weights
-
-    def block(
-        self, ckpt: OpenCheckpoint, index: int, acts: ActQuant | None, device: Device, path="dequantized"
-    ) -> Block:
-        """A block with its quantized linears; ``path`` as in ``QuantLinear``."""
-        block, weights = self.read(ckpt, index, device)
-        for name, weight in weights.items():
-            bias = getattr(block[name], "bias", None)
-            block.module.set_submodule(name, QuantLinear(weight, bias, acts, ckpt.dtype, path))
-        block.module.requires_grad_(False)
-        return block
-
-    def load(
-        self,
-        ckpt: OpenCheckpoint,
-        acts: ActQuant | None,
-        device: Device,
-        placement: Placement | None = None,
-        path: Literal["dequantized", "packed"] = "dequantized",
-    ) -> nn.Module:
-        """The whole quantized model, ready to evaluate."""
-        return ckpt.load(device, lambda index, place: self.block(ckpt, index, acts, place, path), placement)
 
     def save_hidden(self, index: int, x_BTD: Tensor) -> None:
         """Writes the inputs of block ``index``, and only those: an interrupted quantization resumes there."""

@@ -40,7 +40,7 @@ def shape_of(model: Checkpoint) -> Shape | None:
         folder = model.gguf.folder
     if folder:
         return Shape.of(read_config(folder, ANATOMIES))
-    names = (model.name.lower(), (model.repo or "").rpartition("/")[2].lower())
+    names = (model.name.lower(), *((repo or "").rpartition("/")[2].lower() for repo in (model.repo, model.base)))
     return next((RELEASED[name] for name in names if name in RELEASED), None)
 
 

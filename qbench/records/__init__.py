@@ -16,7 +16,7 @@ from qbench.record import Failure, Measurement
 from qbench.records.folding import delete, fold, order
 from qbench.records.page import page
 from qbench.report import load
-from qbench.report.quality.variants import canon, eval_labels, quant_labels, quantization
+from qbench.report.quality.variants import canon, eval_labels, grid_of, method_of, quant_labels, quantization
 from qbench.store import Store
 
 FIELDS = ("model", "method", "bits", "group", "eval", "protocol")
@@ -44,7 +44,7 @@ class Entry:
     def fields(self) -> dict[str, str]:
         """The text of each of FIELDS."""
         science = self.json["science"]
-        grid, method, ev = science["grid"] or {}, science["method"], science["eval"]
+        grid, method, ev = grid_of(science), method_of(science), science["eval"]
         weights = "16" if method["name"] == "none" else grid.get("bits", "–")
         group = {-1: "row"}.get(size := grid.get("group_size", "–"), str(size))
         data = ev.get("source") or ",".join(ev.get("tasks") or ())

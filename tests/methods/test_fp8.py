@@ -143,4 +143,4 @@ def test_runs_are_w8a16_and_w8a8(configure, tmp_path):
 def test_no_kernel_multiplies_with_it(configure, method):
     outcome = run(configure(f"method={method}", "eval=agreement"))
     assert outcome.status == "refused"
-    assert "no kernel multiplies with the packed weights of the method fp8 (Fp8Weight)" in outcome.message
+    assert "no kernel multiplies with the packed weights of nano-s fp8" in outcome.message

@@ -202,8 +202,8 @@ def set_config(folder, **fields):
         ({"model_type": "gpt2"}, "is a gpt2; supported: qwen3, qwen2, llama, mistral"),
         ({"hidden_size": "wide"}, "config.json is not the configuration of a qwen3"),
         (
-            {"quantization_config": {"quant_method": "fp8"}},
-            r"\(fp8\): use the unquantized checkpoint",
+            {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 64, "sym": True}},
+            "config.json in .* has a quantization_config, but no linear is quantized",
         ),
     ],
 )
@@ -220,7 +220,7 @@ STRAYS = ("self_attn.q_proj.bias", "self_attn.q_proj.weight_scale_inv", "mlp.up_
 
 @pytest.mark.parametrize(
     ("name", "dtype", "message"),
-    [("norm.weight", dtype, f"is stored as {kind}.*use the unquantized one") for kind, dtype in TYPES.items()]
+    [("norm.weight", dtype, f"is stored as {kind}, not as F32, F16, BF16") for kind, dtype in TYPES.items()]
     + [(f"layers.1.{name}", torch.float32, "which this model has no place for") for name in STRAYS],
 )
 def test_tensors_that_cannot_be_read_are_refused(one_file, name, dtype, message):

@@ -10,7 +10,15 @@ import pandas as pd
 from qbench.protocol import name_of
 from qbench.record import Failure, Measurement, Metric
 from qbench.report.quality.columns import COMPARISONS
-from qbench.report.quality.variants import UNQUANTIZED, canon, eval_labels, method_of, quant_labels, quantization
+from qbench.report.quality.variants import (
+    UNQUANTIZED,
+    canon,
+    eval_labels,
+    grid_of,
+    method_of,
+    quant_labels,
+    quantization,
+)
 from qbench.significance import clustered_stderr, paired_difference, with_subjects
 
 OF_KERNELS = ("agreement", "latency", "noise_floor")  # evaluations of how a model runs, not of how good it is
@@ -91,7 +99,7 @@ def of_kernels(science: dict) -> bool:
 
 def _identity(id: str, science: dict, protocol: dict, nominal_bits: float = math.nan) -> dict:
     """The columns that say which quantized model a row is of; ``label`` is as papers write it: W4A16 g128."""
-    method, grid = method_of(science), science.get("grid") or {}
+    method, grid = method_of(science), grid_of(science)
     bits = 16.0 if method["name"] == UNQUANTIZED else float(grid.get("bits", math.nan))
     acts, group = float((method.get("acts") or {"bits": 16})["bits"]), float(grid.get("group_size", math.nan))
     label = f"W{nominal_bits if math.isnan(bits) else bits:.3g}A{acts:.0f}" + (f" g{group:.0f}" if group > 0 else "")

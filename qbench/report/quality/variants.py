@@ -12,6 +12,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 UNQUANTIZED = "none"
+GRID = ("bits", "group_size", "symmetric")
 _SHOWN = {"name", "grid.bits", "grid.group_size", "acts.bits"}
 _HASH = re.compile(r"[0-9a-f]{8,}")
 
@@ -27,12 +28,27 @@ def quantization(science: dict) -> dict:
 
 
 def method_of(science: dict) -> dict:
-    return science.get("method") or {"name": UNQUANTIZED}
+    """The method's part of a science. A model that came quantized has one of its own, named by who made the model."""
+    if not (told := _as_stored(science)):
+        return science.get("method") or {"name": UNQUANTIZED}
+    owner = science["model"]["repo"].rpartition("/")[0] or "others"
+    return {"name": f"{told['quant_method']} by {owner}", "acts": told.get("acts")}
+
+
+def grid_of(science: dict) -> dict:
+    """The grid of the weights; {} without one."""
+    return science.get("grid") or {k: v for k, v in _as_stored(science).items() if k in GRID}
+
+
+def _as_stored(science: dict) -> dict:
+    """What the files say of a model that came quantized; {} of any other."""
+    model = science.get("model")
+    return (model.get("quantized") if isinstance(model, dict) else None) or {}
 
 
 def flaw(science: dict) -> str:
     """Why no table can show a record or failure with this ``science``; "" if it can be shown."""
-    method, grid = method_of(science), science.get("grid") or {}
+    method, grid = method_of(science), grid_of(science)
     for part, d in (("model", science.get("model")), ("method", method)):
         if not isinstance(d, dict) or not isinstance(d.get("name"), str):
             return f"its {part} has no name that is a text: {d!r}"
@@ -87,7 +103,7 @@ def quant_labels(sciences: Iterable[dict]) -> dict[str, str]:
     labels: dict[str, list[str]] = {q: [] for q in unique}
     scopes = (
         ("model", lambda s: s["model"]["name"], lambda s: s["model"]),
-        ("method", lambda s: method_of(s)["name"], lambda s: method_of(s) | {"grid": s.get("grid") or {}}),
+        ("method", lambda s: method_of(s)["name"], lambda s: method_of(s) | {"grid": grid_of(s)}),
         ("calib", lambda s: "calib" if s.get("calib") else None, lambda s: s["calib"]),
     )
     for scope, who, part in scopes:
@@ -107,8 +123,8 @@ def eval_labels(df: pd.DataFrame) -> pd.Series:
     """Per row of a long frame, how its evaluation differs from others that share a metric with it; "" if it does not.
 
     All metrics of one evaluation have the same label, so that each row of a table can be of one evaluation. Fields
-    that follow from the tokenizer and have one value per model (the digest of the tokens, the number of windows) do
-    not count as a difference.
+    that have one value per model (the digest of the tokens, the number of windows, the unquantized model that one by
+    others is compared with) do not count as a difference.
     """
     evals = df["science"].map(lambda s: canon(s.get("eval") or {}))
     metrics, models = ({key: set(part) for key, part in df.groupby(evals)[column]} for column in ("metric", "model"))
@@ -118,7 +134,7 @@ def eval_labels(df: pd.DataFrame) -> pd.Series:
         values: dict[str, dict[str, set]] = defaultdict(lambda: defaultdict(set))  # by field and model
         for other, ev in near.items():
             for field, value in flatten(ev).items():
-                for model in models[other] if is_hash(value) or field == "windows" else ():
+                for model in models[other] if is_hash(value) or field.startswith(("windows", "base.")) else ():
                     values[field][model].add(canon(value))
         ignore = {field for field, by_model in values.items() if all(len(v) == 1 for v in by_model.values())}
         label = dict(zip(near, distinguish(list(near.values()), ignore)))[key]

@@ -9,7 +9,7 @@ from qbench.printed.published import HEADERS, PERPLEXITIES, TASKS, Printed
 from qbench.protocol import MMLU_TASKS, NOT_STORED, OWN, name_of
 from qbench.record import Failure, Measurement
 from qbench.report.quality.text import settings
-from qbench.report.quality.variants import distinguish, method_of
+from qbench.report.quality.variants import distinguish, grid_of, method_of
 
 KEYS = {f"{m.removesuffix('_ppl')}/ppl": m for m in PERPLEXITIES} | {f"{m}/acc": m for m in TASKS}
 KEYS |= {f"{task}/acc": "mmlu" for task in MMLU_TASKS}  # a protocol sets which of them
@@ -31,7 +31,7 @@ def printed_cell(row: Printed) -> tuple:
 
 def cell_of(science: dict) -> tuple:
     """The printed cell that a record measures, in the form of ``printed_cell``."""
-    method, grid = method_of(science), science.get("grid") or {}
+    method, grid = method_of(science), grid_of(science)
     name, acts, group = method["name"], method.get("acts") or {}, grid.get("group_size", -1)
     bits = {"none": 16.0, "billm": 0.0}.get(name, float(grid.get("bits", math.nan)))
     per_row = group < 0 or name in ("none", "billm") or method.get("whole_rows")
