@@ -1,9 +1,11 @@
 """Shared fixtures: small random checkpoints in several files, tokenizers, and where real data may lie."""
 
+import gc
 import os
 import tarfile
 from pathlib import Path
 
+gc.disable()  # while the tests and what they need are imported, which leaves no garbage
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -12,6 +14,9 @@ import torch
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
+    from fakes.interpreter import patch_once_per_launch
+
+    patch_once_per_launch()
 
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
@@ -20,6 +25,11 @@ from qbench.models.anatomies import ANATOMIES
 from qbench.models.checkpoint import NANO
 
 DATA = Path(os.environ.get("QBENCH_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items):

@@ -104,9 +104,9 @@ CASES = [  # N, K, group, M, symmetric, split
     (64, 256, 64, 2, True, 1),
     (64, 160, 32, 17, False, 1),
     (5, 96, 48, 2, False, 1),
-    (64, 768, 256, 1, True, 3),
-    (9, 800, 160, 2, False, 1),
-    (64, 640, 128, 1, False, 4),  # the last of four programs has no chunk
+    (64, 512, 256, 1, True, 2),
+    (9, 320, 160, 2, False, 1),
+    (64, 512, 128, 1, False, 3),  # the last of three programs has no chunk
 ]
 
 
@@ -123,21 +123,21 @@ def test_products_of_packed_weights(bits, case):
         assert y.shape == (M, N)
         assert relative(y, reference) < ROUNDING[dtype]
         assert torch.equal(packed.dequantize(dtype), weight.dequantize().to(dtype))
-        assert relative(packed(x), reference) < 2 * ROUNDING[dtype]  # whichever way is chosen
+    assert relative(packed(x), reference) < 2 * ROUNDING[dtype]  # whichever way is chosen
     assert not packed.counters.any()
 
 
 @pytest.mark.parametrize("block_n", [64, 128])
 @pytest.mark.parametrize("block_m", [16, 32, 128])
 def test_all_tiles_give_the_same(block_n, block_m):
-    weight = random_uniform(200, 384, 4, 128)
-    x = inputs(33, 384, torch.float16)
+    weight = random_uniform(136, 256, 4, 128)
+    x = inputs(33, 256, torch.float16)
     config = FUSED | {"block_n": block_n, "block_m": block_m}
     y = PackedUniform.of(weight).multiply(x, config)
     assert relative(y, x.double() @ weight.dequantize().double().T) < ROUNDING[torch.float16]
 
 
-@pytest.mark.parametrize("shape", [(70, 256, 3, 128, 1), (5, 200, 1, 128, 2), (64, 512, 17, 256, 1)])
+@pytest.mark.parametrize("shape", [(70, 256, 3, 128, 1), (5, 200, 1, 128, 2), (64, 384, 17, 256, 1)])
 def test_products_of_binary_weights(shape):
     N, K, M, block, split = shape
     weight = random_binary(N, K, block)
