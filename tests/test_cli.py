@@ -1,6 +1,7 @@
 """The command line: exit codes, launchers, signals, what is printed while and after measuring."""
 
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -10,7 +11,11 @@ import time
 import pytest
 from fakes import forked
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
 
 from qbench import progress
 from qbench.files import packaged
@@ -21,15 +26,13 @@ from qbench.store import Store
 
 SMALL = ["calib.n=8", "eval.window=128", "eval.limit=4", "machine.device=cpu", "machine.threads=1"]
 QBENCH = [sys.executable, "-m", "qbench.cli"]
-FORKING = '''
-"""A launcher whose jobs end in other processes, as those of joblib and submitit do."""
-import os, pickle
-from hydra.core.config_store import ConfigStore
-from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
-from hydra.plugins.launcher import Launcher
 
 
 class ForkingLauncher(Launcher):
+    """Its jobs end in other processes, as those of joblib and submitit do."""
+
+    __module__ = "hydra_plugins"  # Hydra takes plugins from no other package
+
     def setup(self, *, hydra_context, task_function, config):
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
@@ -40,29 +43,24 @@ class ForkingLauncher(Launcher):
                 setup_globals()
                 config = context.config_loader.load_sweep_config(self.config, list(overrides))
                 config.hydra.job.id, config.hydra.job.num = str(number), initial_job_idx + number
-                run_job(hydra_context=context, task_function=self.task_function, config=config,
-                        job_dir_key="hydra.sweep.dir", job_subdir_key="hydra.sweep.subdir")
+                folders = dict(job_dir_key="hydra.sweep.dir", job_subdir_key="hydra.sweep.subdir")
+                run_job(self.task_function, config, hydra_context=context, **folders)
                 os._exit(0)
             os.wait()
         return [JobReturn(_return_value=None, status=JobStatus.COMPLETED) for _ in job_overrides]
-
-
-ConfigStore.instance().store(
-    group="hydra/launcher", name="forking", node={"_target_": "hydra_plugins.forking.ForkingLauncher"}
-)
-'''
 
 
 @pytest.fixture
 def qbench(tmp_path):
     """qbench("run", ...) -> the finished process, in folders of its own."""
     env = os.environ | {"QBENCH_RESULTS": str(tmp_path / "results"), "QBENCH_CACHE": str(tmp_path / "cache")}
-    env["PYTHONPATH"] = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
 
     def call(*args, start=None, python=QBENCH[1:], env=env, **kwargs):
-        plugin = any(arg.startswith("hydra/launcher=") and not arg.endswith("=basic") for arg in args)
+        plugin = any(arg in ("hydra/launcher=joblib", "hydra/launcher=submitit_local") for arg in args)
         if start is None and python == QBENCH[1:] and not kwargs and not plugin:
             return forked.qbench(*args, cwd=tmp_path, env=env)
+        if start is forked.Command:
+            return start(*args, cwd=tmp_path, env=env)
         start = start or subprocess.run
         pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=env)
         return start([sys.executable, *python, *args], **pipes | kwargs)
@@ -71,11 +69,14 @@ def qbench(tmp_path):
 
 
 @pytest.mark.parametrize("launcher", ["basic", "forking", "joblib", "submitit_local"])
-def test_a_sweep_ends_alike_with_every_launcher(qbench, tmp_path, launcher):
+def test_a_sweep_ends_alike_with_every_launcher(qbench, tmp_path, monkeypatch, launcher):
     if launcher in ("joblib", "submitit_local"):
         pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher", reason="not installed")
-    (tmp_path / "hydra_plugins").mkdir()
-    (tmp_path / "hydra_plugins" / "forking.py").write_text(FORKING)
+    if launcher == "forking":
+        node = {"_target_": "hydra_plugins.ForkingLauncher"}
+        ConfigStore.instance().store("forking", node, group="hydra/launcher")
+        Plugins.instance().register(ForkingLauncher)
+        monkeypatch.setitem(sys.modules, "hydra_plugins", sys.modules[__name__])
     got = qbench("run", "-m", "method=rtn", "grid.bits=9,4", *SMALL, f"hydra/launcher={launcher}")
     assert got.returncode == 1, got.stdout + got.stderr
     refused = "grid.bits must be a whole number from 1 to 8, got 9"
@@ -103,12 +104,13 @@ def test_cells_left_to_others_have_an_exit_code(qbench, tmp_path):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_a_sweep_in_one_line(qbench, tmp_path, number, code):
     sweep = ["run", "-m", "method=rtn", "grid.bits=2,3,4,5,6,7,8", *SMALL]
-    process = qbench(*sweep, start=subprocess.Popen)
-    while process.poll() is None and len(list((tmp_path / "results" / "measurements").glob("*.json"))) < 2:
+    process = qbench(*sweep, start=forked.Command)
+    while process.is_alive() and len(list((tmp_path / "results" / "measurements").glob("*.json"))) < 2:
         time.sleep(0.05)
-    process.send_signal(number)
-    said = process.communicate()[1].splitlines()
-    assert process.returncode == code
+    process.send(number)
+    done = process.finished()
+    said = done.stderr.splitlines()
+    assert done.returncode == code
     assert len(said) == 1, said
     assert re.fullmatch(
         rf"stopped by {number.name} after [1-6] finished cells: .*same command continues from there", said[0]
@@ -156,7 +158,7 @@ def test_wandb_without_a_login_is_refused_before_work(qbench, tmp_path):
     pytest.importorskip("wandb")
     env = {k: v for k, v in os.environ.items() if k not in ("WANDB_API_KEY", "WANDB_MODE")}
     env |= {"HOME": str(tmp_path), "QBENCH_RESULTS": str(tmp_path / "results"), "WANDB_SILENT": "true"}
-    got = qbench("run", "method=rtn", "wandb.mode=online", *SMALL, env=env, stdin=subprocess.DEVNULL)
+    got = qbench("run", "method=rtn", "wandb.mode=online", *SMALL, env=env)
     assert got.returncode == 1
     assert "refused   wandb.mode=online: No API key configured" in got.stdout
     assert "Or set wandb.mode=offline" in got.stdout

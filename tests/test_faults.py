@@ -4,8 +4,6 @@ import json
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -13,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
+from fakes import forked
 from test_run import SMALL, configure, records  # noqa: F401 (configure is a fixture)
 
 from qbench.files import DAY, Lock, remove_stale, scratch, write_atomic
@@ -205,12 +204,11 @@ def test_weights_in_use_are_deleted_by_their_last_user(tmp_path, monkeypatch):
 def test_offloaded_layers_are_gone_after_sigterm(tmp_path):
     folders = [f"machine.results_dir={tmp_path / 'results'}", f"machine.cache_dir={tmp_path / 'cache'}"]
     slow = ["machine.max_memory={cpu: 0}", "eval.window=16", "method=rtn"]
-    command = [sys.executable, "-m", "qbench.cli", "run", *folders, *SMALL[:1], *SMALL[3:], *slow]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path)
-    while process.poll() is None and not list((tmp_path / "cache" / "offload").glob("*/*/*.dat")):
+    process = forked.Command("run", *folders, *SMALL[:1], *SMALL[3:], *slow, cwd=tmp_path)
+    while process.is_alive() and not list((tmp_path / "cache" / "offload").glob("*/*/*.dat")):
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(30) not in (0, -signal.SIGTERM)
+    process.send(signal.SIGTERM)
+    assert process.finished().returncode == 143
     assert not list((tmp_path / "cache" / "offload").iterdir())
 
 
@@ -276,7 +274,7 @@ def test_a_newer_record_is_an_error_of_its_own(configure, tmp_path):  # noqa: F8
 
 # --- kills ---
 
-SWEEP = [(f"method={method}", f"grid.bits={bits}") for method in ("rtn", "gptq") for bits in (2, 3, 4)]
+SWEEP = [(f"method={method}", f"grid.bits={bits}") for method in ("rtn", "gptq") for bits in (2, 3)]
 
 
 def sweep(results: Path, cache: Path, told: Path) -> None:
@@ -298,8 +296,7 @@ def test_kills_with_two_results_folders_on_one_cache(tmp_path):
     from random import Random
 
     kills, random = int(os.environ.get("QBENCH_TEST_KILLS", 6)), Random(0)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["qbench.run", "qbench.measure.perplexity", "qbench.methods.gptq"])
+    context = multiprocessing.get_context("fork")
     cache, told, done = tmp_path / "cache", tmp_path / "told", 0
 
     def start(name):
@@ -307,12 +304,10 @@ def test_kills_with_two_results_folders_on_one_cache(tmp_path):
         process.start()
         return process
 
-    warm = context.Process(target=sweep, args=(tmp_path / "warm", tmp_path / "other", told))
+    started = time.monotonic()
     undisturbed = context.Process(target=sweep, args=(tmp_path / "alone", tmp_path / "other", told))
-    for process in (warm, undisturbed):
-        started = time.monotonic()
-        process.start()
-        process.join()
+    undisturbed.start()
+    undisturbed.join()
     usual = time.monotonic() - started
     running, before = {name: start(name) for name in "ab"}, {}
     while done < kills:

@@ -1,6 +1,7 @@
 """The paper's data through the real clients: fetched from a small Hub, read offline, and what a broken Hub gives."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import datasets
 import pytest
+from fakes import forked
 from fakes.hub_data import add_data_sets
 from fakes.hub_server import Hub
 from huggingface_hub import constants
@@ -59,20 +61,18 @@ def client(hub, monkeypatch, tmp_path):
     connect.cache_clear()
 
 
-def qbench_(hub, tmp_path, *args, **env):
-    environment = hub.environment(tmp_path / "hf", HF_HUB_ETAG_TIMEOUT="20", HF_HUB_DOWNLOAD_TIMEOUT="20", **env)
-    environment |= dict(QBENCH_CACHE=str(tmp_path / "cache"), QBENCH_RESULTS=str(tmp_path / "results"))
-    command = [sys.executable, "-m", "qbench.cli", *args]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
-
-
-def test_the_papers_evaluations_run_offline_after_a_fetch(hub, tmp_path):
-    said = qbench_(hub, tmp_path, "fetch", *SWEEP)
+def test_the_papers_evaluations_run_offline_after_a_fetch(hub, client, tmp_path):
+    for name in ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"):
+        client.setattr(constants, name, 20)
+    ours = dict(QBENCH_CACHE=str(tmp_path / "kept"), QBENCH_RESULTS=str(tmp_path / "results"))
+    said = forked.qbench("fetch", *SWEEP, cwd=tmp_path, env=os.environ | ours)
     assert said.returncode == 0, said.stderr
     assert "Qwen/Qwen3-0.6B" in said.stdout
     assert f"cais/mmlu                           {PINS['cais/mmlu'][0][:8]}  114 files" in said.stdout
     before = len(hub.requests)
-    done = qbench_(hub, tmp_path, "run", *SWEEP, HF_HUB_OFFLINE="1")
+    offline = hub.environment(tmp_path, HF_HUB_CACHE=constants.HF_HUB_CACHE, HF_HUB_OFFLINE="1", **ours)
+    command = [sys.executable, "-m", "qbench.cli", "run", *SWEEP]
+    done = subprocess.run(command, capture_output=True, text=True, env=offline, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(hub.requests) == before
     records = [json.loads(file.read_text()) for file in (tmp_path / "results/measurements").glob("*.json")]
@@ -82,7 +82,7 @@ def test_the_papers_evaluations_run_offline_after_a_fetch(hub, tmp_path):
     }
     calibrated = [r["provenance"]["calib_data"] for r in records if "calib_data" in r["provenance"]]
     assert calibrated == [{"allenai/c4": PINS["allenai/c4"][0]}] * 4
-    again = qbench_(hub, tmp_path, "fetch", "--dry-run", *SWEEP)
+    again = forked.qbench("fetch", "--dry-run", *SWEEP, cwd=tmp_path, env=os.environ | ours)
     assert "To download: 0.0 MiB" in again.stdout
 
 

@@ -4,8 +4,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -223,12 +221,11 @@ def test_a_sweep_goes_on_after_a_failure_and_says_what_failed(tmp_path):
 def test_a_killed_sweep_goes_on_where_it_stopped(tmp_path):
     folders = [f"machine.results_dir={tmp_path / 'results'}", f"machine.cache_dir={tmp_path / 'cache'}"]
     sweep = ["-m", "method=rtn", "grid.bits=2,3,4,5,6,7,8"]
-    command = [sys.executable, "-m", "qbench.cli", "run", *sweep, *folders, *SMALL]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=tmp_path)
-    while process.poll() is None and len(records(tmp_path)) < 2:
+    process = forked.Command("run", *sweep, *folders, *SMALL, cwd=tmp_path)
+    while process.is_alive() and len(records(tmp_path)) < 2:
         time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     done = {r.id: r for r in records(tmp_path)}
     assert 2 <= len(done) < 7, "killed too late to test anything"
     got = qbench(*sweep, tmp_path=tmp_path)
