@@ -24,11 +24,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # from a workin
 
 import torch
 
+from experiments.gpu_timing.session import Session, gpu_bench
+from experiments.gpu_timing.tuning import tune
 from experiments.peers import torch_kernels
-from experiments.tuning import tune
 from qbench.latency.bench import Bench, DeviceLostError
 from qbench.latency.record import LatencyRecord
-from qbench.latency.session import Session, gpu_bench
 
 
 def main(arguments: list[str] | None = None, bench: Bench | None = None) -> int:
@@ -62,7 +62,10 @@ def main(arguments: list[str] | None = None, bench: Bench | None = None) -> int:
         signal.setitimer(signal.ITIMER_REAL, 0)
     if session is not None:
         print(summary(session.record))
-        print(f"written: {session.path}; `qbench report` makes tables and figures of it")
+        print(
+            f"written: {session.path}; `qbench report` makes tables of it, and "
+            "`python -m experiments.gpu_timing.figures` figures"
+        )
     return 0
 
 

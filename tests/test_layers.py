@@ -66,7 +66,7 @@ def test_imports_point_down(path):
         ("qbench.records", {"torch"}),
         ("qbench.stream", {"hydra", "lm_eval"}),
         ("qbench.kernels.packed", {"hydra", "transformers"}),
-        ("qbench.latency.session", {"hydra", "lm_eval", "datasets"}),
+        ("experiments.gpu_timing.session", {"hydra", "lm_eval", "datasets"}),
         ("qbench.measure.decode_speed", {"hydra", "lm_eval"}),
     ],
 )

@@ -1,6 +1,6 @@
 """The machine of a measurement and what is measured on it, in one object, so that a test can give another.
 
-``Bench.sweep`` is the loop that timing (``session``) and experiments/tuning.py share. Triton compiles a kernel at
+``Bench.sweep`` is the loop that timing and tuning (experiments/gpu_timing) share. Triton compiles a kernel at
 its first launch, which takes one or two seconds, and there are hundreds of variants: by bits, tiles, and properties of
 M, N and K (equal to 1, divisible by 16). So ``Bench.compile`` has worker processes launch each variant once, which
 fills Triton's cache on disk, before the measuring process loads it from there. The workers are idle while it measures.

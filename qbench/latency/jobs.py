@@ -1,13 +1,12 @@
-"""The products to time, the most important first, so that the record is useful whenever the time runs out.
+"""What is timed, and how important it is: the most important comes first, as the time may run out.
 
 Dimension key: M tokens, N output channels, K input channels.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from qbench.latency.products import Contender
-from qbench.shape import QWEN2_5_7B, QWEN3, Shape
+from qbench.shape import QWEN2_5_7B, QWEN3
 
 TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 512, 2048)
 MODELS = {f"qwen3-{size}": shape for size, shape in QWEN3.items()} | {"qwen2.5-7b": QWEN2_5_7B}
@@ -44,22 +43,3 @@ class Job:
     def weight(self) -> tuple:
         """Equal for jobs that run one after the other on the same weight."""
         return (self.rank, self.model, self.layer, self.contender)
-
-
-def layers(shape: Shape) -> dict[str, tuple[int, int]]:
-    """(N, K) of one layer's products: fused as a decoder runs them, and the gate alone, which papers usually quote."""
-    return shape.fused | {"gate_proj": (shape.intermediate, shape.hidden)}
-
-
-def make_jobs(contenders: Iterable[Contender], models: dict[str, Shape], tokens: Iterable[int]) -> list[Job]:
-    """All jobs by rank; within a rank by model, layer and contender, so that each weight is made once."""
-    contenders, tokens = list(contenders), list(tokens)
-    found = [
-        Job(contender, model, layer, N, K, M)
-        for model, shape in models.items()
-        for layer, (N, K) in layers(shape).items()
-        for contender in contenders
-        for M in tokens
-        if contender.least_tokens <= M
-    ]
-    return sorted(found, key=lambda job: job.rank)  # stable

@@ -94,14 +94,11 @@ class Report:
     def _draw(self, folder: Path) -> list[Path]:
         """Writes all figures that have something to show; the paths."""
         from qbench.report import figures  # matplotlib takes a second to import
-        from qbench.report.latency.figures import draw as draw_speeds
 
         layers, written = layer_frame(self.records[0]), []
         for name, part in self.families.items():
             mine = layers[layers["model"].isin(part["model"])]
             written += figures.draw(f"{name}_matrix", part, mine, folder)
-        for speeds in self.speeds:
-            written += draw_speeds(speeds, folder)
         return written
 
 

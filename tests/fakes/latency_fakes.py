@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
+from experiments.gpu_timing import session
 from experiments.peers import torch_kernels
-from qbench.latency import session
 from qbench.latency.bench import Bench
 from qbench.latency.products import Contender, Product, normal
 from qbench.latency.record import BF16, Kernel, LatencyRecord

@@ -12,13 +12,14 @@ import pytest
 import torch
 from fakes.latency_fakes import PROVENANCE, FakeClock, Lazy, Plain, Wrong
 
+from experiments.gpu_timing.jobs import layers, make_jobs
+from experiments.gpu_timing.session import Session, gpu_bench
 from experiments.peers import torch_kernels as peers
 from qbench.latency.clock import Clock, Timing, measure
-from qbench.latency.jobs import MODELS, TOKENS, layers, make_jobs
+from qbench.latency.jobs import MODELS, TOKENS
 from qbench.latency.models import CHOICES
 from qbench.latency.products import Contender, normal, poisoned, relative_error, ring_size
 from qbench.latency.record import BF16, Kernel
-from qbench.latency.session import Session, gpu_bench
 from qbench.shape import QWEN3
 
 # -- the clock
@@ -177,7 +178,7 @@ def test_a_contender_has_no_jobs_with_fewer_tokens_than_its_least():
 def test_a_gpu_gets_all_contenders(monkeypatch):
     found = PROVENANCE | {"l2_bytes": 7}
     describe = lambda device, commit: (found | {"commit": commit}, ["said"])  # noqa: E731
-    monkeypatch.setattr("qbench.latency.session.describe", describe)
+    monkeypatch.setattr("experiments.gpu_timing.session.describe", describe)
     b = gpu_bench(peers.contenders(), "abc")
     assert (b.device, b.l2_bytes, b.notes, b.provenance["commit"]) == ("cuda", 7, ["said"], "abc")
     kernels = [c.kernel for c in pickle.loads(pickle.dumps(b.contenders))]

@@ -28,11 +28,12 @@ from fakes.latency_fakes import (
 )
 from fakes.oracles import binary_weight_bytes, integer_bytes, weight_only_bytes
 
+from experiments.gpu_timing import session
+from experiments.gpu_timing.gpu import describe
+from experiments.gpu_timing.jobs import layers, make_jobs
 from experiments.peers import torch_kernels
-from qbench.latency import ceilings, own_kernels, session
+from qbench.latency import ceilings, own_kernels
 from qbench.latency.bench import DeviceLostError, variants
-from qbench.latency.gpu import describe
-from qbench.latency.jobs import layers, make_jobs
 from qbench.latency.products import Contender, ring_size
 from qbench.latency.record import BF16, Kernel, LatencyRecord, ModelRow
 from qbench.shape import Shape
@@ -306,8 +307,8 @@ def gpu(monkeypatch):
             uuid="a", name="NVIDIA X", multi_processor_count=132, L2_cache_size=5, total_memory=7
         )
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-        monkeypatch.setattr("qbench.latency.gpu.WAIT", 0)
-        monkeypatch.setattr("qbench.latency.gpu._work", lambda device: nullcontext())
+        monkeypatch.setattr("experiments.gpu_timing.gpu.WAIT", 0)
+        monkeypatch.setattr("experiments.gpu_timing.gpu._work", lambda device: nullcontext())
         idle = dict(pid="", utilization="0\n", driver_version="550.1, 1980, 1980, 2619, 700.00, 41\n")
         answers = {k: v if isinstance(v, list) else [v] * 9 for k, v in (idle | changes).items()}
 

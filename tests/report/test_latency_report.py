@@ -7,6 +7,7 @@ import math
 import pytest
 from fakes.report_records import measure, science, study
 
+from experiments.gpu_timing.figures import draw
 from experiments.readme import SECTIONS, W4, headlines
 from qbench.latency.record import BF16, Ceiling, Kernel, KernelRow, LatencyRecord, ModelRow
 from qbench.record import Metric, digest
@@ -87,7 +88,11 @@ def built(tmp_path_factory):
     """One GPU, and what is built from its record."""
     root, out = tmp_path_factory.mktemp("results"), tmp_path_factory.mktemp("out")
     record().write(root / "latency" / "nvidia-h200.json")
-    return root, out, Report(root).write(out)
+    return root, out, sorted(Report(root).write(out) + drawn(root, out))
+
+
+def drawn(root, out):
+    return [path for speeds in load(root) for path in draw(speeds, out / "figures")]
 
 
 def test_nothing_is_written_without_a_record(tmp_path):
@@ -113,7 +118,7 @@ def test_same_records_same_bytes(built, tmp_path):
     d.kernels.reverse()
     d.models.reverse()
     d.write(tmp_path / "latency" / "nvidia-h200.json")
-    again = Report(tmp_path).write(tmp_path / "out")
+    again = Report(tmp_path).write(tmp_path / "out") + drawn(tmp_path, tmp_path / "out")
     for p in again:
         assert p.read_bytes() == (out / p.relative_to(tmp_path / "out")).read_bytes(), p.name
     assert len(again) == len(written)
@@ -228,7 +233,7 @@ def test_a_record_with_little_in_it_is_shown_as_far_as_it_goes(tmp_path):
     for name, ceilings, kernels in (("nothing", {}, 0), ("no-ceilings", {}, 40), ("one-row", d.ceilings, 1)):
         little = LatencyRecord(d.provenance, ceilings=ceilings, kernels=d.kernels[:kernels])
         little.write(tmp_path / "latency" / f"{name}.json")
-    names = {p.name for p in Report(tmp_path).write(tmp_path / "out")}
+    names = {p.name for p in Report(tmp_path).write(tmp_path / "out") + drawn(tmp_path, tmp_path / "out")}
     assert not any("nothing" in n for n in names)
     assert "latency_no-ceilings_m1.md" in names
     assert "latency_no-ceilings_roofline.png" not in names

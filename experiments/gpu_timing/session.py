@@ -15,13 +15,14 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from experiments.gpu_timing.gpu import describe
+from experiments.gpu_timing.jobs import make_jobs
 from qbench.files import slug
 from qbench.latency import own_kernels
 from qbench.latency.bench import Bench, DeviceLostError, first_line
 from qbench.latency.ceilings import ceilings
 from qbench.latency.clock import Clock
-from qbench.latency.gpu import describe
-from qbench.latency.jobs import Job, make_jobs
+from qbench.latency.jobs import Job
 from qbench.latency.models import CHOICES, steps, time_decoders
 from qbench.latency.products import Contender, Ring
 from qbench.latency.record import LEFT_OUT, KernelRow, LatencyRecord, ModelRow

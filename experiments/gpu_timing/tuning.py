@@ -15,10 +15,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
+from experiments.gpu_timing.jobs import make_jobs
 from qbench.kernels import configs
 from qbench.kernels.pack import chunks
 from qbench.latency.bench import Bench, DeviceLostError, first_line
-from qbench.latency.jobs import Job, make_jobs
+from qbench.latency.jobs import Job
 from qbench.latency.products import Ring
 
 CHOICES = ({"split"}, {"block_n", "warps"}, {"stages"})

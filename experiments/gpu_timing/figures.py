@@ -1,5 +1,10 @@
-"""Figures of one GPU: the roofline of its products, and their speed-up against tokens."""
+"""Figures of each GPU that experiments/latency.py measured: the roofline of its products, and their speed-up against
+tokens.
 
+    python -m experiments.gpu_timing.figures [--results results]
+"""
+
+import argparse
 import math
 from pathlib import Path
 
@@ -9,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from qbench.latency.record import BF16, Kernel
 from qbench.render.style import HALO, INK, heading, log_ticks, plain, save, styled
-from qbench.report.latency.speeds import FUSED, LARGE, OWN, Speeds, geomean, label
+from qbench.report.latency.speeds import FUSED, LARGE, OWN, Speeds, geomean, label, load
 
 # the fewer bits, the darker
 BITS_LOOK = {
@@ -21,6 +26,14 @@ OTHER_LOOK = {
     "torch_int4": ("#D55E00", "o"), "torch_scaled_mm_fp8": ("#D55E00", "s"),
     "torch_int_mm": ("#E69F00", "D"),
 }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    results = parser.parse_args().results
+    for speeds in load(results):
+        print(*draw(speeds, results / "figures"), sep="\n")
 
 
 def draw(s: Speeds, folder: Path) -> list[Path]:
@@ -103,3 +116,7 @@ def tokens_figure(s: Speeds) -> Figure | None:
     fig.legend(handles=handles, loc="outside lower center", ncols=6 if len(models) > 2 else 3, columnspacing=1.2)
     heading(fig, f"Geometric mean over a layer's products on an {s.gpu}")
     return fig
+
+
+if __name__ == "__main__":
+    main()
