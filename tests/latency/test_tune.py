@@ -13,13 +13,14 @@ import pytest
 import torch
 from fakes.latency_fakes import OURS, TINY, FakeClock, Plain, bench, script
 
-from experiments import tuning as tune
+from experiments.gpu_timing import tuning as tune
+from experiments.gpu_timing.jobs import layers
 from experiments.peers import torch_kernels as peers
 from qbench.kernels import configs, pack
 from qbench.kernels.packed import PackedUniform
 from qbench.latency import own_kernels
 from qbench.latency.bench import variants
-from qbench.latency.jobs import Job, layers
+from qbench.latency.jobs import Job
 from qbench.latency.products import Contender, Ring, relative_error
 from qbench.latency.record import BF16, Kernel
 
