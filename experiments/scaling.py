@@ -30,6 +30,7 @@ from qbench.render.sheet import Cell, Sheet
 from qbench.render.style import INK, heading, log_ticks, look, save, styled
 from qbench.render.writers import write
 from qbench.report import frame
+from qbench.report.quality.variants import UNQUANTIZED
 from qbench.shape import RELEASED, Shape
 from qbench.store import Store
 
@@ -95,9 +96,10 @@ def printed() -> list[Point]:
 def measured(results: Path) -> list[Point]:
     """The records of ``results`` with 16-bit activations and default settings, on each text."""
     df = frame(Store(results).measurements())
-    df = df[
-        df["metric"].str.endswith("/ppl") & df["method"].isin(METHODS) & (df["variant"] == "") & (df["act_bits"] == 16)
-    ]
+    df = df[df["metric"].str.endswith("/ppl") & (df["variant"] == "") & (df["act_bits"] == 16)]
+    same = ["model", "metric", "evaluation"]
+    full = df[df["method"] == UNQUANTIZED].set_index(same)["value"]
+    df = df[df["method"].isin(METHODS)].join(full.rename("base"), on=same)
     points = []
     for row in df.itertuples():
         shape = shape_of(row.model)

@@ -267,6 +267,7 @@ def test_gptq_depends_on_its_calibration_as_told(known):
         c4, more = (mean("c4", tokens, "0.01", order) for tokens in (16384, 65536))
         assert mean("wikitext2", 16384, "0.01", order) < more < c4
     assert mean("c4", 16384, "0.001", "false") > 1.1 * mean("c4", 16384, "0.01", "false")
+    assert mean("wikitext2", 16384, "0.001", "false") < mean("wikitext2", 16384, "0.01", "false")
 
 
 def test_the_study_prints_what_is_told_of_it(known):
