@@ -37,11 +37,11 @@ class Run:
         self.machine.start()
         config.wandb.check()
         self.store, self.ckpt = Store(self.machine.results_dir), config.model.open()
+        for measure in self.measures.values():
+            measure.check_model(self.ckpt.config)
         self.quantized = Quantization(config, self.ckpt)
         config.method.check(self.ckpt.linears)
         config.check_lengths(self.ckpt.config.max_position_embeddings)
-        for measure in self.measures.values():
-            measure.check_model(self.ckpt.config)
         self.store.check_writable()
         self._check_revision()
         self.base = self._unquantized()

@@ -468,7 +468,7 @@ def test_help_and_unknown_commands(tmp_path):
     assert bad.returncode == 2
     assert "unknown command 'rnu'" in bad.stderr
     groups = forked.qbench("run", "--help", cwd=tmp_path).stdout
-    assert "method: awq, billm, billm_b96, gptq, none, rtn, smoothquant" in groups
+    assert "method: awq, billm, billm_b96, fp8, fp8_w8a8, gptq, none, rtn, smoothquant" in groups
 
 
 def test_every_config_composes(configure):

@@ -99,6 +99,8 @@ def study(root, models=tuple(SIZES), bits=range(8, 0, -1)):
                     store.put_failure(m.id, m.science, error, "Traceback ...")
                     continue
                 if (model, name, b, ev["name"]) == ("nano-s", "smoothquant", 1, "ppl"):
-                    m.metrics["nano/ppl"] = Metric(math.nan, "perplexity", 48, math.nan, [math.nan] * 48)
+                    m.metrics["nano/ppl"] = Metric(
+                        math.nan, "perplexity", 48, math.nan, [math.nan] * 48, higher_is_better=False
+                    )
                 store.put(m)
     return root

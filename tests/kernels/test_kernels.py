@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from experiments.gpu_timing import tuning
 from qbench.grid import ActQuant, Grid
 from qbench.kernels import configs, launch, pack
 from qbench.kernels.packed import PackedBinary, PackedUniform, Unfused, fuse, pack_weight
@@ -292,7 +293,7 @@ def test_estimated_tiles_fit_every_shape():
                 assert config["block_m"] >= min(M, 128)
                 assert 1 <= config["split"] <= max(1, K // 256)
                 shared = config["stages"] * (config["block_n"] * 64 + config["block_m"] * 256)
-                assert shared <= configs.SHARED
+                assert shared <= tuning.SHARED
                 assert config["split"] == 1 or config["block_m"] >= M
                 assert config["block_n"] * config["block_m"] <= config["warps"] * 32 * 64
 
