@@ -205,7 +205,8 @@ def main() -> None:
     groups: dict[tuple, list[Point]] = {}
     for p in points:
         groups.setdefault((p.source, p.text, p.method), []).append(p)
-    fits = [fit(group) for group in groups.values() if sum(p.fitted for p in group) >= 6]
+    fits = [fit(group) for group in groups.values() if sum(p.fitted for p in group) >= 5]
+    fits = [f for f in fits if len(f.points) >= len(f.coefficients) + 3]
     for path in [*write(sheet(fits), options.out), *save(figure(fits), options.out, "scaling")]:
         print(path)
 
