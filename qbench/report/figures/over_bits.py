@@ -56,6 +56,7 @@ def differences(df: pd.DataFrame, metrics: tuple[str, ...] = ()) -> Figure:
     styles = looks(t.rows)
     for c, line in zip(columns, axes):
         line[0].set_yscale("symlog", linthresh=0.01 * c.scale, linscale=0.6)
+        line[0].yaxis.get_major_locator().set_params(numticks=8)  # more would overlap
         line[0].yaxis.set_major_formatter(lambda v, _: f"{'+' if v > 0 else '−' if v else ''}{plain(abs(v))}")
         line[0].set_ylabel(f"Δ {c.titled.replace('%', 'points')}")
         for ax, model in zip(line, models):
