@@ -117,4 +117,4 @@ def name_of(cfg: DictConfig | Mapping) -> str:
     """A name for messages about a run whose settings may be wrong."""
     cfg = OmegaConf.create(cfg)
     model, method, bits = (OmegaConf.select(cfg, key) for key in ("model.name", "method._target_", "grid.bits"))
-    return f"{model} {str(method).rpartition('.')[2]} W{bits}"
+    return f"{model} none" if str(method).endswith(".Method") else f"{model} {str(method).rpartition('.')[2]} W{bits}"

@@ -67,6 +67,11 @@ class Quantization:
 
     def __init__(self, config: Config, ckpt: OpenCheckpoint):
         self.ckpt, self.method, self.calib, self.machine = ckpt, config.method, config.calib, config.machine
+        if ckpt.prequantized and config.quantizes:
+            raise ValueError(
+                f"model {ckpt.model.name} is quantized already ({ckpt.prequantized.words}); use method=none to "
+                f"measure it as it is, or an unquantized model for method={self.method.name}"
+            )
         self.science = config.settings() | {"model": ckpt.science()}
         if self.science["calib"]:
             self.science["calib"] = self.calib.science(ckpt.tokenizer, self.machine.data_dir)
@@ -74,11 +79,6 @@ class Quantization:
         self.weights = CachedWeights(self.machine.cache_dir, digest(self.science), self.blocks)
         self.source: QuantizedBlocks | None = self.weights.folder if self.quantizes else None
         if ckpt.prequantized:
-            if self.quantizes:
-                raise ValueError(
-                    f"model {ckpt.model.name} is quantized already ({ckpt.prequantized.words}); use method=none to "
-                    f"measure it as it is, or an unquantized model for method={self.method.name}"
-                )
             self.source, self.acts = StoredBlocks(ckpt.prequantized), ckpt.prequantized.stored.acts
 
     @property
