@@ -60,10 +60,8 @@ class Run:
         if self.ckpt.prequantized is None or not any(measure.compares for measure in self.measures.values()):
             return self.ckpt
         base = self.config.model.unquantized().open()
-        if base.prequantized or (base.linears, base.config.vocab_size) != (
-            self.ckpt.linears,
-            self.ckpt.config.vocab_size,
-        ):
+        mine, theirs = ((ckpt.linears, ckpt.config.vocab_size) for ckpt in (self.ckpt, base))
+        if base.prequantized or theirs != mine:
             kind = "is quantized itself" if base.prequantized else "has other linears or another vocabulary"
             raise ValueError(f"model.base={self.config.model.base} {kind}; name the model {self.ckpt.model.name} is of")
         return base

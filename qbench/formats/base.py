@@ -80,7 +80,7 @@ class Format:
         refuses what is no ``UniformWeight``, and what the flags exclude."""
         if not isinstance(weight, UniformWeight):
             other = "fp8" if isinstance(weight, Fp8Weight) else "hf"
-            raise ValueError(f"it holds codes on a uniform grid, not a {type(weight).__name__}; use format={other}")
+            raise ValueError(f"it holds uniform codes, not a {type(weight).__name__}; use format={other}")
         if acts and not self.holds_acts:
             raise ValueError("it does not say how activations are quantized; use format=compressed-tensors")
         if weight.group_K is not None and not self.holds_moving_groups:
@@ -151,6 +151,18 @@ class Format:
                 if not torch.equal(back.dequantize().to(model.dtype), weight.dequantize().to(model.dtype)):
                     raise AssertionError(f"{name} is not read back as it was written; this is a bug of {self.name}")
                 yield from ((f"{name}.{suffix}", t) for suffix, t in tensors.items())
+
+
+def is_signs(weight: UniformWeight) -> bool:
+    """Whether the levels are -s/2 and s/2."""
+    return weight.bits == 1 and weight.zero_NG is None
+
+
+def check_halves(weight: UniformWeight) -> None:
+    """ValueError where the weight is -s/2 and s/2 and a scale s is too small to be stored as s / 2."""
+    scale_NG = weight.scale_NG
+    if is_signs(weight) and not scale_NG.is_meta and not torch.equal(scale_NG / 2 * 2, scale_NG):
+        raise ValueError("one symmetric bit has the scale s / 2, and an s is too small to be halved; use format=hf")
 
 
 def grids(weights: dict[str, UniformWeight]) -> dict[Grid, list[str]]:

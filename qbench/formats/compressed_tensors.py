@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import torch
 
-from qbench.formats.base import Format, Stored, grids
+from qbench.formats.base import Format, Stored, check_halves, grids, is_signs
 from qbench.formats.bits import pack, unpack
 from qbench.grid import ActQuant, Grid
 from qbench.weights import UniformWeight
@@ -62,14 +62,13 @@ class CompressedTensors(Format):
 
     def refuse(self, weight, acts):
         super().refuse(weight, acts)
-        grid, scale_NG = weight.grid, weight.scale_NG
+        grid = weight.grid
         if acts and not (grid.symmetric and grid.group_size == -1):
             raise ValueError(
                 f"{acts.bits}-bit activations need symmetric weights with one scale per row, not {grid}; "
                 "use grid=per_row grid.symmetric=true"
             )
-        if is_signs(weight) and not scale_NG.is_meta and not torch.equal(scale_NG / 2 * 2, scale_NG):
-            raise ValueError("one symmetric bit has the scale s / 2, and an s is too small to be halved; use format=hf")
+        check_halves(weight)
 
     def tensors(self, weight, acts, dtype):
         bits, codes_NK, scale_NG = weight.bits, weight.codes_NK, weight.scale_NG
@@ -126,11 +125,6 @@ class CompressedTensors(Format):
             readers = "vLLM reads this file if weights and activations have 8 bits, and so does transformers."
             return [readers, ACTS_NOTE]
         return ["vLLM has kernels for 2 to 8 bits on GPUs.", TRANSFORMERS_NOTE]
-
-
-def is_signs(weight: UniformWeight) -> bool:
-    """Whether the levels are -s/2 and s/2."""
-    return weight.bits == 1 and weight.zero_NG is None
 
 
 def group_of(grid: Grid, acts: ActQuant | None) -> dict[str, dict | None]:

@@ -30,9 +30,9 @@ class FP8Format(Format):
 
     @classmethod
     def stored(cls, told, shapes) -> Stored:
-        wanted = SETTINGS | {"scale_fmt": None}
-        if differ := {key: told.get(key) for key in wanted if told.get(key) not in (wanted[key], "float")}:
-            raise ValueError(f"it says {differ}; supported: {SETTINGS}")
+        wanted = SETTINGS | {"scale_fmt": told.get("scale_fmt") and "float"}  # absent, or said
+        if differ := {key: told.get(key) for key in wanted if told.get(key) != wanted[key]}:
+            raise ValueError(f"it says {differ}; supported: {SETTINGS | {'scale_fmt': 'float'}}")
         return Stored(cls(), {name: Fp8Weight.outlined(N, K) for name, (N, K) in shapes.items()}, Fp8ActQuant())
 
     def refuse(self, weight, acts):

@@ -18,8 +18,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
-from qbench.formats.base import Format, Source
-from qbench.formats.compressed_tensors import is_signs
+from qbench.formats.base import Format, Source, check_halves
 from qbench.formats.gguf_blocks import packed, type_of
 from qbench.weights import FloatWeight
 
@@ -41,9 +40,7 @@ class GGUF(Format):
             )
         if type_of(weight) is None:
             raise ValueError("its blocks hold q - z from -128 to 127, and 8 asymmetric bits reach 255; use format=hf")
-        scale_NG = weight.scale_NG
-        if is_signs(weight) and not scale_NG.is_meta and not torch.equal(scale_NG / 2 * 2, scale_NG):
-            raise ValueError("one symmetric bit has the scale s / 2, and an s is too small to be halved; use format=hf")
+        check_halves(weight)
 
     def check_model(self, folder):
         config = AutoConfig.from_pretrained(folder)

@@ -17,7 +17,7 @@ from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as Type
 from torch import Tensor
 
-from qbench.formats.compressed_tensors import is_signs
+from qbench.formats.base import is_signs
 from qbench.weights import UniformWeight
 
 KQUANTS = {(1, False): Type.Q2_K, (2, False): Type.Q2_K, (3, True): Type.Q3_K}

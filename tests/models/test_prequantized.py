@@ -201,6 +201,7 @@ CONFIGS = [
     (FP8_CONFIG | {"activation_scheme": "static"}, "it says {'activation_scheme': 'static'}; supported"),
     (FP8_CONFIG | {"weight_block_size": None}, "it says {'weight_block_size': None}"),
     (FP8_CONFIG | {"scale_fmt": "ue8m0"}, "it says {'scale_fmt': 'ue8m0'}"),
+    (FP8_CONFIG | {"fmt": "float"}, "it says {'fmt': 'float'}"),
     ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "quant_method bitsandbytes is not supported"),
     ({"bits": 4}, "quant_method None is not supported"),
     ({"quant_method": ["gptq"]}, r"quant_method \['gptq'\] is not supported"),

@@ -8,7 +8,8 @@ import pytest
 from fakes.report_records import measure, science, study
 
 from experiments.gpu_timing.figures import draw
-from experiments.readme import SECTIONS, W4, headlines
+from experiments.readme import SECTIONS
+from experiments.readme_speed import W4, headlines
 from qbench.latency.record import BF16, Ceiling, Kernel, KernelRow, LatencyRecord, ModelRow
 from qbench.record import Metric, digest
 from qbench.report import Report, frame
